@@ -1,0 +1,7 @@
+//! The `hepaflow` command; see [`hepaflow::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hepaflow::cli::main()
+}

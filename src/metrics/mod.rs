@@ -1,0 +1,231 @@
+//! Everything that is counted, in Prometheus conventions.
+//!
+//! One [`Metrics`] per run holds its own registry, so that two runs in one
+//! process (as in tests) do not add up. Rooms that count take the handle they
+//! need: ingest a [`SourceMetrics`], the dataflow the rest. Labels are bounded:
+//! `source` is a name from the pipeline file, `reason` one of [`DropReason`].
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Why a frame that arrived was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// A live source's queue was full: the oldest frame made room.
+    QueueFull,
+    /// The frame could not be mapped, cropped or resized.
+    Unreadable,
+    /// The run ended while the frame was still queued.
+    Shutdown,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::QueueFull, Self::Unreadable, Self::Shutdown];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Unreadable => "unreadable",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// The counters of one run.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    frames_received: IntCounterVec,
+    frames_used: IntCounterVec,
+    frames_dropped: IntCounterVec,
+    gaps: IntCounterVec,
+    windows: IntCounterVec,
+    stream_up: IntGaugeVec,
+    source_failures: IntCounterVec,
+    /// Clip predictions made.
+    pub predictions: IntCounter,
+    /// Windows left out because the store already held their prediction.
+    pub windows_resumed: IntCounter,
+    /// Clips waiting for or in inference.
+    pub clips_in_flight: IntGauge,
+    /// Patients with a standing answer.
+    pub patients: IntGauge,
+    /// Seconds that inference took for one batch of clips.
+    pub inference: Histogram,
+    /// Seconds from the arrival of a window's last frame to its prediction.
+    pub frame_to_prediction: Histogram,
+    /// Seconds that committing one batch of results took.
+    pub store: Histogram,
+}
+
+/// The counters of one source, looked up once.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    /// Frames that the source delivered.
+    pub received: IntCounter,
+    /// Frames that reached the window stage.
+    pub used: IntCounter,
+    /// Windows assembled.
+    pub windows: IntCounter,
+    /// Gaps between frames that were used.
+    pub gaps: IntCounter,
+    /// Streams of this source that are open now.
+    pub up: IntGauge,
+    /// Streams of this source that ended with an error.
+    pub failures: IntCounter,
+    dropped: [IntCounter; DropReason::ALL.len()],
+}
+
+impl SourceMetrics {
+    /// Frames dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> &IntCounter {
+        &self.dropped[reason as usize]
+    }
+}
+
+impl Metrics {
+    /// A fresh set of counters, all zero.
+    ///
+    /// # Errors
+    /// If a metric's name is malformed or taken twice: a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let histogram = |name: &str, help: &str, from: f64| {
+            // Ten buckets a factor of 2.5 apart cover four decades.
+            let buckets = prometheus::exponential_buckets(from, 2.5, 11)?;
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+        let stream_up = IntGaugeVec::new(
+            Opts::new(
+                "hepaflow_stream_up",
+                "Streams of the source that are open now.",
+            ),
+            &["source"],
+        )?;
+        registry.register(Box::new(stream_up.clone()))?;
+        Ok(Self {
+            frames_received: counters(
+                "hepaflow_frames_received_total",
+                "Frames that the source delivered.",
+                &["source"],
+            )?,
+            frames_used: counters(
+                "hepaflow_frames_used_total",
+                "Frames that reached the window stage.",
+                &["source"],
+            )?,
+            frames_dropped: counters(
+                "hepaflow_frames_dropped_total",
+                "Frames that arrived and were not used, by reason.",
+                &["source", "reason"],
+            )?,
+            gaps: counters(
+                "hepaflow_gaps_total",
+                "Gaps between used frames; no window spans one.",
+                &["source"],
+            )?,
+            windows: counters("hepaflow_windows_total", "Windows assembled.", &["source"])?,
+            source_failures: counters(
+                "hepaflow_stream_failures_total",
+                "Streams that ended with an error.",
+                &["source"],
+            )?,
+            stream_up,
+            predictions: counter("hepaflow_predictions_total", "Clip predictions made.")?,
+            windows_resumed: counter(
+                "hepaflow_windows_resumed_total",
+                "Windows left out because their prediction was already stored.",
+            )?,
+            clips_in_flight: gauge(
+                "hepaflow_clips_in_flight",
+                "Clips waiting for inference or in it.",
+            )?,
+            patients: gauge("hepaflow_patients", "Patients with a standing answer.")?,
+            inference: histogram(
+                "hepaflow_inference_seconds",
+                "Time that inference took for one batch of clips.",
+                0.000_5,
+            )?,
+            frame_to_prediction: histogram(
+                "hepaflow_frame_to_prediction_seconds",
+                "Time from the arrival of a window's last frame to its prediction.",
+                0.001,
+            )?,
+            store: histogram(
+                "hepaflow_store_commit_seconds",
+                "Time that committing one batch of results took.",
+                0.000_1,
+            )?,
+            registry,
+        })
+    }
+
+    /// The counters of the source called `name` in the pipeline file.
+    pub fn source(&self, name: &str) -> SourceMetrics {
+        SourceMetrics {
+            received: self.frames_received.with_label_values(&[name]),
+            used: self.frames_used.with_label_values(&[name]),
+            windows: self.windows.with_label_values(&[name]),
+            gaps: self.gaps.with_label_values(&[name]),
+            up: self.stream_up.with_label_values(&[name]),
+            failures: self.source_failures.with_label_values(&[name]),
+            dropped: DropReason::ALL.map(|reason| {
+                self.frames_dropped
+                    .with_label_values(&[name, reason.as_str()])
+            }),
+        }
+    }
+
+    /// The text exposition format, for `/metrics`.
+    ///
+    /// # Errors
+    /// If a metric family cannot be encoded.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_listed_with_every_reason_before_anything_happens() {
+        let metrics = Metrics::new().unwrap();
+        metrics
+            .source("bed-1")
+            .dropped(DropReason::Shutdown)
+            .inc_by(3);
+        let text = metrics.render().unwrap();
+        for reason in DropReason::ALL {
+            let row = format!(
+                "hepaflow_frames_dropped_total{{reason=\"{}\",source=\"bed-1\"}}",
+                reason.as_str()
+            );
+            assert!(text.contains(&row), "{row} in {text}");
+        }
+        assert!(text.contains("reason=\"shutdown\",source=\"bed-1\"} 3"));
+        assert!(text.contains("hepaflow_stream_up{source=\"bed-1\"} 0"));
+    }
+}
