@@ -20,5 +20,6 @@
 //! This is research software and no medical device.
 
 pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod metrics;

@@ -1,0 +1,20 @@
+//! Pipeline files: which sources, which model, where the results go.
+//!
+//! [`Pipeline::load`] reads a TOML file into plain typed values and reports
+//! *every* mistake at once, each with file, line, key and what would be
+//! accepted. Serde stops at the first mistake, so the tables are walked by hand
+//! here ([`section`]); nothing in this room opens anything but the file itself,
+//! except [`Pipeline::missing_files`], which only looks.
+//!
+//! Relative paths are relative to the folder that the pipeline file is in.
+
+mod diagnostic;
+mod pipeline;
+mod section;
+
+pub use diagnostic::{ConfigError, Diagnostic};
+pub use pipeline::{
+    DEFAULTS, IngestConfig, ModelConfig, Pipeline, PipelineError, SourceConfig, SourceKind,
+    WindowConfig,
+};
+pub use section::Located;

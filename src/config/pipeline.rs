@@ -1,0 +1,525 @@
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::section::{Count, Located, Section};
+use super::{ConfigError, Diagnostic};
+use crate::domain::{Crop, PatientId};
+
+/// A pipeline file with every key and its default, for people to read.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// A pipeline file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The file could not be read.
+    #[error("cannot read the pipeline file {}: {error}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error(transparent)]
+    Mistakes(#[from] ConfigError),
+}
+
+/// A pipeline file, understood.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    file: PathBuf,
+    text: String,
+    /// Which model, and what executes it.
+    pub model: ModelConfig,
+    /// How frames become clips.
+    pub window: WindowConfig,
+    /// How sources are read.
+    pub ingest: IngestConfig,
+    /// What is read, at least one.
+    pub sources: Vec<SourceConfig>,
+    /// The SQLite file for predictions and results.
+    pub store: PathBuf,
+    /// Where metrics and health are served; always a loopback address.
+    pub listen: SocketAddr,
+}
+
+/// `[model]`
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The model directory.
+    pub path: Located<PathBuf>,
+    /// `auto`, `cpu` or `cuda`.
+    pub device: &'static str,
+    /// `f32`, `bf16` or `f16`.
+    pub precision: &'static str,
+    /// Inference threads, at least one.
+    pub threads: usize,
+}
+
+/// `[window]`
+#[derive(Clone, Debug)]
+pub struct WindowConfig {
+    /// Frames from the start of one window to the next, at least one.
+    pub stride: usize,
+    /// A longer step between two frames is a gap; without it, 2.5 times the
+    /// stream's own frame interval.
+    pub max_gap: Option<Duration>,
+}
+
+/// `[ingest]`
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// How many recorded files are decoded at once.
+    pub decoders: usize,
+    /// Frames held between decoder and dataflow, per stream.
+    pub queue: usize,
+    /// A source that has given no frame by then has failed.
+    pub first_frame_timeout: Duration,
+}
+
+/// `[[source]]`
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// Name in logs and metrics, unique in the file.
+    pub name: String,
+    /// What to read.
+    pub kind: SourceKind,
+    /// Whose it is; DICOM files and cohorts may say so themselves.
+    pub patient: Option<PatientId>,
+    /// Keep the source's own pace and drop the oldest frame when late.
+    pub live: bool,
+    /// The part of the picture to look at.
+    pub crop: Option<Crop>,
+    /// Where in the pipeline file the table stands.
+    pub span: std::ops::Range<usize>,
+}
+
+/// What a source reads.
+#[derive(Clone, Debug)]
+pub enum SourceKind {
+    /// One video or DICOM file, or a glob of them.
+    File(Located<PathBuf>),
+    /// A cohort directory: `videos.csv` names patients and files.
+    Cohort(Located<PathBuf>),
+    /// A GStreamer launch line whose last element gives video.
+    Launch(String),
+}
+
+const SOURCE_KINDS: [&str; 3] = ["file", "cohort", "launch"];
+
+impl Pipeline {
+    /// Reads and checks a pipeline file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has mistakes: all of them are reported.
+    pub fn load(file: &Path) -> Result<Self, PipelineError> {
+        let text = std::fs::read_to_string(file).map_err(|error| PipelineError::Read {
+            file: file.to_owned(),
+            error,
+        })?;
+        Ok(Self::parse(file, &text)?)
+    }
+
+    /// Checks the text of a pipeline file; `file` is for messages and as the
+    /// base of relative paths.
+    ///
+    /// # Errors
+    /// If it has mistakes: all of them are reported.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let (table, syntax) = DeTable::parse_recoverable(text);
+        if !syntax.is_empty() {
+            // The tables behind a syntax error are guesses: report it alone.
+            let diagnostics = syntax
+                .iter()
+                .map(|error| Diagnostic {
+                    key: String::new(),
+                    span: error.span().unwrap_or(0..0),
+                    message: format!("this is not TOML: {}", error.message()),
+                    help: "see `hepaflow check --defaults` for a file with every key".to_owned(),
+                })
+                .collect();
+            return Err(ConfigError::new(file, text, diagnostics));
+        }
+        let mistakes = RefCell::default();
+        // A key missing at the top level is shown at the file's first line.
+        let root = Section::new(table.get_ref(), 0..0, "", &mistakes);
+        let pipeline = read_pipeline(file, text, &root);
+        root.finish();
+        let mistakes = mistakes.into_inner();
+        match pipeline {
+            Some(pipeline) if mistakes.is_empty() => Ok(pipeline),
+            _ => Err(ConfigError::new(file, text, mistakes)),
+        }
+    }
+
+    /// Looks for what the file names and reports what is not there.
+    ///
+    /// A run goes on without a missing source; `hepaflow check` does not.
+    ///
+    /// # Errors
+    /// If a model directory, a source's file or a cohort is missing.
+    pub fn missing_files(&self) -> Result<(), ConfigError> {
+        let mut missing = Vec::new();
+        let mut note = |key: String, span: &std::ops::Range<usize>, message: String, help: &str| {
+            missing.push(Diagnostic {
+                key,
+                span: span.clone(),
+                message,
+                help: help.to_owned(),
+            });
+        };
+        let model = &self.model.path;
+        if !model.value.join("model.toml").is_file() {
+            note(
+                "model.path".to_owned(),
+                &model.span,
+                format!("{} holds no model.toml", model.value.display()),
+                "a model directory holds model.toml and weights.safetensors; \
+                 `hepaflow model import` makes one",
+            );
+        }
+        for (position, source) in self.sources.iter().enumerate() {
+            let key = format!("source[{position}].path");
+            match &source.kind {
+                SourceKind::File(path) => {
+                    let found = glob::glob(&path.value.to_string_lossy()).is_ok_and(|mut paths| {
+                        paths.any(|path| path.is_ok_and(|path| path.is_file()))
+                    });
+                    if !found {
+                        let message = format!("no file at {}", path.value.display());
+                        note(
+                            key,
+                            &path.span,
+                            message,
+                            "relative paths begin at the pipeline file's folder",
+                        );
+                    }
+                }
+                SourceKind::Cohort(path) if !path.value.join("videos.csv").is_file() => {
+                    let message = format!("{} holds no videos.csv", path.value.display());
+                    note(
+                        key,
+                        &path.span,
+                        message,
+                        "a cohort directory has a videos.csv with the columns patient_id and path",
+                    );
+                }
+                SourceKind::Cohort(_) | SourceKind::Launch(_) => {}
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::new(&self.file, &self.text, missing))
+    }
+}
+
+/// `None` only if a mistake was noted.
+fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline> {
+    let base = file.parent().unwrap_or(Path::new(""));
+    let model = match root.table("model") {
+        Some(section) => read_model(base, section),
+        None => {
+            root.mistake(
+                "model",
+                root.span(),
+                "this table is missing",
+                "add `[model]` with `path = \"...\"`, the directory of a model",
+            );
+            None
+        }
+    };
+    let window = root.table("window").map_or_else(
+        || WindowConfig {
+            stride: 8,
+            max_gap: None,
+        },
+        |section| {
+            let window = WindowConfig {
+                stride: section.or("stride", Count(8)).0,
+                max_gap: section.optional("max_gap").map(|gap| gap.value),
+            };
+            section.finish();
+            window
+        },
+    );
+    let mut ingest = IngestConfig {
+        decoders: cores(),
+        queue: 64,
+        first_frame_timeout: Duration::from_secs(10),
+    };
+    if let Some(section) = root.table("ingest") {
+        ingest.decoders = section.or("decoders", Count(ingest.decoders)).0;
+        ingest.queue = section.or("queue", Count(ingest.queue)).0;
+        ingest.first_frame_timeout = section.or("first_frame_timeout", ingest.first_frame_timeout);
+        section.finish();
+    }
+    let sections = root.tables("source");
+    if sections.is_empty() {
+        root.mistake(
+            "source",
+            root.span(),
+            "there is nothing to read",
+            "add a `[[source]]` with `name`, `kind` and `path`",
+        );
+    }
+    let mut names = HashSet::new();
+    let sources = sections
+        .into_iter()
+        .filter_map(|section| read_source(base, section, &mut names))
+        .collect();
+    let store = root.table("store").and_then(|section| {
+        let path = section.optional::<String>("path");
+        section.finish();
+        path
+    });
+    let listen = root.table("serve").and_then(|section| read_listen(section));
+    Some(Pipeline {
+        file: file.to_owned(),
+        text: text.to_owned(),
+        model: model?,
+        window,
+        ingest,
+        sources,
+        store: base.join(store.map_or_else(|| "results.sqlite".to_owned(), |path| path.value)),
+        listen: listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 9464).into()),
+    })
+}
+
+fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
+    let path = section.required::<String>("path");
+    let device = section.one_of("device", &["auto", "cpu", "cuda"]);
+    let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
+    let threads = section.or("threads", Count(cores()));
+    section.finish();
+    let path = path?;
+    Some(ModelConfig {
+        path: Located {
+            value: base.join(path.value),
+            span: path.span,
+        },
+        device: device.unwrap_or("auto"),
+        precision: precision.unwrap_or("f32"),
+        threads: threads.0,
+    })
+}
+
+fn read_source(
+    base: &Path,
+    section: Section<'_>,
+    names: &mut HashSet<String>,
+) -> Option<SourceConfig> {
+    let name = section.required::<String>("name");
+    if let Some(name) = &name
+        && !names.insert(name.value.clone())
+    {
+        section.mistake(
+            "name",
+            name.span.clone(),
+            "another source has this name already",
+            "give each source a name of its own: metrics are told apart by it",
+        );
+    }
+    let kind = if section.has("kind") {
+        section.one_of("kind", &SOURCE_KINDS)
+    } else {
+        Some("file")
+    };
+    let located = |path: Located<String>| Located {
+        value: base.join(path.value),
+        span: path.span,
+    };
+    let kind = match kind {
+        Some("file") => section
+            .required("path")
+            .map(|path| SourceKind::File(located(path))),
+        Some("cohort") => section
+            .required("path")
+            .map(|path| SourceKind::Cohort(located(path))),
+        Some(_) => section
+            .required("line")
+            .map(|line| SourceKind::Launch(line.value)),
+        // The kind is wrong, so which keys belong to it is not known either.
+        None => {
+            section.allow(&["path", "line"]);
+            None
+        }
+    };
+    let patient = section.optional::<String>("patient");
+    let live = section.or("live", false);
+    let crop = section.table("crop").and_then(|crop| {
+        let (x, y) = (crop.required("x"), crop.required("y"));
+        let (width, height) = (crop.required("width"), crop.required("height"));
+        crop.finish();
+        let crop = Crop {
+            x: x?.value,
+            y: y?.value,
+            width: width?.value,
+            height: height?.value,
+        };
+        if crop.width == 0 || crop.height == 0 {
+            section.mistake(
+                "crop",
+                section.span(),
+                "the crop is empty",
+                "width and height are at least 1",
+            );
+        }
+        Some(crop)
+    });
+    let span = section.span();
+    match (&kind, &patient) {
+        (Some(SourceKind::Launch(_)), None) => section.mistake(
+            "patient",
+            section.span(),
+            "a launch line does not say whose picture it gives",
+            "add `patient = \"...\"`",
+        ),
+        (Some(SourceKind::Cohort(_)), Some(patient)) => section.mistake(
+            "patient",
+            patient.span.clone(),
+            "a cohort names its patients itself",
+            "leave this key out; videos.csv has the column patient_id",
+        ),
+        _ => {}
+    }
+    section.finish();
+    Some(SourceConfig {
+        name: name?.value,
+        kind: kind?,
+        patient: patient.map(|patient| PatientId::new(patient.value)),
+        live,
+        crop,
+        span,
+    })
+}
+
+fn read_listen(section: Section<'_>) -> Option<SocketAddr> {
+    let listen = section.optional::<SocketAddr>("listen");
+    if let Some(listen) = &listen
+        && !listen.value.ip().is_loopback()
+    {
+        section.mistake(
+            "listen",
+            listen.span.clone(),
+            "this address can be reached from other machines, and nothing protects it",
+            "use a loopback address such as \"127.0.0.1:9464\", behind a proxy with TLS if need be",
+        );
+    }
+    section.finish();
+    listen.map(|listen| listen.value)
+}
+
+/// Cores that this process may use, at least one.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [model]
+        path = "m"
+        [[source]]
+        name = "one"
+        path = "a.mp4"
+        patient = "p"
+    "#;
+
+    fn complaints(text: &str) -> String {
+        Pipeline::parse(Path::new("dir/p.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_short_file_is_filled_with_defaults_and_paths_begin_at_its_folder() {
+        let pipeline = Pipeline::parse(Path::new("dir/p.toml"), GOOD).unwrap();
+        assert_eq!(pipeline.model.path.value, Path::new("dir/m"));
+        assert_eq!(
+            (pipeline.model.device, pipeline.model.precision),
+            ("auto", "f32")
+        );
+        assert_eq!(pipeline.window.stride, 8);
+        assert_eq!(pipeline.store, Path::new("dir/results.sqlite"));
+        assert_eq!(pipeline.listen.to_string(), "127.0.0.1:9464");
+        assert!(
+            matches!(&pipeline.sources[0].kind, SourceKind::File(p) if p.value == Path::new("dir/a.mp4"))
+        );
+    }
+
+    #[test]
+    fn the_printed_defaults_are_the_defaults() {
+        let full = DEFAULTS.replace("# patient = \"...\" ", "patient = \"p\" ");
+        let printed = Pipeline::parse(Path::new("dir/p.toml"), &full).unwrap();
+        let short = Pipeline::parse(Path::new("dir/p.toml"), GOOD).unwrap();
+        let comparable = |p: &Pipeline| {
+            format!(
+                "{:?} {:?} {:?} {:?} {:?} {:?}",
+                (p.model.device, p.model.precision, p.model.threads),
+                p.window,
+                p.ingest,
+                (p.sources[0].live, p.sources[0].crop),
+                p.store,
+                p.listen
+            )
+        };
+        assert_eq!(comparable(&printed), comparable(&short));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_with_its_line_and_the_way_out() {
+        insta::assert_snapshot!(complaints(
+            r#"[model]
+pathh = "m"
+device = "gpu"
+[window]
+stride = 0
+[ingest]
+first_frame_timeout = "soon"
+[[source]]
+name = "a"
+kind = "vidoe"
+path = 3
+[[source]]
+name = "a"
+path = "x.mp4"
+crop = { x = 0, y = -1, width = 0 }
+[[source]]
+name = "b"
+kind = "launch"
+line = "videotestsrc"
+[serve]
+listen = "0.0.0.0:80"
+[stor]
+"#
+        ));
+    }
+
+    #[test]
+    fn an_empty_file_asks_for_model_and_source() {
+        insta::assert_snapshot!(complaints(""));
+    }
+
+    #[test]
+    fn what_is_not_toml_is_shown_where_it_breaks() {
+        insta::assert_snapshot!(complaints("[model\npath = 1\n"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "[\\[\\]a-z=\"{}0-9.\n ]{0,120}") {
+            if let Err(error) = Pipeline::parse(Path::new("p.toml"), &text) {
+                proptest::prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+}
