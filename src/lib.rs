@@ -23,3 +23,4 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod metrics;
+pub mod store;
