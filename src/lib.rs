@@ -21,4 +21,6 @@
 
 pub mod cli;
 pub mod domain;
+#[cfg(feature = "gstreamer")]
+pub mod ingest;
 pub mod metrics;
