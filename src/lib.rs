@@ -22,5 +22,7 @@
 pub mod cli;
 pub mod config;
 pub mod domain;
+#[cfg(feature = "gstreamer")]
+pub mod ingest;
 pub mod metrics;
 pub mod store;

@@ -1,0 +1,277 @@
+//! What can go wrong between a source and its frames, and the way out.
+//!
+//! The texts name the source and its file or launch line, never the patient or
+//! the study. Passwords within a launch line are blanked.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Media;
+use super::dicom::DicomError;
+use crate::domain::{Crop, FrameSize};
+
+/// Which source of the pipeline file, and what it was to read.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The source's name in the pipeline file.
+    pub name: String,
+    /// What it was to read.
+    pub media: Media,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "source `{}`: ", self.name)?;
+        match &self.media {
+            Media::File(path) => write!(f, "{}", path.display()),
+            Media::Launch(line) => write!(f, "`{}`", without_credentials(line)),
+        }
+    }
+}
+
+/// Why a stream ended before its time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// GStreamer or one of its elements is not installed.
+    #[error(
+        "{origin}: GStreamer is not usable: {detail}; install the GStreamer base, good, bad and libav plugins"
+    )]
+    GStreamer {
+        /// Where.
+        origin: Origin,
+        /// What GStreamer said.
+        detail: String,
+    },
+    /// There is no such file.
+    #[error("{origin}: there is no such file; correct the path, or remove the source")]
+    Missing {
+        /// Where.
+        origin: Origin,
+    },
+    /// The path is a directory, a pipe or a device.
+    #[error(
+        "{origin}: is not a regular file; name a recording, or list a directory's files with a pattern"
+    )]
+    NotAFile {
+        /// Where.
+        origin: Origin,
+    },
+    /// The file has no bytes.
+    #[error("{origin}: the file is empty; copy it again from where it was recorded")]
+    Empty {
+        /// Where.
+        origin: Origin,
+    },
+    /// The operating system refused to read the file.
+    #[error("{origin}: cannot be read: {error}; check its permissions and the disk")]
+    Unreadable {
+        /// Where.
+        origin: Origin,
+        /// What the operating system said.
+        error: Arc<io::Error>,
+    },
+    /// The file is shorter than its own headers say.
+    #[error(
+        "{origin}: is cut short: its headers speak of {expected} bytes and it has {found}; copy it again from where it was recorded"
+    )]
+    Truncated {
+        /// Where.
+        origin: Origin,
+        /// Bytes that there should be.
+        expected: u64,
+        /// Bytes that there are.
+        found: u64,
+    },
+    /// The file is DICOM, but not a cine that can be read.
+    #[error("{origin}: {error}")]
+    Dicom {
+        /// Where.
+        origin: Origin,
+        /// What is wrong with it.
+        error: Arc<DicomError>,
+    },
+    /// Neither the pipeline file nor the recording says whose liver it is.
+    #[error("{origin}: says nothing of the patient; give the source a `patient`")]
+    NoPatient {
+        /// Where.
+        origin: Origin,
+    },
+    /// The launch line does not describe a source of video.
+    #[error(
+        "{origin}: is no usable launch line: {detail}; it must be a chain of elements whose last one is left unlinked and gives video"
+    )]
+    BadLaunch {
+        /// Where.
+        origin: Origin,
+        /// What GStreamer said.
+        detail: String,
+    },
+    /// The content is of no kind that GStreamer knows.
+    #[error("{origin}: is no video: {detail}; give it an MP4, AVI, MKV or DICOM recording")]
+    NotMedia {
+        /// Where.
+        origin: Origin,
+        /// What GStreamer said.
+        detail: String,
+    },
+    /// It plays, but without a picture.
+    #[error("{origin}: has no video in it, only sound or data; name a recording with pictures")]
+    NoVideo {
+        /// Where.
+        origin: Origin,
+    },
+    /// The coding is known, but no decoder for it is installed.
+    #[error(
+        "{origin}: no decoder is installed: {detail}; install the GStreamer plugin for it (most are in libav, good and bad)"
+    )]
+    NoDecoder {
+        /// Where.
+        origin: Origin,
+        /// The missing decoder.
+        detail: String,
+    },
+    /// The content breaks the rules of its own format.
+    #[error(
+        "{origin}: cannot be decoded: {detail}; the recording is damaged, copy it again or leave it out"
+    )]
+    Undecodable {
+        /// Where.
+        origin: Origin,
+        /// What GStreamer said.
+        detail: String,
+    },
+    /// It ended without a single picture.
+    #[error("{origin}: ended without a single frame; the recording is empty or damaged")]
+    NoFrames {
+        /// Where.
+        origin: Origin,
+    },
+    /// No picture came in time.
+    #[error("{origin}: no frame came within {}; check that the scanner or recording delivers video, or allow it more time", humantime::format_duration(*.waited))]
+    NeverStarted {
+        /// Where.
+        origin: Origin,
+        /// How long it was given.
+        waited: Duration,
+    },
+    /// A recording stopped giving pictures without ending.
+    #[error("{origin}: gave {frames} frames and then none for {}; the recording or its storage hangs", humantime::format_duration(*.waited))]
+    Stalled {
+        /// Where.
+        origin: Origin,
+        /// Frames until then.
+        frames: u64,
+        /// How long it was given.
+        waited: Duration,
+    },
+    /// The crop is not within the picture.
+    #[error("{origin}: the crop of {}x{} pixels at ({}, {}) does not lie within the picture of {}x{}; correct the source's `crop`", .crop.width, .crop.height, .crop.x, .crop.y, .picture.width, .picture.height)]
+    CropOutside {
+        /// Where.
+        origin: Origin,
+        /// The crop asked for.
+        crop: Crop,
+        /// The picture as decoded.
+        picture: FrameSize,
+    },
+    /// A GStreamer element failed in a way that has no name of its own here.
+    #[error("{origin}: GStreamer's `{element}` failed: {detail}")]
+    Element {
+        /// Where.
+        origin: Origin,
+        /// The element's name.
+        element: String,
+        /// What it said.
+        detail: String,
+    },
+    /// The reader itself broke: a mistake in this program.
+    #[error("{origin}: the reader broke down; this is a mistake in hepaflow, please report it")]
+    Broken {
+        /// Where.
+        origin: Origin,
+    },
+}
+
+impl IngestError {
+    /// Which source it was.
+    pub fn origin(&self) -> &Origin {
+        match self {
+            Self::GStreamer { origin, .. }
+            | Self::Missing { origin }
+            | Self::NotAFile { origin }
+            | Self::Empty { origin }
+            | Self::Unreadable { origin, .. }
+            | Self::Truncated { origin, .. }
+            | Self::Dicom { origin, .. }
+            | Self::NoPatient { origin }
+            | Self::BadLaunch { origin, .. }
+            | Self::NotMedia { origin, .. }
+            | Self::NoVideo { origin }
+            | Self::NoDecoder { origin, .. }
+            | Self::Undecodable { origin, .. }
+            | Self::NoFrames { origin }
+            | Self::NeverStarted { origin, .. }
+            | Self::Stalled { origin, .. }
+            | Self::CropOutside { origin, .. }
+            | Self::Element { origin, .. }
+            | Self::Broken { origin } => origin,
+        }
+    }
+
+    /// The file concerned, if it is one.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match &self.origin().media {
+            Media::File(path) => Some(path),
+            Media::Launch(_) => None,
+        }
+    }
+}
+
+/// `text` with `user:password@` blanked in every URL, so that a scanner's
+/// password does not end in a log.
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(scheme) = rest.find("://") {
+        let (before, after) = rest.split_at(scheme + 3);
+        safe.push_str(before);
+        let authority = after
+            .find(|c: char| c == '/' || c == '"' || c.is_whitespace())
+            .unwrap_or(after.len());
+        rest = match after[..authority].rfind('@') {
+            Some(at) => {
+                safe.push_str("***");
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    safe.push_str(rest);
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_blanked_and_the_rest_is_kept() {
+        for (text, safe) in [
+            (
+                "rtspsrc location=rtsp://me:secret@scanner:554/a ! x",
+                "rtspsrc location=rtsp://***@scanner:554/a ! x",
+            ),
+            (
+                "a http://h/x@y b rtsp://u@v",
+                "a http://h/x@y b rtsp://***@v",
+            ),
+            ("videotestsrc ! video/x-raw", "videotestsrc ! video/x-raw"),
+        ] {
+            assert_eq!(without_credentials(text), safe);
+        }
+    }
+}

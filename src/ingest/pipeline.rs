@@ -1,0 +1,371 @@
+//! GStreamer pipelines that end in an appsink, and what they report.
+//!
+//! Three ways in (recording, DICOM, launch line), one way out: a decoded
+//! picture whose first plane is luma. Nothing here looks at pixels or knows of
+//! queues; the reader drives it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+
+use super::dicom::{Cine, Coding};
+use super::dicomsrc::DicomSrc;
+use super::error::{IngestError, Origin, without_credentials};
+
+/// Decoded pictures that wait in the appsink: enough to let the decoder work
+/// while one is being made smaller, few because they are large.
+const DECODED_AHEAD: u32 = 4;
+
+/// Formats whose first plane is eight-bit luma: taken as they are. Anything
+/// else is converted to GRAY8 by GStreamer.
+const LUMA_FIRST: [&str; 11] = [
+    "GRAY8", "I420", "YV12", "NV12", "NV21", "Y42B", "Y41B", "Y444", "NV16", "NV24", "NV61",
+];
+
+/// Rings when there is something to look at: a sample, a message, an end.
+pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// A pipeline from opening to `Null`, which it is set to when dropped.
+pub(super) struct Playback {
+    origin: Origin,
+    pipeline: gst::Pipeline,
+    bus: gst::Bus,
+    pub(super) sink: gst_app::AppSink,
+    /// All pads are there and none is video.
+    no_video: Arc<AtomicBool>,
+    /// A decoder that GStreamer looked for in vain.
+    missing: Option<String>,
+}
+
+impl Playback {
+    /// A recording of any kind but DICOM.
+    pub(super) fn of_file(path: &Path, origin: &Origin, bell: Bell) -> Result<Self, IngestError> {
+        let path = std::path::absolute(path).map_err(|error| unusable(origin, error))?;
+        let uri = glib::filename_to_uri(&path, None).map_err(|error| unusable(origin, error))?;
+        let source = make("uridecodebin", origin)?;
+        source.set_property("uri", uri.as_str());
+        // Sound is not decoded: its pad appears as it is and runs dry.
+        source.connect("autoplug-continue", false, |args| {
+            let caps = args.get(2)?.get::<gst::Caps>().ok()?;
+            let media = caps.structure(0)?.name();
+            Some((!media.starts_with("audio/")).to_value())
+        });
+        let playback = Self::new(origin, &bell)?;
+        playback.add(&[&source])?;
+        playback.connect_decoded(&source, bell);
+        Ok(playback)
+    }
+
+    /// A DICOM cine that was opened at `path`.
+    pub(super) fn of_dicom(
+        path: &Path,
+        cine: Cine,
+        origin: &Origin,
+        bell: Bell,
+    ) -> Result<Self, IngestError> {
+        let compressed = matches!(cine.coding, Coding::Jpeg { .. });
+        let source = DicomSrc::of(path.to_owned(), cine).upcast();
+        if !compressed {
+            return Self::decoded_from(&[&source], origin, bell);
+        }
+        // Named rather than found by rank, so that every machine decodes alike.
+        let decoder = make("jpegdec", origin)?;
+        // Decoders swallow the first few broken pictures. In a cine every
+        // picture stands for itself, so a missing one is an error.
+        decoder.set_property("max-errors", 0_i32);
+        Self::decoded_from(&[&source, &decoder], origin, bell)
+    }
+
+    /// Whatever the operator wrote.
+    pub(super) fn of_launch(line: &str, origin: &Origin, bell: Bell) -> Result<Self, IngestError> {
+        let bad = |detail: String| IngestError::BadLaunch {
+            origin: origin.clone(),
+            detail,
+        };
+        let bin = gst::parse::bin_from_description(line, true)
+            .map_err(|error| bad(without_credentials(error.message())))?;
+        if bin.static_pad("src").is_none() {
+            return Err(bad("nothing is left unlinked at its end".into()));
+        }
+        Self::decoded_from(&[bin.upcast_ref()], origin, bell)
+    }
+
+    /// `decodebin` decodes what is encoded and passes on what is not.
+    fn decoded_from(
+        chain: &[&gst::Element],
+        origin: &Origin,
+        bell: Bell,
+    ) -> Result<Self, IngestError> {
+        let decoder = make("decodebin", origin)?;
+        let chain: Vec<_> = chain.iter().copied().chain([&decoder]).collect();
+        let playback = Self::new(origin, &bell)?;
+        playback.add(&chain)?;
+        gst::Element::link_many(&chain).map_err(|error| unusable(origin, error))?;
+        playback.connect_decoded(&decoder, bell);
+        Ok(playback)
+    }
+
+    fn new(origin: &Origin, bell: &Bell) -> Result<Self, IngestError> {
+        let sample = Arc::clone(bell);
+        let end = Arc::clone(bell);
+        let sink = gst_app::AppSink::builder()
+            .max_buffers(DECODED_AHEAD)
+            .drop(false)
+            .sync(false)
+            .wait_on_eos(false)
+            .caps(&luma_caps(&LUMA_FIRST))
+            .callbacks(
+                gst_app::AppSinkCallbacks::builder()
+                    .new_sample(move |_| {
+                        sample();
+                        Ok(gst::FlowSuccess::Ok)
+                    })
+                    .eos(move |_| end())
+                    .build(),
+            )
+            .build();
+        // Decoders need not copy pictures out of their padded buffers: the
+        // preprocessor honours strides.
+        if let Some(pad) = sink.static_pad("sink") {
+            pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+                if let Some(query) = info.query_mut()
+                    && let gst::QueryViewMut::Allocation(allocation) = query.view_mut()
+                {
+                    allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
+                    return gst::PadProbeReturn::Handled;
+                }
+                gst::PadProbeReturn::Ok
+            });
+        }
+        let pipeline = gst::Pipeline::new();
+        pipeline
+            .add(&sink)
+            .map_err(|error| unusable(origin, error))?;
+        let bus = pipeline
+            .bus()
+            .ok_or_else(|| unusable(origin, "a pipeline has no bus"))?;
+        let message = Arc::clone(bell);
+        bus.set_sync_handler(move |_, _| {
+            message();
+            gst::BusSyncReply::Pass
+        });
+        Ok(Self {
+            origin: origin.clone(),
+            pipeline,
+            bus,
+            sink,
+            no_video: Arc::default(),
+            missing: None,
+        })
+    }
+
+    fn add(&self, elements: &[&gst::Element]) -> Result<(), IngestError> {
+        self.pipeline
+            .add_many(elements)
+            .map_err(|error| unusable(&self.origin, error))
+    }
+
+    /// Links the first video pad of `decoder` to the sink, and all others to
+    /// nothing.
+    fn connect_decoded(&self, decoder: &gst::Element, bell: Bell) {
+        let linked = Arc::new(AtomicBool::new(false));
+        let pipeline = self.pipeline.downgrade();
+        let sink = self.sink.downgrade();
+        let video_linked = Arc::clone(&linked);
+        decoder.connect_pad_added(move |decoder, pad| {
+            let (Some(pipeline), Some(sink)) = (pipeline.upgrade(), sink.upgrade()) else {
+                return;
+            };
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let result = match caps.structure(0) {
+                Some(media)
+                    if media.name() == "video/x-raw"
+                        && !video_linked.swap(true, Ordering::SeqCst) =>
+                {
+                    attach(&pipeline, pad, media, &sink)
+                }
+                _ => drain(&pipeline, pad),
+            };
+            if let Err(error) = result {
+                gst::element_error!(decoder, gst::CoreError::Pad, ["{error}"]);
+            }
+        });
+        let no_video = Arc::clone(&self.no_video);
+        decoder.connect_no_more_pads(move |_| {
+            if !linked.load(Ordering::SeqCst) {
+                no_video.store(true, Ordering::SeqCst);
+                bell();
+            }
+        });
+    }
+
+    /// Lets it run; `replay` at the pace of its timestamps, unless the source
+    /// itself already sets the pace.
+    pub(super) fn start(&mut self, replay: bool) -> Result<(), IngestError> {
+        let changed = self.pipeline.set_state(gst::State::Paused);
+        let paces_itself = matches!(changed, Ok(gst::StateChangeSuccess::NoPreroll));
+        self.sink.set_property("sync", replay && !paces_itself);
+        if changed.is_ok() && self.pipeline.set_state(gst::State::Playing).is_ok() {
+            return Ok(());
+        }
+        self.check()?;
+        Err(unusable(&self.origin, "the pipeline refuses to start"))
+    }
+
+    /// Reads what the pipeline reported since the last call; an error in it is
+    /// the end.
+    pub(super) fn check(&mut self) -> Result<(), IngestError> {
+        while let Some(message) = self.bus.pop() {
+            match message.view() {
+                gst::MessageView::Error(error) => {
+                    return Err(self.failure(error));
+                }
+                gst::MessageView::Warning(warning) => {
+                    let element = message.src().map(|source| source.name().to_string());
+                    let detail = without_credentials(warning.error().message());
+                    tracing::warn!(element, detail, "GStreamer warns");
+                }
+                gst::MessageView::Element(element) => {
+                    if let Some(about) = element.structure()
+                        && about.name() == "missing-plugin"
+                    {
+                        self.missing = about.get::<String>("name").ok();
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.no_video.load(Ordering::SeqCst) {
+            let missing = self.missing.take();
+            let origin = self.origin.clone();
+            return Err(match missing {
+                Some(detail) => IngestError::NoDecoder { origin, detail },
+                None => IngestError::NoVideo { origin },
+            });
+        }
+        Ok(())
+    }
+
+    fn failure(&mut self, message: &gst::message::Error) -> IngestError {
+        let origin = self.origin.clone();
+        let error = message.error();
+        let detail = without_credentials(error.message());
+        let element = message
+            .src()
+            .map_or_else(|| "pipeline".to_owned(), |source| source.name().to_string());
+        tracing::debug!(
+            element,
+            detail,
+            debug = message.debug().as_deref().map(without_credentials),
+            "GStreamer reports an error"
+        );
+        if let Some(missing) = self.missing.take() {
+            return IngestError::NoDecoder {
+                origin,
+                detail: missing,
+            };
+        }
+        if error.matches(gst::CoreError::MissingPlugin) {
+            return IngestError::NoDecoder { origin, detail };
+        }
+        match error.kind::<gst::StreamError>() {
+            Some(gst::StreamError::TypeNotFound | gst::StreamError::WrongType) => {
+                IngestError::NotMedia { origin, detail }
+            }
+            Some(gst::StreamError::CodecNotFound) => IngestError::NoDecoder { origin, detail },
+            Some(
+                gst::StreamError::Decode
+                | gst::StreamError::Demux
+                | gst::StreamError::Format
+                | gst::StreamError::Mux,
+            ) => IngestError::Undecodable { origin, detail },
+            _ => IngestError::Element {
+                origin,
+                element,
+                detail,
+            },
+        }
+    }
+}
+
+impl Drop for Playback {
+    fn drop(&mut self) {
+        // Nobody is waiting in a callback: those only ring a bell. So this
+        // returns as soon as the elements' threads have noticed.
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::warn!("a pipeline could not be stopped cleanly");
+        }
+        self.bus.unset_sync_handler();
+    }
+}
+
+fn luma_caps(formats: &[&str]) -> gst::Caps {
+    gst::Caps::builder("video/x-raw")
+        .field("format", gst::List::new(formats))
+        .build()
+}
+
+/// Links decoded video to the sink, through a conversion only where its first
+/// plane is not luma.
+fn attach(
+    pipeline: &gst::Pipeline,
+    pad: &gst::Pad,
+    media: &gst::StructureRef,
+    sink: &gst_app::AppSink,
+) -> Result<(), glib::BoolError> {
+    let missing = || glib::bool_error!("an element lacks its pad");
+    let sink_pad = sink.static_pad("sink").ok_or_else(missing)?;
+    let format = media.get::<String>("format").ok();
+    let has_luma = format.is_some_and(|format| LUMA_FIRST.contains(&format.as_str()));
+    if has_luma {
+        return pad
+            .link(&sink_pad)
+            .map(|_| ())
+            .map_err(|error| glib::bool_error!("{error}"));
+    }
+    sink.set_caps(Some(&luma_caps(&["GRAY8"])));
+    let convert = gst::ElementFactory::make("videoconvert")
+        .property_from_str("dither", "none")
+        .build()?;
+    pipeline.add(&convert)?;
+    convert.link(sink)?;
+    let convert_pad = convert.static_pad("sink").ok_or_else(missing)?;
+    pad.link(&convert_pad)
+        .map_err(|error| glib::bool_error!("{error}"))?;
+    convert.sync_state_with_parent()
+}
+
+/// Lets a pad that nobody wants run dry, so that it does not hold up the rest.
+fn drain(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), glib::BoolError> {
+    let sink = gst::ElementFactory::make("fakesink")
+        .property("sync", false)
+        .property("async", false)
+        .build()?;
+    pipeline.add(&sink)?;
+    let sink_pad = sink
+        .static_pad("sink")
+        .ok_or_else(|| glib::bool_error!("fakesink lacks its pad"))?;
+    pad.link(&sink_pad)
+        .map_err(|error| glib::bool_error!("{error}"))?;
+    sink.sync_state_with_parent()
+}
+
+fn make(factory: &str, origin: &Origin) -> Result<gst::Element, IngestError> {
+    gst::ElementFactory::make(factory)
+        .build()
+        .map_err(|error| unusable(origin, error))
+}
+
+/// The installation is at fault, not the source.
+pub(super) fn unusable(origin: &Origin, detail: impl ToString) -> IngestError {
+    IngestError::GStreamer {
+        origin: origin.clone(),
+        detail: detail.to_string(),
+    }
+}

@@ -1,0 +1,463 @@
+//! The thread behind a stream: opens the source, pulls its pictures, queues
+//! frames, and says how it ended.
+//!
+//! It sleeps on a bell that rings when GStreamer has a picture, a message or an
+//! end, and when the stream is dropped; it never polls.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+use gstreamer_video::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::container::{self, Kind};
+use super::dicom::{Cine, Facts};
+use super::error::{IngestError, Origin};
+use super::pipeline::{Bell, Playback, unusable};
+use super::preprocess::{Luma, Preprocessor, Range, fits};
+use super::queue::{Closed, Queue};
+use super::timing::Timeline;
+use super::{Media, SourceRequest, StreamHeader, Wake, dicomsrc};
+use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId};
+use crate::metrics::{DropReason, SourceMetrics};
+
+/// Everything the thread needs.
+pub(super) struct Reader {
+    pub(super) request: SourceRequest,
+    pub(super) origin: Origin,
+    pub(super) queue: Arc<Queue>,
+    pub(super) bell: Sender<()>,
+    pub(super) rung: Receiver<()>,
+    pub(super) wake: Wake,
+    pub(super) metrics: SourceMetrics,
+}
+
+/// Why reading stopped early.
+enum Stop {
+    /// Nobody wants the frames any more.
+    Closed,
+    /// The source failed.
+    Failed(IngestError),
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<IngestError> for Stop {
+    fn from(error: IngestError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A source before its first frame.
+struct Opening {
+    playback: Playback,
+    content: ContentHash,
+    patient: PatientId,
+    /// From the DICOM header; nothing for other media.
+    facts: Facts,
+}
+
+/// A source from its first frame on.
+struct Running {
+    preprocessor: Preprocessor,
+    timeline: Timeline,
+    picture: FrameSize,
+    crop: Crop,
+    last_caps: Option<gst::Caps>,
+    info: Option<gst_video::VideoInfo>,
+    frames: u64,
+}
+
+impl Reader {
+    /// Reads to the end. Whatever happens, an end is queued, unless nobody is
+    /// left to take it.
+    pub(super) fn run(self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.read()));
+        let result = match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Stop::Closed)) => return,
+            Ok(Err(Stop::Failed(error))) => Err(error),
+            Err(_) => Err(IngestError::Broken {
+                origin: self.origin.clone(),
+            }),
+        };
+        self.queue.end(result);
+        (self.wake)();
+    }
+
+    fn read(&self) -> Result<(), Stop> {
+        gst::init().map_err(|error| unusable(&self.origin, error))?;
+        dicomsrc::register().map_err(|error| unusable(&self.origin, error))?;
+        let mut opening = self.open()?;
+        opening.playback.start(self.request.live)?;
+        self.play(opening)
+    }
+
+    fn open(&self) -> Result<Opening, Stop> {
+        match &self.request.media {
+            Media::File(path) => self.open_file(path),
+            Media::Launch(line) => {
+                let patient = self.patient(None)?;
+                let playback = Playback::of_launch(line, &self.origin, self.ring())?;
+                Ok(Opening {
+                    playback,
+                    content: launch_content(line, self.request.live),
+                    patient,
+                    facts: Facts::default(),
+                })
+            }
+        }
+    }
+
+    fn open_file(&self, path: &Path) -> Result<Opening, Stop> {
+        let unreadable = |error: io::Error| {
+            let origin = self.origin.clone();
+            match error.kind() {
+                io::ErrorKind::NotFound => IngestError::Missing { origin },
+                _ => IngestError::Unreadable {
+                    origin,
+                    error: Arc::new(error),
+                },
+            }
+        };
+        // Asked before opening: to open a pipe would wait for its writer.
+        let about = std::fs::metadata(path).map_err(unreadable)?;
+        let origin = || self.origin.clone();
+        if !about.is_file() {
+            return Err(IngestError::NotAFile { origin: origin() }.into());
+        }
+        if about.len() == 0 {
+            return Err(IngestError::Empty { origin: origin() }.into());
+        }
+        let mut file = File::open(path).map_err(unreadable)?;
+        let kind = container::kind(&mut file).map_err(unreadable)?;
+        let cine = match kind {
+            Kind::Dicom => {
+                let cine = Cine::open(path).map_err(|error| IngestError::Dicom {
+                    origin: origin(),
+                    error: Arc::new(error),
+                })?;
+                Some(cine)
+            }
+            Kind::Other => {
+                let claimed = container::claims_more_than(&mut file, about.len());
+                if let Some(expected) = claimed.map_err(unreadable)? {
+                    return Err(IngestError::Truncated {
+                        origin: origin(),
+                        expected,
+                        found: about.len(),
+                    }
+                    .into());
+                }
+                None
+            }
+        };
+        let facts = cine.as_ref().map(|cine| cine.facts.clone());
+        let facts = facts.unwrap_or_default();
+        let patient = self.patient(facts.patient.clone())?;
+        let content = container::hash(&mut file, || self.queue.is_closed())
+            .map_err(unreadable)?
+            .ok_or(Stop::Closed)?;
+        let playback = match cine {
+            Some(cine) => Playback::of_dicom(path, cine, &self.origin, self.ring())?,
+            None => Playback::of_file(path, &self.origin, self.ring())?,
+        };
+        Ok(Opening {
+            playback,
+            content,
+            patient,
+            facts,
+        })
+    }
+
+    fn patient(&self, from_header: Option<PatientId>) -> Result<PatientId, IngestError> {
+        let given = self.request.patient.clone();
+        given.or(from_header).ok_or_else(|| IngestError::NoPatient {
+            origin: self.origin.clone(),
+        })
+    }
+
+    fn ring(&self) -> Bell {
+        let bell = self.bell.clone();
+        Arc::new(move || {
+            // A full bell is a bell that will be heard.
+            let _ = bell.try_send(());
+        })
+    }
+
+    fn play(&self, opening: Opening) -> Result<(), Stop> {
+        let Opening {
+            mut playback,
+            content,
+            patient,
+            facts,
+        } = opening;
+        let mut stream: Option<Running> = None;
+        let mut quiet_since = Instant::now();
+        loop {
+            while let Some(sample) = playback.sink.try_pull_sample(gst::ClockTime::ZERO) {
+                self.metrics.received.inc();
+                let stream = match &mut stream {
+                    Some(stream) => stream,
+                    None => {
+                        let opened = self.begin(&sample, &facts).inspect_err(|_| {
+                            self.metrics.dropped(DropReason::Unreadable).inc();
+                        })?;
+                        self.announce(&opened, content, &patient, &facts)
+                            .inspect_err(|_| {
+                                self.metrics.dropped(DropReason::Shutdown).inc();
+                            })?;
+                        stream.insert(opened)
+                    }
+                };
+                self.take(stream, &sample)?;
+                quiet_since = Instant::now();
+            }
+            // An element that fails reports first and sends its end after, so
+            // an end is only believed when the bus has been read since.
+            let ended = playback.sink.is_eos();
+            if let Err(error) = playback.check() {
+                self.take_rest(&playback, stream.as_mut())?;
+                return Err(error.into());
+            }
+            if ended {
+                return match stream {
+                    Some(_) => Ok(()),
+                    None => Err(self.failed(|origin| IngestError::NoFrames { origin })),
+                };
+            }
+            let patience = match &stream {
+                Some(_) if self.request.live => None,
+                _ => Some(quiet_since + self.request.first_frame_timeout),
+            };
+            if !self.wait(patience)? {
+                let waited = self.request.first_frame_timeout;
+                let frames = stream.map_or(0, |stream| stream.frames);
+                return Err(self.failed(|origin| match frames {
+                    0 => IngestError::NeverStarted { origin, waited },
+                    _ => IngestError::Stalled {
+                        origin,
+                        frames,
+                        waited,
+                    },
+                }));
+            }
+        }
+    }
+
+    /// What was decoded before an error counts: it is as good as it would have
+    /// been without.
+    fn take_rest(&self, playback: &Playback, stream: Option<&mut Running>) -> Result<(), Stop> {
+        let Some(stream) = stream else {
+            return Ok(());
+        };
+        while let Some(sample) = playback.sink.try_pull_sample(gst::ClockTime::ZERO) {
+            self.metrics.received.inc();
+            self.take(stream, &sample)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the bell; false if it did not ring until `deadline`.
+    fn wait(&self, deadline: Option<Instant>) -> Result<bool, Stop> {
+        let rung = match deadline {
+            Some(deadline) => self.rung.recv_deadline(deadline),
+            None => self.rung.recv().map_err(RecvTimeoutError::from),
+        };
+        if self.queue.is_closed() {
+            return Err(Stop::Closed);
+        }
+        Ok(rung.is_ok())
+    }
+
+    fn begin(&self, sample: &gst::Sample, facts: &Facts) -> Result<Running, Stop> {
+        let info = video_info(sample).ok_or_else(|| self.no_picture())?;
+        let picture = size_of(&info);
+        let crop = self.crop(picture, facts)?;
+        let interval = facts.frame_interval.or_else(|| interval_of(&info));
+        Ok(Running {
+            preprocessor: Preprocessor::new(self.request.size),
+            timeline: Timeline::new(interval),
+            picture,
+            crop,
+            last_caps: sample.caps_owned(),
+            info: Some(info),
+            frames: 0,
+        })
+    }
+
+    fn announce(
+        &self,
+        stream: &Running,
+        content: ContentHash,
+        patient: &PatientId,
+        facts: &Facts,
+    ) -> Result<(), Stop> {
+        self.queue.open(StreamHeader {
+            content,
+            patient: patient.clone(),
+            study: facts.study.clone(),
+            frame_interval: stream.timeline.interval(),
+            picture: stream.picture,
+            crop: stream.crop,
+        })?;
+        (self.wake)();
+        Ok(())
+    }
+
+    /// The operator's crop, else the header's, else everything.
+    fn crop(&self, picture: FrameSize, facts: &Facts) -> Result<Crop, IngestError> {
+        let whole = Crop {
+            x: 0,
+            y: 0,
+            width: picture.width as u32,
+            height: picture.height as u32,
+        };
+        match (self.request.crop, facts.tissue.map(|region| region.crop)) {
+            (Some(crop), _) if fits(crop, picture) => Ok(crop),
+            (Some(crop), _) => Err(IngestError::CropOutside {
+                origin: self.origin.clone(),
+                crop,
+                picture,
+            }),
+            (None, Some(tissue)) if fits(tissue, picture) => Ok(tissue),
+            (None, _) => Ok(whole),
+        }
+    }
+
+    /// Makes a frame of a decoded picture and queues it.
+    fn take(&self, stream: &mut Running, sample: &gst::Sample) -> Result<(), Stop> {
+        let arrived = Instant::now();
+        let index = stream.frames;
+        stream.frames += 1;
+        let changed = self.follow_caps(stream, sample).inspect_err(|_| {
+            self.metrics.dropped(DropReason::Unreadable).inc();
+        })?;
+        let (time, gap) = stream.timeline.stamp(sample);
+        let Some(pixels) = pixels(stream, sample) else {
+            self.metrics.dropped(DropReason::Unreadable).inc();
+            return Ok(());
+        };
+        let frame = Frame {
+            index,
+            time,
+            arrived,
+            discontinuity: gap || changed,
+            pixels,
+        };
+        let queued = if self.request.live {
+            self.queue.push_replacing(frame)
+        } else {
+            self.queue.push_waiting(frame).map(|()| None)
+        };
+        match queued {
+            Ok(replaced) => {
+                if replaced.is_some() {
+                    self.metrics.dropped(DropReason::QueueFull).inc();
+                }
+                (self.wake)();
+                Ok(())
+            }
+            Err(closed) => {
+                self.metrics.dropped(DropReason::Shutdown).inc();
+                Err(closed.into())
+            }
+        }
+    }
+
+    /// Whether the picture changed its size or coding since the last frame.
+    fn follow_caps(&self, stream: &mut Running, sample: &gst::Sample) -> Result<bool, Stop> {
+        let caps = sample.caps();
+        if stream.last_caps.as_deref() == caps {
+            return Ok(false);
+        }
+        let info = video_info(sample).ok_or_else(|| self.no_picture())?;
+        let picture = size_of(&info);
+        stream.last_caps = sample.caps_owned();
+        stream.info = Some(info);
+        if picture == stream.picture {
+            return Ok(false);
+        }
+        // The header's region was drawn for the picture as it was.
+        stream.crop = self.crop(picture, &Facts::default())?;
+        stream.picture = picture;
+        Ok(true)
+    }
+
+    fn no_picture(&self) -> IngestError {
+        IngestError::Undecodable {
+            origin: self.origin.clone(),
+            detail: "the decoder gave something that is no picture".into(),
+        }
+    }
+
+    fn failed(&self, error: impl FnOnce(Origin) -> IngestError) -> Stop {
+        Stop::Failed(error(self.origin.clone()))
+    }
+}
+
+/// The frame's pixels, or `None` if they cannot be had or not be trusted.
+fn pixels(stream: &mut Running, sample: &gst::Sample) -> Option<Arc<[u8]>> {
+    let buffer = sample.buffer()?;
+    // The decoder lacked a reference picture and guessed.
+    if buffer.flags().contains(gst::BufferFlags::CORRUPTED) {
+        return None;
+    }
+    let info = stream.info.as_ref()?;
+    let mapped = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).ok()?;
+    let luma = Luma {
+        data: mapped.plane_data(0).ok()?,
+        stride: usize::try_from(*mapped.plane_stride().first()?).ok()?,
+        size: stream.picture,
+        range: match info.colorimetry().range() {
+            gst_video::VideoColorRange::Range16_235 => Range::Limited,
+            _ => Range::Full,
+        },
+    };
+    stream.preprocessor.run(luma, stream.crop)
+}
+
+fn video_info(sample: &gst::Sample) -> Option<gst_video::VideoInfo> {
+    gst_video::VideoInfo::from_caps(sample.caps()?).ok()
+}
+
+fn size_of(info: &gst_video::VideoInfo) -> FrameSize {
+    FrameSize {
+        height: info.height() as usize,
+        width: info.width() as usize,
+    }
+}
+
+/// The nominal interval; a rate of 0/1 means that it varies.
+fn interval_of(info: &gst_video::VideoInfo) -> Option<Duration> {
+    let fps = info.fps();
+    let (frames, seconds) = (
+        u64::try_from(fps.numer()).ok()?,
+        u64::try_from(fps.denom()).ok()?,
+    );
+    let nanoseconds = (seconds * 1_000_000_000).checked_div(frames)?;
+    (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds))
+}
+
+/// See [`StreamHeader::content`].
+fn launch_content(line: &str, live: bool) -> ContentHash {
+    let mut digest = Sha256::new();
+    digest.update(b"launch line\0");
+    digest.update(line.as_bytes());
+    if live {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        digest.update(now.unwrap_or_default().as_nanos().to_le_bytes());
+    }
+    ContentHash::from_digest(digest)
+}
