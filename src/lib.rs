@@ -21,8 +21,11 @@
 
 pub mod cli;
 pub mod config;
+#[cfg(feature = "gstreamer")]
+pub mod dataflow;
 pub mod domain;
 #[cfg(feature = "gstreamer")]
 pub mod ingest;
 pub mod metrics;
+pub mod serve;
 pub mod store;

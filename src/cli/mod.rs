@@ -3,25 +3,38 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+mod progress;
+mod results;
+
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
-#[derive(Parser)]
+
+/// Stages liver fibrosis from ultrasound video, as it streams.
+///
+/// Research software: no medical device, and not for clinical decisions.
+#[derive(Debug, Parser)]
 #[command(
     name = "hepaflow",
     version,
-    about,
     propagate_version = true,
     arg_required_else_help = true
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Log lines as JSON, one object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
 }
 
-#[derive(Subcommand)]
-enum Command {}
+#[derive(Debug, Subcommand)]
+enum Command {
+    Results(results::ResultsArgs),
+}
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +51,45 @@ impl BadInput {
 /// Parses the command line, runs the command, and turns errors into exit codes.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli.command) {
+    log_to_stderr(cli.log_json);
+    match run(&cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
+            let bad_input = error.chain().any(<dyn std::error::Error>::is::<BadInput>);
             ExitCode::from(if bad_input { 2 } else { 1 })
         }
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
-    match command {}
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Results(args) => results::run(args),
+    }
+}
+
+/// Makes a panic of any thread end the process, after its message.
+///
+/// Without this, a worker that panics leaves its fellows waiting for ever.
+pub fn exit_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(101);
+    }));
+}
+
+/// `HEPAFLOW_LOG` chooses what is logged, as in `HEPAFLOW_LOG=debug`.
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("HEPAFLOW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(progress::LogWriter);
+    if json {
+        logger.json().init();
+    } else {
+        logger.init();
+    }
 }

@@ -7,7 +7,7 @@
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    TextEncoder, core::Collector,
 };
 
 /// Why a frame that arrived was not used.
@@ -46,6 +46,8 @@ pub struct Metrics {
     windows: IntCounterVec,
     stream_up: IntGaugeVec,
     source_failures: IntCounterVec,
+    /// Streams that gave a first frame, since the run began.
+    pub streams_opened: IntCounter,
     /// Clip predictions made.
     pub predictions: IntCounter,
     /// Windows left out because the store already held their prediction.
@@ -152,6 +154,10 @@ impl Metrics {
                 &["source"],
             )?,
             stream_up,
+            streams_opened: counter(
+                "hepaflow_streams_opened_total",
+                "Streams that gave a first frame.",
+            )?,
             predictions: counter("hepaflow_predictions_total", "Clip predictions made.")?,
             windows_resumed: counter(
                 "hepaflow_windows_resumed_total",
@@ -197,6 +203,11 @@ impl Metrics {
         }
     }
 
+    /// Frames used, over all sources.
+    pub fn frames_used_total(&self) -> u64 {
+        sum_of(&self.frames_used)
+    }
+
     /// The text exposition format, for `/metrics`.
     ///
     /// # Errors
@@ -204,6 +215,14 @@ impl Metrics {
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+fn sum_of(counters: &IntCounterVec) -> u64 {
+    let families = counters.collect();
+    let metrics = families.iter().flat_map(|family| family.get_metric());
+    metrics
+        .map(|metric| metric.get_counter().get_value() as u64)
+        .sum()
 }
 
 #[cfg(test)]

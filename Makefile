@@ -1,0 +1,44 @@
+# hepaflow: the two commands are `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# How long `make demo` runs, such as DURATION=20s; without it, until the
+# recordings have been played.
+DURATION ?=
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: demo
+demo: setup ## Install what is missing, build, and run the main job on a recorded stream
+	cargo build --release --locked
+	scripts/demo.sh $(DURATION)
+
+.PHONY: test
+test: setup-tests lint ## Install what is missing and run every test
+	scripts/test.sh
+
+.PHONY: lint
+lint: ## Formatting, clippy and documentation, warnings denied; dependency rules
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+	scripts/check-dependencies.py
+
+.PHONY: bench
+bench: setup ## Run the benchmarks; see benches/README.md for what they say
+	cargo bench --locked
+
+.PHONY: setup
+setup:
+	@scripts/install-dependencies.sh
+
+.PHONY: setup-tests
+setup-tests:
+	@scripts/install-dependencies.sh --tests
+	@scripts/fetch-test-data.sh

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The demonstration: a small synthetic cohort, recorded once, is replayed at its
+# own pace through the whole pipeline; it ends with a table of patients.
+# Usage: scripts/demo.sh [DURATION], after `cargo build --release`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+hepaflow=${CARGO_TARGET_DIR:-target}/release/hepaflow
+cohort=demo/cohort
+
+if [[ ! -f $cohort/videos.csv ]]; then
+  echo 'recording a synthetic cohort (once) ...' >&2
+  "$hepaflow" phantom --patients 4 --seed 7 --seconds 20 --format mixed --out "$cohort"
+fi
+# Each demonstration begins without answers, so that there is something to see.
+rm -f demo/results.sqlite demo/results.sqlite-wal demo/results.sqlite-shm
+
+cat >&2 <<'TEXT'
+
+Replaying four recordings at their own pace. Meanwhile, in another terminal:
+  curl -s http://127.0.0.1:9464/metrics | grep ^hepaflow
+  target/release/hepaflow results patients --store demo/results.sqlite
+
+TEXT
+exec "$hepaflow" run pipelines/demo.toml ${1:+--duration "$1"}

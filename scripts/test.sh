@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs every test: with nextest where it is installed, with cargo otherwise, and
+# the examples in the documentation, which nextest leaves out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --locked --no-fail-fast
+else
+  cargo test --locked --lib --bins --tests --no-fail-fast
+fi
+cargo test --locked --doc

@@ -1,0 +1,62 @@
+//! `hepaflow check`: everything that is wrong with a pipeline file, at once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::results::print;
+use super::{BadInput, engine_options};
+use crate::config::{DEFAULTS, Pipeline, SourceKind};
+use crate::engine::Engine;
+use crate::model::Model;
+
+/// Checks a pipeline file without running it.
+///
+/// Reports every mistake with file, line, key and what would be accepted, then
+/// looks whether what the file names is there, and opens the model.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The pipeline file.
+    #[arg(value_name = "PIPELINE.toml", required_unless_present = "defaults")]
+    pipeline: Option<PathBuf>,
+    /// Print a pipeline file with every key and its default, and stop.
+    #[arg(long)]
+    defaults: bool,
+}
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    let Some(file) = args.pipeline.as_ref().filter(|_| !args.defaults) else {
+        return print(DEFAULTS);
+    };
+    let pipeline = Pipeline::load(file).map_err(BadInput::new)?;
+    pipeline.missing_files().map_err(BadInput::new)?;
+    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
+    let engine = Engine::open(&model, &engine_options(&pipeline.model)?).map_err(BadInput::new)?;
+    let spec = model.spec();
+    let mut text = format!("{}: no mistakes\n", file.display());
+    text += &format!(
+        "  model    {} {} on {}: {} frames of {}x{}, classes {}\n",
+        spec.architecture,
+        model.hash().short(),
+        engine.description(),
+        spec.input.frames,
+        spec.input.height,
+        spec.input.width,
+        spec.classes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    for source in &pipeline.sources {
+        let what = match &source.kind {
+            SourceKind::File(path) => format!("files {}", path.value.display()),
+            SourceKind::Cohort(path) => format!("cohort {}", path.value.display()),
+            SourceKind::Launch(_) => "launch line".to_owned(),
+        };
+        text += &format!("  source   {}: {what}\n", source.name);
+    }
+    text += &format!("  results  {}\n", pipeline.store.display());
+    text += &format!("  metrics  http://{}/metrics\n", pipeline.listen);
+    print(&text)
+}

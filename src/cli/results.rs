@@ -1,0 +1,254 @@
+//! `hepaflow results`: what a store holds, for people and for scripts.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+
+use super::BadInput;
+use crate::config::Pipeline;
+use crate::domain::{ClipPrediction, ModelHash, PatientResult, Stage, StageRange, StudyUid};
+use crate::store::{Store, StoredModel};
+
+/// Shows patients' answers, or the clip predictions behind them.
+///
+/// Results can be read while a pipeline is writing them.
+#[derive(Debug, Args)]
+pub(super) struct ResultsArgs {
+    /// What to show: one row a patient and model, or one row a clip.
+    what: What,
+    /// The results file that a pipeline's `[store]` names.
+    #[arg(long, value_name = "FILE", conflicts_with = "pipeline")]
+    store: Option<PathBuf>,
+    /// Take the results file from this pipeline file.
+    #[arg(long, value_name = "PIPELINE.toml", required_unless_present = "store")]
+    pipeline: Option<PathBuf>,
+    /// Print JSON: an array with one object a row.
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print comma-separated values with a header line.
+    #[arg(long)]
+    csv: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    /// One answer per patient and model.
+    Patients,
+    /// One prediction per clip.
+    Clips,
+}
+
+pub(super) fn run(args: &ResultsArgs) -> anyhow::Result<()> {
+    let file = match (&args.store, &args.pipeline) {
+        (Some(file), _) => file.clone(),
+        (None, Some(pipeline)) => Pipeline::load(pipeline).map_err(BadInput::new)?.store,
+        (None, None) => {
+            return Err(BadInput::new(anyhow::anyhow!("name --store or --pipeline")).into());
+        }
+    };
+    let store = Store::open_existing(&file).map_err(BadInput::new)?;
+    let models = store.models()?;
+    let rows = match args.what {
+        What::Patients => patient_rows(&store.patient_results()?, &models),
+        What::Clips => clip_rows(&store.clip_predictions()?, &models),
+    };
+    let text = if args.json {
+        rows.to_json()?
+    } else if args.csv {
+        rows.to_csv()?
+    } else {
+        rows.to_table()
+    };
+    print(&text)
+}
+
+/// Writes to stdout; a reader that has gone away (as `head` does) is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Columns and values, before it is known how they shall look.
+#[derive(Debug)]
+pub(super) struct Rows {
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<serde_json::Value>>,
+    /// What to say where there is none.
+    empty: &'static str,
+}
+
+impl Rows {
+    fn to_json(&self) -> anyhow::Result<String> {
+        let objects: Vec<serde_json::Map<_, _>> = self
+            .rows
+            .iter()
+            .map(|row| {
+                self.columns
+                    .iter()
+                    .map(|&name| name.to_owned())
+                    .zip(row.iter().cloned())
+                    .collect()
+            })
+            .collect();
+        Ok(serde_json::to_string_pretty(&objects)? + "\n")
+    }
+
+    fn to_csv(&self) -> anyhow::Result<String> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(&self.columns)?;
+        for row in &self.rows {
+            writer.write_record(row.iter().map(exact))?;
+        }
+        Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+
+    /// A table for people: three decimals, numbers to the right.
+    pub(super) fn to_table(&self) -> String {
+        if self.rows.is_empty() {
+            return format!("{}\n", self.empty);
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(self.columns.iter().map(|name| name.replace('_', " ")));
+        for row in &self.rows {
+            table.add_row(row.iter().map(rounded));
+        }
+        for (column, name) in table.column_iter_mut().zip(&self.columns) {
+            if !matches!(
+                *name,
+                "patient" | "model" | "answer" | "source" | "study" | "content"
+            ) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        format!("{table}\n")
+    }
+}
+
+fn exact(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn rounded(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Number(number) if number.is_f64() => {
+            format!("{:.3}", number.as_f64().unwrap_or_default())
+        }
+        serde_json::Value::Object(classes) => {
+            let each = classes
+                .iter()
+                .map(|(class, p)| format!("{class} {}", rounded(p)));
+            each.collect::<Vec<_>>().join("  ")
+        }
+        serde_json::Value::Null => "-".to_owned(),
+        other => exact(other),
+    }
+}
+
+pub(super) fn patient_rows(
+    results: &[PatientResult],
+    models: &HashMap<ModelHash, StoredModel>,
+) -> Rows {
+    let rows = results.iter().map(|result| {
+        let classes = classes(models, result.model);
+        let answer = result.likeliest().and_then(|class| classes.get(class));
+        let probabilities: Vec<_> = result.probabilities.iter().map(|p| p.to_f64()).collect();
+        vec![
+            json!(result.patient.expose()),
+            json!(answer.map(StageRange::to_string)),
+            json!(result.at_least(Stage::F2, classes)),
+            json!(result.at_least(Stage::F3, classes)),
+            json!(result.at_least(Stage::F4, classes)),
+            json!(result.clips),
+            named(classes, &probabilities),
+            json!(model_name(models, result.model)),
+        ]
+    });
+    Rows {
+        columns: vec![
+            "patient",
+            "answer",
+            "p_f2_or_more",
+            "p_f3_or_more",
+            "p_f4",
+            "clips",
+            "probabilities",
+            "model",
+        ],
+        rows: rows.collect(),
+        empty: "No patient has an answer yet.",
+    }
+}
+
+fn clip_rows(clips: &[ClipPrediction], models: &HashMap<ModelHash, StoredModel>) -> Rows {
+    let rows = clips.iter().map(|clip| {
+        let classes = classes(models, clip.key.model);
+        let probabilities: Vec<_> = clip.probabilities.iter().map(|p| p.to_f64()).collect();
+        vec![
+            json!(clip.patient.expose()),
+            json!(clip.source),
+            json!(clip.study.as_ref().map(StudyUid::expose)),
+            json!(clip.key.content.short()),
+            json!(clip.span.first_frame),
+            json!(clip.span.last_frame),
+            json!(clip.span.begin.as_secs_f64()),
+            json!(clip.span.end.as_secs_f64()),
+            json!(clip.span.gaps_before),
+            named(classes, &probabilities),
+            json!(model_name(models, clip.key.model)),
+        ]
+    });
+    Rows {
+        columns: vec![
+            "patient",
+            "source",
+            "study",
+            "content",
+            "first_frame",
+            "last_frame",
+            "begin_seconds",
+            "end_seconds",
+            "gaps_before",
+            "probabilities",
+            "model",
+        ],
+        rows: rows.collect(),
+        empty: "No clip has a prediction yet.",
+    }
+}
+
+fn classes(models: &HashMap<ModelHash, StoredModel>, model: ModelHash) -> &[StageRange] {
+    models
+        .get(&model)
+        .map(|model| model.classes.as_slice())
+        .unwrap_or_default()
+}
+
+/// `{"F0-F1": 0.2, "F2-F4": 0.8}`
+fn named(classes: &[StageRange], probabilities: &[f64]) -> serde_json::Value {
+    let pairs = classes.iter().zip(probabilities);
+    pairs
+        .map(|(class, p)| (class.to_string(), json!(p)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn model_name(models: &HashMap<ModelHash, StoredModel>, model: ModelHash) -> String {
+    let architecture = models
+        .get(&model)
+        .map_or("unknown", |model| &model.architecture);
+    format!("{architecture} {}", model.short())
+}

@@ -1,0 +1,299 @@
+//! `hepaflow run`: from a pipeline file to one answer per patient.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+
+use super::progress::Progress;
+use super::results::{patient_rows, print};
+use super::{BadInput, engine_options};
+use crate::config::{Pipeline, SourceConfig, SourceKind};
+use crate::dataflow::{self, Control, Job, Opening, Outcome, Scorer, WindowShape};
+use crate::domain::{Clip, FrameSize, PatientId};
+use crate::engine::{Engine, Workspace, softmax};
+use crate::ingest::{Media, SourceRequest, Stream};
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::serve::Server;
+use crate::store::{Store, StoredModel};
+
+/// Runs a pipeline: reads its sources, scores every window, and keeps one
+/// answer per patient.
+///
+/// Windows that an earlier run has scored under the same model are not scored
+/// again, so a run that was interrupted is resumed by starting it once more.
+/// A source that fails is reported and the others go on; the exit code is then
+/// 2. While it runs, metrics are served as the pipeline file's [serve] says.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The pipeline file; `hepaflow check --defaults` prints one to begin with.
+    #[arg(value_name = "PIPELINE.toml")]
+    pipeline: PathBuf,
+    /// Timely workers, which move frames and keep answers; inference has
+    /// threads of its own, see [model] in the pipeline file.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// End after this time, such as 20s or 5min; what is under way is finished.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
+    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
+    let engine = Engine::open(&model, &engine_options(&pipeline.model)?).map_err(BadInput::new)?;
+    let engine = Arc::new(engine);
+    let spec = model.spec();
+
+    let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
+    store.register(&StoredModel {
+        hash: model.hash(),
+        architecture: spec.architecture.clone(),
+        classes: spec.classes.clone(),
+    })?;
+
+    let metrics = Metrics::new()?;
+    let server = Server::start(pipeline.listen, metrics.clone()).map_err(BadInput::new)?;
+    let size = FrameSize {
+        height: spec.input.height,
+        width: spec.input.width,
+    };
+    let (openings, mut failures) = openings(&pipeline, size);
+    // Every source is listed from the first scrape on.
+    pipeline
+        .sources
+        .iter()
+        .for_each(|source| drop(metrics.source(&source.name)));
+
+    let control = Control::default();
+    end_on_signal(&control)?;
+    end_after(args.duration, &control)?;
+    super::exit_on_panic();
+
+    tracing::info!(
+        model = %model.hash().short(),
+        architecture = %spec.architecture,
+        engine = engine.description(),
+        streams = openings.len(),
+        metrics = %format!("http://{}/metrics", server.address()),
+        "running"
+    );
+    let progress = Progress::start(&metrics, openings.len(), args.duration);
+    let job = Job {
+        decoders: pipeline.ingest.decoders,
+        window: WindowShape {
+            length: spec.input.frames,
+            stride: pipeline.window.stride,
+            max_gap: pipeline.window.max_gap,
+        },
+        model: model.hash(),
+        scorers: (0..pipeline.model.threads)
+            .map(|_| scorer(&engine))
+            .collect(),
+        workers: usize::from(args.workers),
+        store,
+        metrics: metrics.clone(),
+        openings,
+    };
+    let outcome = dataflow::run(job, &control);
+    drop(progress);
+    let outcome = outcome?;
+    failures.extend(
+        outcome
+            .failures
+            .iter()
+            .map(|failure| failure.error.to_string()),
+    );
+    report(&pipeline, &model, &metrics, &outcome)?;
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let listed = failures.join("\n  ");
+    Err(BadInput::new(anyhow!(
+        "{} of the streams failed:\n  {listed}",
+        failures.len()
+    ))
+    .into())
+}
+
+/// The answers on stdout; what was done, and where it lies, on stderr.
+fn report(
+    pipeline: &Pipeline,
+    model: &Model,
+    metrics: &Metrics,
+    outcome: &Outcome,
+) -> anyhow::Result<()> {
+    let store = Store::open_existing(&pipeline.store)?;
+    let mut results = store.patient_results()?;
+    results.retain(|result| result.model == model.hash());
+    print(&patient_rows(&results, &store.models()?).to_table())?;
+    if model.spec().synthetic {
+        eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
+    }
+    eprintln!(
+        "{} streams read, {} clips scored, {} scored before; results in {}",
+        outcome.streams,
+        metrics.predictions.get(),
+        metrics.windows_resumed.get(),
+        pipeline.store.display(),
+    );
+    if outcome.duplicates > 0 {
+        eprintln!(
+            "{} streams had the bytes of another and were left out",
+            outcome.duplicates
+        );
+    }
+    eprintln!(
+        "See them again: hepaflow results patients --store {}",
+        pipeline.store.display()
+    );
+    Ok(())
+}
+
+/// An engine's workspace on one inference thread.
+struct EngineScorer {
+    engine: Arc<Engine>,
+    workspace: Workspace,
+}
+
+fn scorer(engine: &Arc<Engine>) -> Box<dyn Scorer> {
+    Box::new(EngineScorer {
+        engine: Arc::clone(engine),
+        workspace: engine.workspace(),
+    })
+}
+
+impl Scorer for EngineScorer {
+    fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
+        let logits = self.engine.infer(&mut self.workspace, clips)?;
+        Ok(logits.iter().map(|row| softmax(row)).collect())
+    }
+}
+
+/// All streams that the pipeline names, and what could not be found.
+fn openings(pipeline: &Pipeline, size: FrameSize) -> (Vec<Opening>, Vec<String>) {
+    let mut openings = Vec::new();
+    let mut failures = Vec::new();
+    for source in &pipeline.sources {
+        match recordings(source) {
+            Ok(recordings) => openings.extend(
+                recordings
+                    .into_iter()
+                    .map(|(media, patient)| opening(pipeline, source, media, patient, size)),
+            ),
+            Err(error) => {
+                let error = format!("source `{}`: {error:#}", source.name);
+                tracing::error!("{error}");
+                failures.push(error);
+            }
+        }
+    }
+    (openings, failures)
+}
+
+type Recording = (Media, Option<PatientId>);
+
+fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
+    let patient = || source.patient.clone();
+    match &source.kind {
+        SourceKind::Launch(line) => Ok(vec![(Media::Launch(line.clone()), patient())]),
+        SourceKind::File(path) if path.value.exists() => {
+            Ok(vec![(Media::File(path.value.clone()), patient())])
+        }
+        SourceKind::File(path) => {
+            let pattern = path.value.to_string_lossy();
+            let files: Vec<_> = glob::glob(&pattern)
+                .with_context(|| format!("{pattern} is no pattern of files"))?
+                .filter_map(Result::ok)
+                .filter(|path| path.is_file())
+                .map(|path| (Media::File(path), patient()))
+                .collect();
+            if files.is_empty() {
+                return Err(anyhow!(
+                    "there is no file {pattern}; correct the path in the pipeline file"
+                ));
+            }
+            Ok(files)
+        }
+        SourceKind::Cohort(directory) => cohort(&directory.value),
+    }
+}
+
+/// `videos.csv` of a cohort directory: columns `patient_id` and `path`.
+fn cohort(directory: &Path) -> anyhow::Result<Vec<Recording>> {
+    #[derive(serde::Deserialize)]
+    struct Video {
+        patient_id: String,
+        path: PathBuf,
+    }
+    let file = directory.join("videos.csv");
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_path(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    reader
+        .deserialize()
+        .map(|row| {
+            // The error names line and column, not the values.
+            let video: Video = row.with_context(|| format!("{}", file.display()))?;
+            let media = Media::File(directory.join(video.path));
+            Ok((media, Some(PatientId::new(video.patient_id))))
+        })
+        .collect()
+}
+
+fn opening(
+    pipeline: &Pipeline,
+    source: &SourceConfig,
+    media: Media,
+    patient: Option<PatientId>,
+    size: FrameSize,
+) -> Opening {
+    let request = SourceRequest {
+        name: source.name.clone(),
+        media,
+        patient,
+        crop: source.crop,
+        size,
+        queue: pipeline.ingest.queue,
+        live: source.live,
+        first_frame_timeout: pipeline.ingest.first_frame_timeout,
+    };
+    Opening {
+        source: source.name.clone(),
+        live: source.live,
+        open: Box::new(move |wake, counters| Box::new(Stream::open(request, wake, counters))),
+    }
+}
+
+/// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.
+fn end_on_signal(control: &Control) -> anyhow::Result<()> {
+    let control = control.clone();
+    ctrlc::set_handler(move || {
+        if control.is_stopping() {
+            std::process::exit(130);
+        }
+        eprintln!("ending: clips under way are finished first; once more ends at once");
+        control.stop();
+    })
+    .context("cannot listen for signals")
+}
+
+fn end_after(duration: Option<Duration>, control: &Control) -> anyhow::Result<()> {
+    let Some(duration) = duration else {
+        return Ok(());
+    };
+    let control = control.clone();
+    // Left to itself: it ends with the process if the run ends before.
+    std::thread::Builder::new()
+        .name("timer".to_owned())
+        .spawn(move || {
+            std::thread::sleep(duration);
+            control.stop();
+        })?;
+    Ok(())
+}

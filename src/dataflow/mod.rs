@@ -1,0 +1,47 @@
+//! The graph that carries the work, on timely and differential dataflow.
+//!
+//! ```text
+//!            worker 1                                          │ exchanged by patient
+//! feeds ─▶ sources ─▶ windows ─▶ infer ──┬─▶ tally ────────────┼─▶ standing answers ─▶ patients ─┐
+//!            ▲ credits            │  ▲   │                     │                                  ▼
+//!            │             clips  ▼  │   └─▶ clips ────────────────────────────────────────▶ writer thread
+//!            │            inference threads                                                        │
+//!            └─────────────────────────── credits given back when a clip is on disk ───────────────┘
+//! ```
+//!
+//! Times in the graph are *epochs* ([`clock`]): they say how far the computation
+//! has come, and never enter a result. Nothing in an operator blocks: feeds and
+//! inference threads put things into bounded queues and wake the operator
+//! through its [`Waker`]; an idle graph is parked. What bounds memory is
+//! [`Credits`]: a feed is read only while fewer clips than a fixed number are
+//! on their way to the disk.
+//!
+//! A run ends when its feeds have ended, when it is told to ([`Control`]), or
+//! when the engine or the store fails; what was committed stays.
+
+mod aggregate;
+mod clock;
+mod control;
+mod infer;
+mod run;
+mod source;
+mod waker;
+mod window;
+mod writer;
+
+pub use aggregate::{Answer, StandingAnswers};
+pub use control::Control;
+pub use infer::Scorer;
+pub use run::{Job, Outcome, RunError, StreamFailure, run};
+pub use source::{Feed, Opening, StreamEvent, StreamInfo, StreamItem};
+pub use window::{WindowShape, WindowedClip, Windower, Windows};
+
+use clock::Clock;
+use infer::{Infer, InferenceThreads};
+use waker::Waker;
+use writer::{Credits, WriterHandle};
+
+/// Progress of the computation, in ticks of the [`clock`] since the run began.
+///
+/// Epoch 0 holds what the store knew before.
+pub type Epoch = u64;

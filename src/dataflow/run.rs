@@ -1,0 +1,204 @@
+use std::error::Error;
+use std::mem;
+use std::sync::{Arc, Mutex};
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::{Concat, Operator, ToStream};
+
+use super::aggregate::store_answers;
+use super::control::lock;
+use super::infer::InferContext;
+use super::source::{Intake, SourceContext, sources};
+use super::{
+    Clock, Control, Credits, Epoch, Infer, InferenceThreads, Opening, Scorer, StandingAnswers,
+    WindowShape, Windows, WriterHandle,
+};
+use crate::domain::{ClipPrediction, ModelHash};
+use crate::ingest::IngestError;
+use crate::metrics::Metrics;
+use crate::store::{Batch, Store, StoreError};
+
+/// Clips under way for each inference thread, from window to disk: enough that
+/// a thread never waits for a commit.
+const CLIPS_A_THREAD: usize = 32;
+
+/// Everything a run needs, already opened.
+pub struct Job {
+    /// The streams to read.
+    pub openings: Vec<Opening>,
+    /// How many recorded streams are read at once, over all workers.
+    pub decoders: usize,
+    /// How frames become clips.
+    pub window: WindowShape,
+    /// The model that the scorers evaluate.
+    pub model: ModelHash,
+    /// One inference thread each.
+    pub scorers: Vec<Box<dyn Scorer>>,
+    /// Timely workers, at least one.
+    pub workers: usize,
+    /// Where results go, and what was done before.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// How a run went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Streams that gave at least one frame.
+    pub streams: usize,
+    /// Streams left out because another had the same bytes.
+    pub duplicates: usize,
+    /// Streams that ended with an error, in the order in which they did.
+    pub failures: Vec<StreamFailure>,
+}
+
+/// A stream that ended with an error; the others went on.
+#[derive(Debug)]
+pub struct StreamFailure {
+    /// The source's name in the pipeline file.
+    pub source: String,
+    /// What went wrong.
+    pub error: IngestError,
+}
+
+/// A run could not go on. What was committed before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine failed on a clip.
+    #[error("inference failed: {0}")]
+    Engine(Box<dyn Error + Send + Sync>),
+    /// The engine answered with something that is no probability.
+    #[error("the model answered with a value that is not a number: check its weights")]
+    NotANumber,
+    /// Results could not be stored or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The dataflow could not be started.
+    #[error("cannot start the dataflow: {0}")]
+    Timely(String),
+    /// A thread panicked; its message is above.
+    #[error("a thread panicked ({0})")]
+    Panicked(&'static str),
+}
+
+/// Runs the graph until its streams have ended or `control` stops it.
+///
+/// # Errors
+/// If the engine or the store fails, or the graph cannot be started. A failed
+/// stream is no error here: see [`Outcome::failures`].
+///
+/// # Panics
+/// A panic of a timely worker makes its fellows wait for ever; a process that
+/// calls this should therefore exit on any panic, as the command line does.
+pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
+    let finished = Arc::new(job.store.finished()?);
+    let known: Vec<_> = job
+        .store
+        .clip_predictions()?
+        .into_iter()
+        .filter(|clip| clip.key.model == job.model)
+        .collect();
+
+    let credits = Credits::new(CLIPS_A_THREAD * job.scorers.len().max(1));
+    let (clock, ticker) = Clock::start(control.clone())?;
+    let (threads, tasks) = InferenceThreads::start(job.scorers, &job.metrics)?;
+    let (writer, writer_thread) = WriterHandle::start(
+        job.store,
+        credits.clone(),
+        control.clone(),
+        job.metrics.clone(),
+    )?;
+    let outcome = Arc::new(Mutex::new(Outcome::default()));
+    let workers = job.workers.max(1);
+
+    let plan = Plan {
+        known: Mutex::new(known),
+        source: SourceContext {
+            intake: Arc::new(Intake::new(job.openings, workers, job.decoders)),
+            clock,
+            control: control.clone(),
+            credits: credits.clone(),
+            metrics: job.metrics.clone(),
+            outcome: Arc::clone(&outcome),
+        },
+        infer: InferContext {
+            model: job.model,
+            tasks,
+            credits,
+            control: control.clone(),
+            metrics: job.metrics.clone(),
+        },
+        writer,
+        finished,
+        window: job.window,
+        metrics: job.metrics,
+    };
+    let config = match workers {
+        1 => timely::Config::thread(),
+        _ => timely::Config::process(workers),
+    };
+    let guards = timely::execute(config, move |worker| {
+        worker.dataflow(|scope| plan.build(scope));
+    })
+    .map_err(RunError::Timely)?;
+    // The plan is dropped with the last worker, and with it every sender: the
+    // threads find their queues closed, finish what is in them, and end.
+    for worker in guards.join() {
+        worker.map_err(|_| RunError::Panicked("worker"))?;
+    }
+    threads.join()?;
+    writer_thread
+        .join()
+        .map_err(|_| RunError::Panicked("store"))?;
+    ticker.join().map_err(|_| RunError::Panicked("clock"))?;
+    match control.take_failure() {
+        Some(error) => Err(error),
+        None => Ok(mem::take(&mut *lock(&outcome))),
+    }
+}
+
+/// What every worker builds its part of the graph from.
+struct Plan {
+    /// Predictions of earlier runs; the first worker takes them.
+    known: Mutex<Vec<ClipPrediction>>,
+    source: SourceContext,
+    infer: InferContext,
+    writer: WriterHandle,
+    finished: Arc<std::collections::HashSet<crate::domain::ClipKey>>,
+    window: WindowShape,
+    metrics: Metrics,
+}
+
+impl Plan {
+    fn build(&self, scope: Scope<'_, Epoch>) {
+        let predictions = sources(scope, self.source.clone())
+            .windows(
+                self.window,
+                self.infer.model,
+                Arc::clone(&self.finished),
+                self.metrics.clone(),
+            )
+            .infer(self.infer.clone());
+
+        let writer = self.writer.clone();
+        predictions
+            .clone()
+            .sink(Pipeline, "Clips", move |(input, _)| {
+                input.for_each(|_, clips| {
+                    writer.send(Batch {
+                        clips: mem::take(clips),
+                        patients: Vec::new(),
+                    });
+                });
+            });
+
+        let known = mem::take(&mut *lock(&self.known)).to_stream(scope);
+        let answers = predictions.concat(known).standing_answers();
+        store_answers(answers, self.writer.clone(), self.metrics.clone());
+    }
+}
