@@ -22,3 +22,4 @@
 pub mod cli;
 pub mod domain;
 pub mod metrics;
+pub mod study;

@@ -3,6 +3,9 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+#[cfg(feature = "gstreamer")]
+mod phantom;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -21,7 +24,10 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    #[cfg(feature = "gstreamer")]
+    Phantom(phantom::Phantom),
+}
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
 #[derive(Debug, thiserror::Error)]
@@ -49,5 +55,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    match command {}
+    match command {
+        #[cfg(feature = "gstreamer")]
+        Command::Phantom(args) => phantom::run(args),
+    }
 }
