@@ -29,3 +29,4 @@ pub mod ingest;
 pub mod metrics;
 pub mod serve;
 pub mod store;
+pub mod study;

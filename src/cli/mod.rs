@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+#[cfg(feature = "gstreamer")]
+mod phantom;
 mod progress;
 mod results;
 
@@ -12,11 +14,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-
 /// Stages liver fibrosis from ultrasound video, as it streams.
 ///
 /// Research software: no medical device, and not for clinical decisions.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(
     name = "hepaflow",
     version,
@@ -31,8 +32,10 @@ struct Cli {
     log_json: bool,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "gstreamer")]
+    Phantom(phantom::Phantom),
     Results(results::ResultsArgs),
 }
 
@@ -52,7 +55,7 @@ impl BadInput {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.log_json);
-    match run(&cli.command) {
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -62,9 +65,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Results(args) => results::run(args),
+        #[cfg(feature = "gstreamer")]
+        Command::Phantom(args) => phantom::run(args),
+        Command::Results(args) => results::run(&args),
     }
 }
 

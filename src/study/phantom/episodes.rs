@@ -1,0 +1,93 @@
+//! What interrupts a scan now and then: a freeze, a Doppler box, a dual screen.
+//!
+//! None of them is fit for staging; a quality gate must find them. At most one
+//! happens in a recording.
+
+use rand::Rng;
+
+use super::RecordingSpec;
+use super::picture::{Picture, Pixels};
+use super::probe::LINES;
+use super::rng::{self, Purpose};
+use super::sector::Sector;
+
+/// An interruption, in frames counted from 0; `to` is not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Episode {
+    /// The picture stands still.
+    Freeze {
+        /// The frame that stays.
+        from: usize,
+        /// The first that moves again.
+        to: usize,
+    },
+    /// A colour box lies over the picture. The recording is in colour.
+    Doppler {
+        /// First frame with it.
+        from: usize,
+        /// First frame without it.
+        to: usize,
+    },
+    /// Two sectors side by side up to the end: the left one frozen.
+    DualScreen {
+        /// First frame with it, and the one the left half shows.
+        from: usize,
+    },
+}
+
+impl Episode {
+    /// Draws the episode of `spec`'s clip of `frames` frames, if it has one.
+    pub(crate) fn draw(spec: &RecordingSpec, frames: usize) -> Option<Self> {
+        let rng = &mut rng::stream(spec.seed, spec.patient, spec.clip, Purpose::Episodes);
+        let happens = rng.random::<f32>() < spec.episode_rate;
+        let kind = rng.random::<f32>();
+        let from = (frames as f32 * rng.random_range(0.1..0.7)) as usize;
+        let length = (frames as f32 * rng.random_range(0.1..0.3)) as usize;
+        let to = (from + length.max(1)).min(frames);
+        happens.then_some(match kind {
+            ..0.5 => Self::Freeze { from, to },
+            ..0.8 => Self::Doppler { from, to },
+            _ => Self::DualScreen { from },
+        })
+    }
+
+    /// The word for it in the cohort's table.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Freeze { .. } => "freeze",
+            Self::Doppler { .. } => "doppler",
+            Self::DualScreen { .. } => "dual-screen",
+        }
+    }
+}
+
+/// Colours the flow inside a box over the middle of `picture` (RGB): dark
+/// pixels, as lumens are, turn red or blue by where they lie, and brighten with
+/// the heart (`pulse`, 0 to 1).
+pub(crate) fn colour_box(picture: &mut Picture, sector: &Sector, samples: usize, pulse: f32) {
+    debug_assert_eq!(picture.format, Pixels::Rgb);
+    let lines = [LINES * 3 / 10, LINES * 7 / 10];
+    let depths = [samples * 4 / 10, samples * 8 / 10];
+    for &pixel in &sector.pixels {
+        let (line, sample) = pixel.cell(samples);
+        if !(lines[0]..lines[1]).contains(&line) || !(depths[0]..depths[1]).contains(&sample) {
+            continue;
+        }
+        let rgb = &mut picture.pixels[3 * pixel.at as usize..][..3];
+        let edge = line == lines[0]
+            || line == lines[1] - 1
+            || sample - depths[0] < 2
+            || depths[1] - sample <= 2;
+        if edge {
+            rgb.copy_from_slice(&[230, 230, 120]);
+        } else if rgb[0] < 48 {
+            let speed = (110.0 + 120.0 * pulse) as u8;
+            let towards = (line / 11 + sample / 37).is_multiple_of(2);
+            rgb.copy_from_slice(&if towards {
+                [speed, 20, 10]
+            } else {
+                [10, 30, speed]
+            });
+        }
+    }
+}
