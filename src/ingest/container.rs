@@ -175,7 +175,7 @@ mod tests {
         claims_more_than(&mut file, bytes.len() as u64).unwrap()
     }
 
-    fn mp4_box(kind: &[u8; 4], claimed: u32, payload: usize) -> Vec<u8> {
+    fn mp4_box(kind: &[u8], claimed: u32, payload: usize) -> Vec<u8> {
         [&claimed.to_be_bytes()[..], kind, &vec![0; payload]].concat()
     }
 

@@ -150,6 +150,18 @@ pub enum IngestError {
         /// Where.
         origin: Origin,
     },
+    /// A DICOM cine gave another number of pictures than it has.
+    #[error(
+        "{origin}: has {expected} frames, of which {found} could be decoded; the recording is damaged, copy it again or leave it out"
+    )]
+    FramesMissing {
+        /// Where.
+        origin: Origin,
+        /// Frames in the file.
+        expected: u64,
+        /// Frames decoded.
+        found: u64,
+    },
     /// No picture came in time.
     #[error("{origin}: no frame came within {}; check that the scanner or recording delivers video, or allow it more time", humantime::format_duration(*.waited))]
     NeverStarted {
@@ -214,6 +226,7 @@ impl IngestError {
             | Self::NoDecoder { origin, .. }
             | Self::Undecodable { origin, .. }
             | Self::NoFrames { origin }
+            | Self::FramesMissing { origin, .. }
             | Self::NeverStarted { origin, .. }
             | Self::Stalled { origin, .. }
             | Self::CropOutside { origin, .. }

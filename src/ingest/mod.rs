@@ -81,8 +81,8 @@ pub enum Media {
     File(PathBuf),
     /// A chain of GStreamer elements in the notation of `gst-launch-1.0`, the
     /// last of which is left unlinked and gives raw or encoded video:
-    /// `v4l2src device=/dev/video0`. Pads that only appear while it runs have
-    /// to be linked within the line: `rtspsrc location=... ! rtph264depay`.
+    /// `v4l2src device=/dev/video0`,
+    /// `rtspsrc location=rtsp://scanner/liver ! rtph264depay`.
     Launch(String),
 }
 
@@ -182,13 +182,14 @@ impl Stream {
             name: request.name.clone(),
             media: request.media.clone(),
         };
+        let unspawned = Arc::clone(&wake);
         let reader = reader::Reader {
             request,
             origin: origin.clone(),
             queue: Arc::clone(&queue),
             bell,
             rung,
-            wake: Arc::clone(&wake),
+            wake,
             metrics,
         };
         let spawned = std::thread::Builder::new()
@@ -200,7 +201,7 @@ impl Stream {
         if let Err(error) = spawned {
             let error = Arc::new(error);
             queue.end(Err(IngestError::Unreadable { origin, error }));
-            wake();
+            unspawned();
         }
         stream
     }

@@ -4,6 +4,7 @@
 //! picture whose first plane is luma. Nothing here looks at pixels or knows of
 //! queues; the reader drives it.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,8 +47,8 @@ pub(super) struct Playback {
 impl Playback {
     /// A recording of any kind but DICOM.
     pub(super) fn of_file(path: &Path, origin: &Origin, bell: Bell) -> Result<Self, IngestError> {
-        let path = std::path::absolute(path).map_err(|error| unusable(origin, error))?;
-        let uri = glib::filename_to_uri(&path, None).map_err(|error| unusable(origin, error))?;
+        let path = std::path::absolute(path).map_err(|error| unusable(origin, &error))?;
+        let uri = glib::filename_to_uri(&path, None).map_err(|error| unusable(origin, &error))?;
         let source = make("uridecodebin", origin)?;
         source.set_property("uri", uri.as_str());
         // Sound is not decoded: its pad appears as it is and runs dry.
@@ -78,7 +79,7 @@ impl Playback {
         let decoder = make("jpegdec", origin)?;
         // Decoders swallow the first few broken pictures. In a cine every
         // picture stands for itself, so a missing one is an error.
-        decoder.set_property("max-errors", 0_i32);
+        decoder.set_property("max-errors", 1_i32);
         Self::decoded_from(&[&source, &decoder], origin, bell)
     }
 
@@ -88,7 +89,9 @@ impl Playback {
             origin: origin.clone(),
             detail,
         };
-        let bin = gst::parse::bin_from_description(line, true)
+        // `identity` lets a line end in caps, which is no element, or in pads
+        // that appear only later.
+        let bin = gst::parse::bin_from_description(&format!("{line} ! identity"), true)
             .map_err(|error| bad(without_credentials(error.message())))?;
         if bin.static_pad("src").is_none() {
             return Err(bad("nothing is left unlinked at its end".into()));
@@ -106,7 +109,7 @@ impl Playback {
         let chain: Vec<_> = chain.iter().copied().chain([&decoder]).collect();
         let playback = Self::new(origin, &bell)?;
         playback.add(&chain)?;
-        gst::Element::link_many(&chain).map_err(|error| unusable(origin, error))?;
+        gst::Element::link_many(&chain).map_err(|error| unusable(origin, &error))?;
         playback.connect_decoded(&decoder, bell);
         Ok(playback)
     }
@@ -146,7 +149,7 @@ impl Playback {
         let pipeline = gst::Pipeline::new();
         pipeline
             .add(&sink)
-            .map_err(|error| unusable(origin, error))?;
+            .map_err(|error| unusable(origin, &error))?;
         let bus = pipeline
             .bus()
             .ok_or_else(|| unusable(origin, "a pipeline has no bus"))?;
@@ -168,7 +171,7 @@ impl Playback {
     fn add(&self, elements: &[&gst::Element]) -> Result<(), IngestError> {
         self.pipeline
             .add_many(elements)
-            .map_err(|error| unusable(&self.origin, error))
+            .map_err(|error| unusable(&self.origin, &error))
     }
 
     /// Links the first video pad of `decoder` to the sink, and all others to
@@ -193,7 +196,7 @@ impl Playback {
                 _ => drain(&pipeline, pad),
             };
             if let Err(error) = result {
-                gst::element_error!(decoder, gst::CoreError::Pad, ["{error}"]);
+                gst::element_error!(decoder, gst::CoreError::Pad, ("{error}"));
             }
         });
         let no_video = Arc::clone(&self.no_video);
@@ -359,11 +362,11 @@ fn drain(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<(), glib::BoolError
 fn make(factory: &str, origin: &Origin) -> Result<gst::Element, IngestError> {
     gst::ElementFactory::make(factory)
         .build()
-        .map_err(|error| unusable(origin, error))
+        .map_err(|error| unusable(origin, &error))
 }
 
 /// The installation is at fault, not the source.
-pub(super) fn unusable(origin: &Origin, detail: impl ToString) -> IngestError {
+pub(super) fn unusable(origin: &Origin, detail: &(impl Display + ?Sized)) -> IngestError {
     IngestError::GStreamer {
         origin: origin.clone(),
         detail: detail.to_string(),

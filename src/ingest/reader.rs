@@ -66,6 +66,8 @@ struct Opening {
     patient: PatientId,
     /// From the DICOM header; nothing for other media.
     facts: Facts,
+    /// How many frames there must be, where that is known beforehand.
+    expected: Option<u64>,
 }
 
 /// A source from its first frame on.
@@ -97,8 +99,8 @@ impl Reader {
     }
 
     fn read(&self) -> Result<(), Stop> {
-        gst::init().map_err(|error| unusable(&self.origin, error))?;
-        dicomsrc::register().map_err(|error| unusable(&self.origin, error))?;
+        gst::init().map_err(|error| unusable(&self.origin, &error))?;
+        dicomsrc::register().map_err(|error| unusable(&self.origin, &error))?;
         let mut opening = self.open()?;
         opening.playback.start(self.request.live)?;
         self.play(opening)
@@ -115,6 +117,7 @@ impl Reader {
                     content: launch_content(line, self.request.live),
                     patient,
                     facts: Facts::default(),
+                    expected: None,
                 })
             }
         }
@@ -165,6 +168,7 @@ impl Reader {
         };
         let facts = cine.as_ref().map(|cine| cine.facts.clone());
         let facts = facts.unwrap_or_default();
+        let expected = cine.as_ref().map(|cine| cine.len() as u64);
         let patient = self.patient(facts.patient.clone())?;
         let content = container::hash(&mut file, || self.queue.is_closed())
             .map_err(unreadable)?
@@ -178,6 +182,7 @@ impl Reader {
             content,
             patient,
             facts,
+            expected,
         })
     }
 
@@ -202,24 +207,24 @@ impl Reader {
             content,
             patient,
             facts,
+            expected,
         } = opening;
         let mut stream: Option<Running> = None;
         let mut quiet_since = Instant::now();
         loop {
             while let Some(sample) = playback.sink.try_pull_sample(gst::ClockTime::ZERO) {
                 self.metrics.received.inc();
-                let stream = match &mut stream {
-                    Some(stream) => stream,
-                    None => {
-                        let opened = self.begin(&sample, &facts).inspect_err(|_| {
-                            self.metrics.dropped(DropReason::Unreadable).inc();
+                let stream = if let Some(stream) = &mut stream {
+                    stream
+                } else {
+                    let opened = self.begin(&sample, &facts).inspect_err(|_| {
+                        self.metrics.dropped(DropReason::Unreadable).inc();
+                    })?;
+                    self.announce(&opened, content, &patient, &facts)
+                        .inspect_err(|_| {
+                            self.metrics.dropped(DropReason::Shutdown).inc();
                         })?;
-                        self.announce(&opened, content, &patient, &facts)
-                            .inspect_err(|_| {
-                                self.metrics.dropped(DropReason::Shutdown).inc();
-                            })?;
-                        stream.insert(opened)
-                    }
+                    stream.insert(opened)
                 };
                 self.take(stream, &sample)?;
                 quiet_since = Instant::now();
@@ -232,9 +237,15 @@ impl Reader {
                 return Err(error.into());
             }
             if ended {
-                return match stream {
-                    Some(_) => Ok(()),
-                    None => Err(self.failed(|origin| IngestError::NoFrames { origin })),
+                let found = stream.map_or(0, |stream| stream.frames);
+                return match expected.unwrap_or(found) {
+                    _ if found == 0 => Err(self.failed(|origin| IngestError::NoFrames { origin })),
+                    expected if expected == found => Ok(()),
+                    expected => Err(self.failed(|origin| IngestError::FramesMissing {
+                        origin,
+                        expected,
+                        found,
+                    })),
                 };
             }
             let patience = match &stream {
@@ -304,6 +315,13 @@ impl Reader {
         patient: &PatientId,
         facts: &Facts,
     ) -> Result<(), Stop> {
+        tracing::debug!(
+            source = self.origin.name,
+            picture = ?stream.picture,
+            crop = ?stream.crop,
+            mm_per_pixel = ?facts.tissue.and_then(|region| region.mm_per_pixel),
+            "first frame decoded"
+        );
         self.queue.open(StreamHeader {
             content,
             patient: patient.clone(),

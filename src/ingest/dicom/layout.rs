@@ -158,10 +158,9 @@ impl<R: Read + Seek> Walker<R> {
                     push(&mut levels, inner)?;
                 }
                 (Holds::Fragments, ITEM) => self.skip(u64::from(element.length))?,
-                (Holds::Items | Holds::Fragments, SEQUENCE_END) if level.end.is_none() => {
-                    levels.pop();
-                }
-                (Holds::Elements, ITEM_END) if level.end.is_none() => {
+                (Holds::Items | Holds::Fragments, SEQUENCE_END) | (Holds::Elements, ITEM_END)
+                    if level.end.is_none() =>
+                {
                     levels.pop();
                 }
                 (Holds::Items | Holds::Fragments, _) | (_, (0xFFFE, _)) => {

@@ -165,10 +165,29 @@ pub(super) fn read(file: &mut File, extents: &[Extent], coding: Coding) -> io::R
         file.read_exact(&mut frame[filled..end])?;
         filled = end;
     }
-    if coding == (Coding::Jpeg { rgb: true }) && !says_its_colours(&frame) {
-        frame.splice(2..2, ADOBE_RGB);
+    if let Coding::Jpeg { rgb } = coding {
+        // Decoders pass over what is no image without a word, and the frames
+        // behind it would move up.
+        let Some(colours) = colours(&frame) else {
+            let detail = "it is no JPEG image";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+        };
+        close(&mut frame);
+        if rgb && colours == Colours::Unsaid {
+            frame.splice(2..2, ADOBE_RGB);
+        }
     }
     Ok(frame)
+}
+
+/// Ends a JPEG image with its end marker, so that a decoder that looks for it
+/// does not take a damaged image and the next one for a single image.
+fn close(jpeg: &mut Vec<u8>) {
+    let padding = jpeg.iter().rev().take_while(|&&byte| byte == 0).count();
+    jpeg.truncate(jpeg.len() - padding);
+    if !jpeg.ends_with(&[0xFF, 0xD9]) {
+        jpeg.extend([0xFF, 0xD9]);
+    }
 }
 
 /// An Adobe marker (APP14) that says that the components are not transformed.
@@ -176,19 +195,91 @@ const ADOBE_RGB: [u8; 16] = [
     0xFF, 0xEE, 0, 14, b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0, 0,
 ];
 
-/// Whether a JPEG image has a JFIF or Adobe marker, or is too broken to carry
-/// one. Where it has, the bitstream wins over the header.
-fn says_its_colours(jpeg: &[u8]) -> bool {
+/// Whether the markers of a JPEG image say what its components are. Where they
+/// do, the bitstream wins over the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colours {
+    Said,
+    Unsaid,
+}
+
+/// Walks the markers up to the scan (ISO/IEC 10918-1 annex B); `None` if they do
+/// not lead to one by way of a frame header.
+fn colours(jpeg: &[u8]) -> Option<Colours> {
+    let mut colours = Colours::Unsaid;
+    let mut has_frame_header = false;
     let mut at = 2;
+    if !jpeg.starts_with(&[0xFF, 0xD8]) {
+        return None;
+    }
     while let Some(&[0xFF, marker, high, low]) = jpeg.get(at..at + 4) {
         match marker {
-            0xE0 | 0xEE => return true,
-            // Tables, comments and other applications' data may come first.
-            0xC4 | 0xDB | 0xDD | 0xE1..=0xED | 0xEF | 0xFE => {
-                at += 2 + usize::from(u16::from_be_bytes([high, low]));
+            // A marker may be preceded by any number of fill bytes.
+            0xFF => {
+                at += 1;
+                continue;
             }
-            _ => return false,
+            // JFIF and Adobe.
+            0xE0 | 0xEE => colours = Colours::Said,
+            0xC0 | 0xC1 => has_frame_header = true,
+            0xDA => return has_frame_header.then_some(colours),
+            _ => {}
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_closed_once_and_its_padding_is_cut() {
+        for (given, expected) in [
+            (
+                &[0xFF, 0xD8, 7, 0xFF, 0xD9][..],
+                &[0xFF, 0xD8, 7, 0xFF, 0xD9][..],
+            ),
+            (
+                &[0xFF, 0xD8, 7, 0xFF, 0xD9, 0],
+                &[0xFF, 0xD8, 7, 0xFF, 0xD9],
+            ),
+            (&[0xFF, 0xD8, 0, 0], &[0xFF, 0xD8, 0xFF, 0xD9]),
+        ] {
+            let mut jpeg = given.to_vec();
+            close(&mut jpeg);
+            assert_eq!(jpeg, expected);
         }
     }
-    true
+
+    #[test]
+    fn the_bitstream_says_its_colours_by_a_jfif_or_adobe_marker() {
+        let table = [0xFF, 0xDB, 0, 3, 9];
+        let frame_and_scan = [0xFF, 0xFF, 0xC0, 0, 4, 8, 0, 0xFF, 0xDA, 0, 2];
+        let image = |marker: &[u8]| [&[0xFF, 0xD8][..], &table, marker, &frame_and_scan].concat();
+        for (marker, expected) in [
+            (&[][..], Colours::Unsaid),
+            (&[0xFF, 0xE0, 0, 2], Colours::Said),
+            (&ADOBE_RGB, Colours::Said),
+            // A comment that only looks like a marker inside.
+            (&[0xFF, 0xFE, 0, 4, 0xFF, 0xE0], Colours::Unsaid),
+        ] {
+            assert_eq!(colours(&image(marker)), Some(expected), "{marker:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_frame_header_and_scan_is_no_image() {
+        for bytes in [
+            &[][..],
+            &[0xFF, 0xD8],
+            &[0xFF, 0xD8, 0, 0, 0, 0, 0xFF, 0xD9],
+            &[0xFF, 0xD8, 0xFF, 0xDA, 0, 2],
+            &[0xFF, 0xD8, 0xFF, 0xC0, 0xFF, 0xFF],
+            &[0, 0, 0xFF, 0xC0, 0, 2, 0xFF, 0xDA, 0, 2],
+        ] {
+            assert_eq!(colours(bytes), None, "{bytes:?}");
+        }
+    }
 }

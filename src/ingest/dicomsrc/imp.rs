@@ -1,5 +1,6 @@
 //! The machinery of `dicomsrc`.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -195,7 +196,11 @@ impl PushSrcImpl for DicomSrc {
         };
         let index = *next;
         let frame = cine.read(index).map_err(|error| {
-            gst::element_imp_error!(self, gst::ResourceError::Read, ["frame {index}: {error}"]);
+            if error.kind() == io::ErrorKind::InvalidData {
+                gst::element_imp_error!(self, gst::StreamError::Decode, ("frame {index}: {error}"));
+            } else {
+                gst::element_imp_error!(self, gst::ResourceError::Read, ("frame {index}: {error}"));
+            }
             gst::FlowError::Error
         })?;
         let Some(frame) = frame else {
@@ -221,12 +226,12 @@ impl DicomSrc {
     fn open(&self) -> Result<Cine, gst::ErrorMessage> {
         let location = lock(&self.location);
         let path = location.as_ref().ok_or_else(|| {
-            gst::error_msg!(gst::ResourceError::NotFound, ["`location` is not set"])
+            gst::error_msg!(gst::ResourceError::NotFound, ("`location` is not set"))
         })?;
         Cine::open(path).map_err(|error| {
             gst::error_msg!(
                 gst::ResourceError::OpenRead,
-                ["{}: {error}", path.display()]
+                ("{}: {error}", path.display())
             )
         })
     }
@@ -261,7 +266,7 @@ fn describe(cine: &Cine) -> Result<(gst::Caps, Option<gst_video::VideoInfo>), gs
     }
     info.build()
         .and_then(|info| Ok((info.to_caps()?, Some(info))))
-        .map_err(|error| gst::error_msg!(gst::StreamError::Format, ["{error}"]))
+        .map_err(|error| gst::error_msg!(gst::StreamError::Format, ("{error}")))
 }
 
 /// Frames per second; 0/1 says that it varies or is not known.

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Fetches the real DICOM images that the tests read: they ship inside PyPI's
+# pydicom package. Needs python3 with pip, and the network, once; when the files
+# are there and right it does nothing.
+set -eu
+cd "$(dirname "$0")/.."
+cache=tests/data/cache/pydicom
+version=3.0.2
+
+sums() {
+    cat <<'SUMS'
+2427fdc82d90cd4ce8a69b5157eecb37549902dce138ac15c6456a7eae70b83d  examples_jpeg2k.dcm
+c6f5b60e1711d6009f7a944873969d4c8d4fcbd6ad96099a3a1a20f32a95a2bb  examples_palette.dcm
+bdd7f166ccef2dbd7ea9fc601ac25811f45aa623493b86cec0979b47109b83d4  examples_rgb_color.dcm
+6fa3a087d3c631b43216a8abec8aac8d2d73751c5bf5885708d1150b09283f72  examples_ybr_color.dcm
+SUMS
+}
+
+mkdir -p "$cache"
+if (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
+    exit 0
+fi
+python3 -m pip --version >/dev/null 2>&1 || {
+    echo "fetch-test-data: python3 with pip is needed (Debian: apt-get install python3-pip)" >&2
+    exit 1
+}
+download=$(mktemp -d)
+trap 'rm -rf "$download"' EXIT
+python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+    --dest "$download" "pydicom==$version"
+python3 -m zipfile --extract "$download"/pydicom-*.whl "$download/out"
+sums | while read -r _ name; do
+    cp "$download/out/pydicom/data/test_files/$name" "$cache/$name"
+done
+(cd "$cache" && sums | sha256sum --check --quiet)
