@@ -24,9 +24,11 @@ pub mod config;
 #[cfg(feature = "gstreamer")]
 pub mod dataflow;
 pub mod domain;
+pub mod engine;
 #[cfg(feature = "gstreamer")]
 pub mod ingest;
 pub mod metrics;
+pub mod model;
 pub mod serve;
 pub mod store;
 pub mod study;

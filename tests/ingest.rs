@@ -3,6 +3,8 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "support/recordings.rs"]
+mod recordings;
 #[path = "support/ingest.rs"]
 mod support;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use hepaflow::domain::{ContentHash, Crop, FrameSize};
 use hepaflow::ingest::{Arrival, IngestError, Media, SourceRequest};
 use hepaflow::metrics::DropReason;
+use recordings::*;
 use support::*;
 use tempfile::tempdir;
 

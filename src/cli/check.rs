@@ -31,7 +31,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(file).map_err(BadInput::new)?;
     pipeline.missing_files().map_err(BadInput::new)?;
     let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
-    let engine = Engine::open(&model, &engine_options(&pipeline.model)?).map_err(BadInput::new)?;
+    let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
     let spec = model.spec();
     let mut text = format!("{}: no mistakes\n", file.display());
     text += &format!(

@@ -3,16 +3,25 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+mod check;
+mod devices;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 mod progress;
 mod results;
+#[cfg(feature = "gstreamer")]
+mod run;
 
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+use crate::config::ModelConfig;
+use crate::engine::EngineOptions;
 
 /// Stages liver fibrosis from ultrasound video, as it streams.
 ///
@@ -36,7 +45,11 @@ struct Cli {
 enum Command {
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
+    #[cfg(feature = "gstreamer")]
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
     Results(results::ResultsArgs),
+    Devices(devices::DevicesArgs),
 }
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
@@ -69,8 +82,27 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "gstreamer")]
         Command::Phantom(args) => phantom::run(args),
+        #[cfg(feature = "gstreamer")]
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
+        Command::Devices(args) => devices::run(&args),
     }
+}
+
+/// What the pipeline file says of the engine.
+fn engine_options(config: &ModelConfig) -> Result<EngineOptions, BadInput> {
+    let wrong = |key: &str, error: &dyn Display| BadInput::new(anyhow!("[model] {key}: {error}"));
+    Ok(EngineOptions {
+        device: config
+            .device
+            .parse()
+            .map_err(|error| wrong("device", &error))?,
+        precision: config
+            .precision
+            .parse()
+            .map_err(|error| wrong("precision", &error))?,
+    })
 }
 
 /// Makes a panic of any thread end the process, after its message.

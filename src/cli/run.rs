@@ -45,14 +45,14 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
     let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
-    let engine = Engine::open(&model, &engine_options(&pipeline.model)?).map_err(BadInput::new)?;
+    let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
     let engine = Arc::new(engine);
     let spec = model.spec();
 
     let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
     store.register(&StoredModel {
         hash: model.hash(),
-        architecture: spec.architecture.clone(),
+        architecture: spec.architecture.to_string(),
         classes: spec.classes.clone(),
     })?;
 

@@ -16,7 +16,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::{Control, Epoch};
 
 /// How long evidence is gathered before answers are brought up to date.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(100);
 
 /// Reads and drives the epoch. When the last clone is dropped the ticker ends.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -10,6 +11,9 @@ use crate::store::{Batch, Store};
 
 /// Rows that one transaction takes at most.
 const ROWS_A_COMMIT: usize = 4096;
+/// How long a commit waits for more rows to share its sync, which is what
+/// commits cost: a handful a second, whatever the number of streams.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// How many clips may be on their way from window to disk. Everything between
 /// holds clips, so this one number bounds the memory of all its queues.
@@ -79,9 +83,15 @@ fn commit_all(
 ) {
     let mut broken = false;
     while let Ok(mut batch) = batches.recv() {
-        // Whatever else is waiting shares the transaction and its sync.
+        let deadline = Instant::now() + GATHER;
         while batch.clips.len() + batch.patients.len() < ROWS_A_COMMIT {
-            let Ok(more) = batches.try_recv() else { break };
+            // Sources short of credit wait for this thread: then it does not.
+            let more = if batch.clips.len() < credits.limit / 4 {
+                batches.recv_deadline(deadline).ok()
+            } else {
+                batches.try_recv().ok()
+            };
+            let Some(more) = more else { break };
             batch.extend(more);
         }
         if !broken && !batch.is_empty() {

@@ -1,5 +1,6 @@
 //! DICOM cines: real ones, ones written by dicom-rs, and hostile ones.
 
+use crate::recordings::pydicom;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

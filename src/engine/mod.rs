@@ -1,0 +1,250 @@
+//! Execution of a network: a plan compiled once, run by a backend.
+//!
+//! [`Engine::open`] folds batch norm into the convolutions, fuses what follows
+//! them, and lays out memory ([`plan`]); [`cpu`] runs the plan. An engine is
+//! shared by threads, each with a [`Workspace`] of its own that holds every
+//! intermediate value, so that a clip costs no allocation but its answer's.
+//!
+//! The same clip gives the same bits on one machine, whatever the number of
+//! threads and whatever clips are beside it.
+
+mod cpu;
+pub mod devices;
+mod plan;
+
+use std::str::FromStr;
+
+use crate::domain::Clip;
+use crate::model::{InputSpec, Model};
+
+pub use plan::Plan;
+
+/// An engine could not be opened, or a clip not scored.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// CUDA was asked for where it cannot be had.
+    #[error(
+        "device \"cuda\" was asked for, but this version computes on the CPU only; use \"auto\" or \"cpu\""
+    )]
+    NoCuda,
+    /// A precision that the device does not compute in.
+    #[error("the CPU computes in f32; precision \"{0}\" needs another device")]
+    Precision(Precision),
+    /// The network has an operation where the backend does not expect one.
+    #[error("the engine cannot execute `{node}` of this network: {problem}")]
+    Unsupported {
+        /// The node's name.
+        node: String,
+        /// What was found.
+        problem: &'static str,
+    },
+    /// Clips of another shape than the network takes.
+    #[error("clips of shape {found:?} do not fit: the model takes [N, {}, {}, {}, {}]", expected[0], expected[1], expected[2], expected[3])]
+    Shape {
+        /// What was given.
+        found: Vec<usize>,
+        /// Channels, frames, rows, columns.
+        expected: [usize; 4],
+    },
+}
+
+/// Where a network is executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The best that is there.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA card; an error where there is none.
+    Cuda,
+}
+
+/// What a network computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// IEEE single precision.
+    #[default]
+    F32,
+    /// bfloat16 products, single precision sums.
+    Bf16,
+    /// Half precision products, single precision sums.
+    F16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as clap::ValueEnum>::from_str(text, false)
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as clap::ValueEnum>::from_str(text, false)
+    }
+}
+
+/// How to execute a network.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// Where.
+    pub device: Device,
+    /// In what precision.
+    pub precision: Precision,
+}
+
+/// A network, ready to score clips.
+#[derive(Debug)]
+pub struct Engine {
+    plan: Plan,
+    input: InputSpec,
+    classes: usize,
+}
+
+/// What one thread needs to score clips; made by [`Engine::workspace`].
+#[derive(Debug)]
+pub struct Workspace(cpu::Buffers);
+
+impl Engine {
+    /// Compiles a model for a device.
+    ///
+    /// # Errors
+    /// If the device or precision cannot be had, or the network holds an
+    /// operation that the backend does not know.
+    pub fn open(model: &Model, options: EngineOptions) -> Result<Self, EngineError> {
+        if options.device == Device::Cuda {
+            return Err(EngineError::NoCuda);
+        }
+        if options.precision != Precision::F32 {
+            return Err(EngineError::Precision(options.precision));
+        }
+        Ok(Self {
+            plan: Plan::compile(model.graph(), model.weights())?,
+            input: model.spec().input.clone(),
+            classes: model.spec().classes.len(),
+        })
+    }
+
+    /// For people: what executes the network.
+    pub fn description(&self) -> &'static str {
+        "cpu, f32"
+    }
+
+    /// Scratch memory for one thread, bytes and all.
+    pub fn workspace(&self) -> Workspace {
+        Workspace(cpu::Buffers::new(&self.plan))
+    }
+
+    /// Logits, `[N][K]`, of clips as the dataflow has them: `[T]` grey pictures
+    /// of `[H, W]`, eight bits deep, which are normalised here.
+    ///
+    /// # Errors
+    /// If a clip has another shape than the network takes.
+    pub fn infer(
+        &self,
+        workspace: &mut Workspace,
+        clips: &[Clip],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let input = &self.input;
+        let area = input.height * input.width;
+        let table = grey_table(input);
+        let mut logits = Vec::with_capacity(clips.len());
+        for clip in clips {
+            let frames = &clip.frames;
+            if frames.len() != input.frames || frames.iter().any(|f| f.pixels.len() != area) {
+                let pixels = frames.first().map_or(0, |frame| frame.pixels.len());
+                return Err(self.misshapen(vec![1, frames.len(), pixels]));
+            }
+            let values = workspace.0.input_mut(&self.plan);
+            let pixels = frames.iter().flat_map(|frame| frame.pixels.iter());
+            for (values, &grey) in values.chunks_exact_mut(input.channels).zip(pixels) {
+                for (value, table) in values.iter_mut().zip(&table) {
+                    *value = table[usize::from(grey)];
+                }
+            }
+            logits.push(cpu::run(&self.plan, &mut workspace.0).to_vec());
+        }
+        Ok(logits)
+    }
+
+    /// Logits, `[N, K]`, of clips that are normalised already: `clips` is
+    /// row-major with the shape `[N, C, T, H, W]`.
+    ///
+    /// # Errors
+    /// If the shape is not the network's, or not that of the values.
+    pub fn infer_tensor(
+        &self,
+        workspace: &mut Workspace,
+        clips: &[f32],
+        shape: &[usize],
+    ) -> Result<Vec<f32>, EngineError> {
+        let input = &self.input;
+        let [batch, channels, t, h, w] = *shape else {
+            return Err(self.misshapen(shape.to_vec()));
+        };
+        let expected = [input.channels, input.frames, input.height, input.width];
+        let positions = input.frames * input.height * input.width;
+        let clip_len = input.channels * positions;
+        if [channels, t, h, w] != expected || clips.len() != batch * clip_len {
+            return Err(self.misshapen(shape.to_vec()));
+        }
+        let mut logits = Vec::with_capacity(batch * self.classes);
+        for clip in clips.chunks_exact(clip_len) {
+            let values = workspace.0.input_mut(&self.plan);
+            for (channel, plane) in clip.chunks_exact(positions).enumerate() {
+                let places = values.iter_mut().skip(channel).step_by(channels);
+                places.zip(plane).for_each(|(place, value)| *place = *value);
+            }
+            logits.extend_from_slice(cpu::run(&self.plan, &mut workspace.0));
+        }
+        Ok(logits)
+    }
+
+    fn misshapen(&self, found: Vec<usize>) -> EngineError {
+        let input = &self.input;
+        let expected = [input.channels, input.frames, input.height, input.width];
+        EngineError::Shape { found, expected }
+    }
+}
+
+/// What each grey level becomes, channel by channel.
+fn grey_table(input: &InputSpec) -> Vec<[f32; 256]> {
+    let normalise =
+        |mean: f32, std: f32| std::array::from_fn(|grey| (grey as f32 / 255.0 - mean) / std);
+    input
+        .mean
+        .iter()
+        .zip(&input.std)
+        .map(|(&mean, &std)| normalise(mean, std))
+        .collect()
+}
+
+/// Probabilities of one row of logits.
+///
+/// ```
+/// let p = hepaflow::engine::softmax(&[0.0, 1000.0]);
+/// assert_eq!(p, [0.0, 1.0]);
+/// ```
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let powers: Vec<_> = logits
+        .iter()
+        .map(|&logit| (f64::from(logit) - highest).exp())
+        .collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}

@@ -1,0 +1,220 @@
+use std::fmt;
+
+/// What flows between two nodes, for one clip: `[C, T, H, W]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Channels.
+    pub channels: usize,
+    /// Frames, rows and columns.
+    pub extent: [usize; 3],
+}
+
+impl Shape {
+    /// Values in all.
+    pub fn len(&self) -> usize {
+        self.channels * self.positions()
+    }
+
+    /// Whether there is no value at all; never so in a graph.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Places in time and space: `T * H * W`.
+    pub fn positions(&self) -> usize {
+        self.extent.iter().product()
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [t, h, w] = self.extent;
+        write!(f, "[{}, {t}, {h}, {w}]", self.channels)
+    }
+}
+
+/// Which node of a graph, in the order in which they were added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// A convolution over time and space, without bias: cross-correlation as
+/// `torch.nn.Conv3d` defines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Channels out.
+    pub channels: usize,
+    /// Taps in time, rows, columns.
+    pub kernel: [usize; 3],
+    /// Steps in time, rows, columns.
+    pub stride: [usize; 3],
+    /// Zeros before and after, in time, rows, columns.
+    pub padding: [usize; 3],
+}
+
+/// What a node computes from its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The clip itself.
+    Input,
+    /// Parameters `NAME.weight`, `[C', C, kt, kh, kw]`.
+    Conv(Conv),
+    /// With the running statistics, as in evaluation; parameters `NAME.weight`,
+    /// `NAME.bias`, `NAME.running_mean`, `NAME.running_var`, each `[C]`.
+    BatchNorm,
+    /// `max(x, 0)`.
+    Relu,
+    /// The sum of two inputs of one shape.
+    Add,
+    /// Leaves this many frames out at the beginning and at the end.
+    CropTime(usize),
+    /// The mean over time and space of each channel: `[C, 1, 1, 1]`.
+    GlobalAveragePool,
+    /// Parameters `NAME.weight`, `[K, C]`, and `NAME.bias`, `[K]`.
+    Linear(usize),
+}
+
+/// One operation in a network.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Prefix of its parameters' names.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// From which nodes, all of them before it.
+    pub inputs: Vec<NodeId>,
+    /// What comes out.
+    pub shape: Shape,
+}
+
+/// A network: nodes in an order in which they can be computed; the last one is
+/// the output.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+}
+
+/// The epsilon of `torch.nn.BatchNorm3d`.
+pub(super) const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+impl Graph {
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// One node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// What goes in.
+    pub fn input_shape(&self) -> Shape {
+        self.nodes[0].shape
+    }
+
+    /// Epsilon that batch norm adds to the variance.
+    pub fn batch_norm_epsilon(&self) -> f64 {
+        BATCH_NORM_EPSILON
+    }
+
+    /// Begins a network.
+    pub(super) fn input(shape: Shape) -> (Self, NodeId) {
+        let node = Node {
+            name: "input".to_owned(),
+            op: Op::Input,
+            inputs: Vec::new(),
+            shape,
+        };
+        (Self { nodes: vec![node] }, NodeId(0))
+    }
+
+    /// Adds an operation; says why if its inputs do not fit.
+    pub(super) fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[NodeId],
+    ) -> Result<NodeId, String> {
+        let name = name.into();
+        let input = self.node(inputs[0]).shape;
+        let shape = match op {
+            Op::Input | Op::BatchNorm | Op::Relu => input,
+            Op::Add => {
+                let other = self.node(inputs[1]).shape;
+                if other != input {
+                    return Err(format!("{name}: cannot add {input} and {other}"));
+                }
+                input
+            }
+            Op::Conv(conv) => {
+                let mut extent = [0; 3];
+                for axis in 0..3 {
+                    let padded = input.extent[axis] + 2 * conv.padding[axis];
+                    let Some(room) = padded.checked_sub(conv.kernel[axis]) else {
+                        let axis = ["time", "rows", "columns"][axis];
+                        return Err(format!("{name}: the input {input} is too small in {axis}"));
+                    };
+                    extent[axis] = room / conv.stride[axis] + 1;
+                }
+                Shape {
+                    channels: conv.channels,
+                    extent,
+                }
+            }
+            Op::CropTime(crop) => {
+                let [t, h, w] = input.extent;
+                let Some(t) = t.checked_sub(2 * crop).filter(|&t| t > 0) else {
+                    return Err(format!("{name}: the input {input} has too few frames"));
+                };
+                Shape {
+                    channels: input.channels,
+                    extent: [t, h, w],
+                }
+            }
+            Op::GlobalAveragePool => Shape {
+                channels: input.channels,
+                extent: [1, 1, 1],
+            },
+            Op::Linear(features) => Shape {
+                channels: features,
+                extent: [1, 1, 1],
+            },
+        };
+        self.nodes.push(Node {
+            name,
+            op,
+            inputs: inputs.to_vec(),
+            shape,
+        });
+        Ok(NodeId(self.nodes.len() - 1))
+    }
+
+    /// Name and shape of every parameter.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let mut parameters = Vec::new();
+        for node in &self.nodes {
+            let mut want = |suffix: &str, shape: Vec<usize>| {
+                parameters.push((format!("{}.{suffix}", node.name), shape));
+            };
+            let channels = node.shape.channels;
+            let inputs = || self.node(node.inputs[0]).shape.channels;
+            match node.op {
+                Op::Conv(conv) => {
+                    let [t, h, w] = conv.kernel;
+                    want("weight", vec![channels, inputs(), t, h, w]);
+                }
+                Op::BatchNorm => {
+                    for suffix in ["weight", "bias", "running_mean", "running_var"] {
+                        want(suffix, vec![channels]);
+                    }
+                }
+                Op::Linear(features) => {
+                    want("weight", vec![features, inputs()]);
+                    want("bias", vec![features]);
+                }
+                Op::Input | Op::Relu | Op::Add | Op::CropTime(_) | Op::GlobalAveragePool => {}
+            }
+        }
+        parameters
+    }
+}

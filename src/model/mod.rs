@@ -1,0 +1,136 @@
+//! Models: a directory on disk, checked and understood.
+//!
+//! A model directory holds `model.toml` ([`ModelSpec`]: architecture, classes
+//! and their meaning, input) and `weights.safetensors` under PyTorch's own
+//! names. [`Model::load`] reads both, builds the network as a [`Graph`], and
+//! refuses weights that do not fit it, naming every tensor that is missing, too
+//! many, misshapen or not finite. What executes a graph is the engine, not this
+//! room.
+
+mod fibro;
+mod graph;
+mod spec;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use graph::{Conv, Graph, Node, NodeId, Op, Shape};
+pub use spec::{Architecture, InputSpec, ModelSpec};
+pub use weights::{Tensor, Weights};
+
+use crate::domain::ModelHash;
+
+/// A model directory could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file of the directory could not be read.
+    #[error("cannot read {}: {error}; a model directory holds model.toml and weights.safetensors", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// `model.toml` has a mistake.
+    #[error("{}: {error}", file.display())]
+    Spec {
+        /// The file.
+        file: PathBuf,
+        /// Line, key and what was expected.
+        error: Box<toml::de::Error>,
+    },
+    /// `model.toml` is well formed but describes no possible network.
+    #[error("{}: {problem}", file.display())]
+    Impossible {
+        /// The file.
+        file: PathBuf,
+        /// Which value, and what is possible.
+        problem: String,
+    },
+    /// The weights are no safetensors file.
+    #[error("{} is no whole safetensors file: {problem}; copy or export it again", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What the format's reader said.
+        problem: String,
+    },
+    /// The weights are not those of the network that `model.toml` describes.
+    #[error("{} does not fit its model.toml:\n  {}", file.display(), faults.join("\n  "))]
+    Weights {
+        /// The file.
+        file: PathBuf,
+        /// One line for each tensor.
+        faults: Vec<String>,
+    },
+}
+
+/// A model, ready for an engine.
+#[derive(Clone, Debug)]
+pub struct Model {
+    spec: ModelSpec,
+    graph: Graph,
+    weights: Weights,
+    hash: ModelHash,
+}
+
+impl Model {
+    /// Reads and checks a model directory.
+    ///
+    /// # Errors
+    /// If a file is missing or malformed, or the weights do not fit the
+    /// architecture.
+    pub fn load(directory: &Path) -> Result<Self, ModelError> {
+        let toml_file = directory.join("model.toml");
+        let weights_file = directory.join("weights.safetensors");
+        let read = |file: &Path| {
+            std::fs::read(file).map_err(|error| ModelError::Read {
+                file: file.to_owned(),
+                error,
+            })
+        };
+        let toml_bytes = read(&toml_file)?;
+        let weight_bytes = read(&weights_file)?;
+        let spec = ModelSpec::parse(&toml_file, &toml_bytes)?;
+        let graph = spec.graph().map_err(|problem| ModelError::Impossible {
+            file: toml_file,
+            problem,
+        })?;
+        let weights = Weights::read(&weights_file, &weight_bytes, &graph)?;
+        // Lengths in between, so that no byte can move from one file to the
+        // other and leave the hash as it was.
+        let mut digest = Sha256::new();
+        for bytes in [&toml_bytes, &weight_bytes] {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        }
+        Ok(Self {
+            spec,
+            graph,
+            weights,
+            hash: ModelHash::from_digest(digest),
+        })
+    }
+
+    /// Identity of the directory's content.
+    pub fn hash(&self) -> ModelHash {
+        self.hash
+    }
+
+    /// What `model.toml` says.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The network's parameters, by name.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+}

@@ -1,0 +1,307 @@
+//! Model directories and the CPU engine, held to PyTorch's numbers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use hepaflow::domain::{Clip, EventTime, Frame, StreamId};
+use hepaflow::engine::{Device, Engine, EngineError, EngineOptions, Precision};
+use hepaflow::model::{Model, ModelError};
+use safetensors::SafeTensors;
+use tempfile::TempDir;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(name)
+}
+
+fn tensor(file: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = fs::read(file).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let view = stored.tensor(name).unwrap();
+    let values = view
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|v| f32::from_le_bytes(*v))
+        .collect();
+    (view.shape().to_vec(), values)
+}
+
+/// Relative to the largest logit of all, as they matter by their differences.
+fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected
+        .iter()
+        .fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, f32::max) / scale
+}
+
+#[test]
+fn logits_are_pytorchs() {
+    for name in ["fibro3d", "fibro3d_odd"] {
+        let model = Model::load(&golden(name)).unwrap();
+        let engine = Engine::open(&model, EngineOptions::default()).unwrap();
+        let (shape, clips) = tensor(&golden(name).join("clips.safetensors"), "clips");
+        let (_, expected) = tensor(&golden(name).join("logits.safetensors"), "logits");
+        let mut workspace = engine.workspace();
+        let logits = engine.infer_tensor(&mut workspace, &clips, &shape).unwrap();
+        let difference = largest_difference(&logits, &expected);
+        assert!(difference < 1e-5, "{name}: {difference:e}");
+
+        // Once more in the same workspace, and clip by clip: the same bits.
+        assert_eq!(
+            engine.infer_tensor(&mut workspace, &clips, &shape).unwrap(),
+            logits
+        );
+        let one = [&[1], &shape[1..]].concat();
+        let alone: Vec<f32> = clips
+            .chunks_exact(clips.len() / shape[0])
+            .flat_map(|clip| {
+                engine
+                    .infer_tensor(&mut engine.workspace(), clip, &one)
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(alone, logits);
+    }
+}
+
+fn grey_clip(frames: usize, area: usize) -> Clip {
+    let frame = |index: usize| Frame {
+        index: index as u64,
+        time: EventTime::from_nanos(index as u64),
+        arrived: Instant::now(),
+        discontinuity: false,
+        pixels: (0..area)
+            .map(|place| (index * 31 + place * 7) as u8)
+            .collect(),
+    };
+    Clip {
+        stream: StreamId(0),
+        frames: (0..frames).map(frame).collect(),
+    }
+}
+
+#[test]
+fn grey_pictures_are_normalised_as_the_model_says() {
+    let model = Model::load(&golden("fibro3d_odd")).unwrap();
+    let engine = Engine::open(&model, EngineOptions::default()).unwrap();
+    let input = &model.spec().input;
+    let clip = grey_clip(input.frames, input.height * input.width);
+    let normalised: Vec<f32> = input
+        .mean
+        .iter()
+        .zip(&input.std)
+        .flat_map(|(mean, std)| {
+            let pixels = clip.frames.iter().flat_map(|frame| frame.pixels.iter());
+            pixels.map(move |&grey| (f32::from(grey) / 255.0 - mean) / std)
+        })
+        .collect();
+    let shape = [1, input.channels, input.frames, input.height, input.width];
+    let mut workspace = engine.workspace();
+    let expected = engine
+        .infer_tensor(&mut workspace, &normalised, &shape)
+        .unwrap();
+    assert_eq!(engine.infer(&mut workspace, &[clip]).unwrap(), [expected]);
+}
+
+#[test]
+fn clips_of_another_shape_are_refused() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let engine = Engine::open(&model, EngineOptions::default()).unwrap();
+    let mut workspace = engine.workspace();
+    let refused = |error: EngineError| {
+        assert!(matches!(error, EngineError::Shape { .. }), "{error}");
+        assert!(error.to_string().contains("[N, 1, 9, 28, 28]"), "{error}");
+    };
+    refused(
+        engine
+            .infer(&mut workspace, &[grey_clip(8, 28 * 28)])
+            .unwrap_err(),
+    );
+    refused(
+        engine
+            .infer(&mut workspace, &[grey_clip(9, 27 * 28)])
+            .unwrap_err(),
+    );
+    refused(
+        engine
+            .infer_tensor(&mut workspace, &[0.0; 784], &[1, 1, 1, 28, 28])
+            .unwrap_err(),
+    );
+    refused(
+        engine
+            .infer_tensor(&mut workspace, &[], &[1, 1, 9, 28, 28])
+            .unwrap_err(),
+    );
+    refused(engine.infer_tensor(&mut workspace, &[], &[]).unwrap_err());
+}
+
+#[test]
+fn what_the_engine_cannot_do_is_said() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let cuda = EngineOptions {
+        device: Device::Cuda,
+        ..Default::default()
+    };
+    assert!(matches!(
+        Engine::open(&model, cuda),
+        Err(EngineError::NoCuda)
+    ));
+    let half = EngineOptions {
+        precision: Precision::F16,
+        ..Default::default()
+    };
+    assert!(
+        Engine::open(&model, half)
+            .unwrap_err()
+            .to_string()
+            .contains("f16")
+    );
+}
+
+/// A copy of a golden model, to be spoilt.
+fn copy(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["model.toml", "weights.safetensors"] {
+        fs::copy(golden(name).join(file), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn replace(folder: &TempDir, from: &str, to: &str) -> ModelError {
+    let file = folder.path().join("model.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from));
+    fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    Model::load(folder.path()).unwrap_err()
+}
+
+#[test]
+fn a_model_toml_that_is_wrong_is_explained() {
+    for (from, to, says) in [
+        (
+            "\"fibro3d\"",
+            "\"fibro4d\"",
+            "unknown variant `fibro4d`, expected `fibro3d`",
+        ),
+        ("synthetic", "sinthetic", "unknown field `sinthetic`"),
+        ("frames = 9", "frames = 8", "input.frames = 8 is too few"),
+        (
+            "frames = 9",
+            "frames = 99999999999",
+            "input.frames = 99999999999 is not possible",
+        ),
+        (
+            "height = 28",
+            "height = 0",
+            "input.height = 0 is not possible",
+        ),
+        ("std = [0.2]", "std = [0.0]", "std above 0"),
+        (
+            "mean = [0.3]",
+            "mean = [0.3, 0.3]",
+            "expected one a channel",
+        ),
+        ("\"F0-F1\"", "\"F0-F2\"", "rise and not overlap"),
+        ("\"F0-F1\"", "\"F9\"", "`F9` is no METAVIR stage"),
+        ("[4, 6]", "[]", "widths"),
+        ("[4, 6]", "[4, 0]", "widths: 0 is not possible"),
+    ] {
+        let error = replace(&copy("fibro3d"), from, to).to_string();
+        assert!(
+            error.contains(says) && error.contains("model.toml"),
+            "{from} {to}: {error}"
+        );
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named_all_at_once() {
+    let folder = copy("fibro3d");
+    let error = replace(&folder, "[4, 6]", "[4, 5]").to_string();
+    for says in [
+        "weights.safetensors does not fit its model.toml",
+        "blocks.1.conv1.weight has shape [6, 4, 3, 3, 3]: expected [5, 4, 3, 3, 3]",
+        "blocks.1.shortcut.norm.bias has shape [6]: expected [5]",
+        "head.weight has shape [2, 6]: expected [2, 5]",
+    ] {
+        assert!(error.contains(says), "{says} in {error}");
+    }
+    let error = replace(&copy("fibro3d"), "[4, 6]", "[4]").to_string();
+    assert!(
+        error.contains("blocks.1.conv1.weight is not part of the network"),
+        "{error}"
+    );
+    let error = replace(&copy("fibro3d_odd"), "[5, 3, 7]", "[5, 3, 7, 9]").to_string();
+    assert!(error.contains("4 blocks need at least 17"), "{error}");
+}
+
+#[test]
+fn weights_cut_short_lying_or_not_finite_are_refused() {
+    let folder = copy("fibro3d");
+    let file = folder.path().join("weights.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let mut lying = whole.clone();
+    lying[..8].copy_from_slice(&(2_u64 << 30).to_le_bytes());
+    let cases = [
+        &whole[..whole.len() - 1],
+        &whole[..20],
+        &whole[..3],
+        &[],
+        &lying,
+    ];
+    for bytes in cases {
+        fs::write(&file, bytes).unwrap();
+        let error = Model::load(folder.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Format { .. }), "{error}");
+        assert!(error.to_string().contains("weights.safetensors"));
+    }
+    let mut spoilt = whole.clone();
+    let end = spoilt.len();
+    spoilt[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, &spoilt).unwrap();
+    let error = Model::load(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+
+    fs::remove_file(&file).unwrap();
+    assert!(matches!(
+        Model::load(folder.path()),
+        Err(ModelError::Read { .. })
+    ));
+}
+
+#[test]
+fn the_hash_changes_with_every_byte_of_the_directory() {
+    let first = Model::load(&golden("fibro3d")).unwrap().hash();
+    assert_eq!(Model::load(copy("fibro3d").path()).unwrap().hash(), first);
+    let folder = copy("fibro3d");
+    let file = folder.path().join("model.toml");
+    fs::write(&file, fs::read_to_string(&file).unwrap() + "\n").unwrap();
+    assert_ne!(Model::load(folder.path()).unwrap().hash(), first);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_damage_to_the_weights_makes_the_reader_panic(
+        place in 0_usize..6000,
+        value: u8,
+        cut in proptest::option::of(0_usize..9000),
+    ) {
+        let folder = copy("fibro3d");
+        let file = folder.path().join("weights.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let place = place % bytes.len();
+        bytes[place] = value;
+        if let Some(cut) = cut {
+            bytes.truncate(cut);
+        }
+        fs::write(&file, &bytes).unwrap();
+        // Refused or, where only a weight changed, taken; never a panic.
+        drop(Model::load(folder.path()));
+    }
+}
