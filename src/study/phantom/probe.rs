@@ -70,8 +70,8 @@ impl Probe {
         }
     }
 
-    /// Samples along each beam.
-    pub(crate) fn samples(&self) -> usize {
+    /// Samples along each beam, 0.16 mm apart.
+    pub fn samples(&self) -> usize {
         (self.depth_mm / SAMPLE_MM) as usize
     }
 

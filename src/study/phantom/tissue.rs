@@ -27,12 +27,12 @@ const HALF_WIDTH: f32 = 14.0;
 /// ends of a curved face are lifted off the middle's tangent.
 const DEPTHS: [f32; 2] = [-5.0, 75.0];
 /// Points of the capsule per mm^2.
-pub(crate) const CAPSULE_PER_MM2: f32 = 10.0;
+const CAPSULE_PER_MM2: f32 = 10.0;
 /// Amplitude of a capsule point: about 14 dB above the parenchyma's speckle.
 const CAPSULE_AMPLITUDE: f32 = 1.15;
 /// How much brighter the wall of a vessel is, and how many radii it reaches.
-pub(crate) const LINING: f32 = 1.7;
-pub(crate) const LINING_END: f32 = 1.25;
+const LINING: f32 = 1.7;
+const LINING_END: f32 = 1.25;
 
 /// The resting line of the capsule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +69,7 @@ pub(crate) struct Scatterers {
 }
 
 impl Scatterers {
-    fn push(&mut self, at: [f32; 3], amplitude: f32, vessel: f32) {
+    pub(crate) fn push(&mut self, at: [f32; 3], amplitude: f32, vessel: f32) {
         self.u.push(at[0]);
         self.v.push(at[1]);
         self.e.push(at[2]);
@@ -123,7 +123,7 @@ impl Vessel {
                 rng.random_range(-8.0..8.0),
             ],
             along,
-            radius: rng.random_range(1.2..3.6),
+            radius: rng.random_range(1.2..4.2),
         }
     }
 
@@ -174,7 +174,7 @@ impl Tissue {
         let height = Field::draw(rng, [across(5.0), along(5.0)]);
         // Layers of fat and muscle: thin in depth, long along the face.
         let layers = Field::draw(rng, [across(9.0), axis(top, 4.0, 0.9), along(14.0)]);
-        let vessels: Vec<_> = (0..rng.random_range(4..8))
+        let vessels: Vec<_> = (0..rng.random_range(7..13))
             .map(|_| Vessel::draw(rng, bottom - 8.0))
             .collect();
 
