@@ -57,6 +57,6 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "gstreamer")]
-        Command::Phantom(args) => phantom::run(args),
+        Command::Phantom(args) => phantom::run(&args),
     }
 }

@@ -50,7 +50,9 @@ pub(crate) struct Beams {
 fn half_kernel<const N: usize>(sd: f32) -> [f32; N] {
     let mut kernel = std::array::from_fn(|i| (-0.5 * (i as f32 / sd).powi(2)).exp());
     let power: f32 = kernel.iter().map(|k: &f32| 2.0 * k * k).sum::<f32>() - 1.0;
-    kernel.iter_mut().for_each(|k| *k /= power.sqrt());
+    for k in &mut kernel {
+        *k /= power.sqrt();
+    }
     kernel
 }
 
@@ -190,7 +192,7 @@ impl Beams {
     }
 
     /// Adds (re, im) to the four cells around a position in beam space.
-    #[inline(always)]
+    #[inline]
     fn splat(&mut self, line: f32, depth: f32, re: f32, im: f32) {
         // Positions counted from the margins' corner, which lets echoes just
         // outside the picture spread into it.
@@ -264,7 +266,7 @@ impl Beams {
 /// (cos, sin) of `turns` full turns, `turns` >= 0 within the picture; good to
 /// 3e-4. Half the angle is brought into [-pi/2, pi/2], where short series
 /// suffice, and doubled.
-#[inline(always)]
+#[inline]
 fn phasor(turns: f32) -> (f32, f32) {
     // Truncation, not floor, which baseline x86-64 would call a function for.
     let half = std::f32::consts::PI * (turns - (turns as i32) as f32 - 0.5);
@@ -276,7 +278,7 @@ fn phasor(turns: f32) -> (f32, f32) {
 }
 
 /// exp(-e^2 / (2 sd^2)) as (1 - q/32)^32, which needs no call and reaches zero.
-#[inline(always)]
+#[inline]
 fn elevation_weight(e: f32) -> f32 {
     let q = e * e * (0.5 / (ELEVATION_MM * ELEVATION_MM));
     let p = (1.0 - q * (1.0 / 32.0)).max(0.0);

@@ -181,9 +181,12 @@ fn build(spec: &CohortSpec, directory: &Path, painted: &(dyn Fn() + Sync)) -> Re
     });
     let truths: Vec<TruthRow> = truths?.into_iter().flatten().collect();
 
-    let patients = (1..=spec.patients)
-        .map(|number| Patient::draw(spec.recording.seed, number, spec.recording.stage));
-    let rows: Vec<PatientRow> = patients.map(row_of).collect();
+    let rows: Vec<PatientRow> = (1..=spec.patients)
+        .map(|number| {
+            let patient = Patient::draw(spec.recording.seed, number, spec.recording.stage);
+            row_of(&patient)
+        })
+        .collect();
     let paths = truths.iter().map(|truth| truth.path.clone());
     let links = recordings(spec)
         .zip(paths)
@@ -242,7 +245,7 @@ fn write_clip(
     })
 }
 
-fn row_of(patient: Patient) -> PatientRow {
+fn row_of(patient: &Patient) -> PatientRow {
     PatientRow {
         patient_id: patient.id(),
         sex: patient.sex.letter(),
