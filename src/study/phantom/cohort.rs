@@ -107,7 +107,7 @@ pub fn count_frames(spec: &CohortSpec) -> Result<u64, Error> {
 ///
 /// When the specification is impossible, `directory` is not empty (without
 /// [`CohortSpec::overwrite`]), or anything cannot be encoded or written. What
-/// was in `directory` is then untouched.
+/// was in `directory` is untouched until the new cohort is complete.
 pub fn write(
     spec: &CohortSpec,
     directory: &Path,
@@ -118,12 +118,13 @@ pub fn write(
         return Err(Error::NotEmpty(directory.to_owned()));
     }
     let staging = staging(directory)?;
-    let written = build(spec, &staging, painted).and_then(|()| install(&staging, directory));
-    if written.is_err() {
+    if let Err(error) = build(spec, &staging, painted) {
         // The error that led here matters more than a leftover.
         let _ = fs::remove_dir_all(&staging);
+        return Err(error);
     }
-    written
+    // Should this fail half-way, what is not moved yet stays where it was built.
+    install(&staging, directory)
 }
 
 fn check_cohort(spec: &CohortSpec) -> Result<(), Error> {
