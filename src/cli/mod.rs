@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "gstreamer")]
-        Command::Phantom(args) => phantom::run(args),
+        Command::Phantom(args) => phantom::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),

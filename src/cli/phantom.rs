@@ -130,7 +130,7 @@ fn frame_size(text: &str) -> Result<Auto<FrameSize>, String> {
     }
 }
 
-pub(super) fn run(args: Phantom) -> anyhow::Result<()> {
+pub(super) fn run(args: &Phantom) -> anyhow::Result<()> {
     let jobs = match args.jobs {
         Some(jobs) => jobs,
         None => std::thread::available_parallelism().map_or(1, usize::from),

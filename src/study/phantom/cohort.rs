@@ -107,7 +107,7 @@ pub fn count_frames(spec: &CohortSpec) -> Result<u64, Error> {
 ///
 /// When the specification is impossible, `directory` is not empty (without
 /// [`CohortSpec::overwrite`]), or anything cannot be encoded or written. What
-/// was in `directory` is then untouched.
+/// was in `directory` is untouched until the new cohort is complete.
 pub fn write(
     spec: &CohortSpec,
     directory: &Path,
@@ -118,12 +118,13 @@ pub fn write(
         return Err(Error::NotEmpty(directory.to_owned()));
     }
     let staging = staging(directory)?;
-    let written = build(spec, &staging, painted).and_then(|()| install(&staging, directory));
-    if written.is_err() {
+    if let Err(error) = build(spec, &staging, painted) {
         // The error that led here matters more than a leftover.
         let _ = fs::remove_dir_all(&staging);
+        return Err(error);
     }
-    written
+    // Should this fail half-way, what is not moved yet stays where it was built.
+    install(&staging, directory)
 }
 
 fn check_cohort(spec: &CohortSpec) -> Result<(), Error> {
@@ -181,9 +182,12 @@ fn build(spec: &CohortSpec, directory: &Path, painted: &(dyn Fn() + Sync)) -> Re
     });
     let truths: Vec<TruthRow> = truths?.into_iter().flatten().collect();
 
-    let patients = (1..=spec.patients)
-        .map(|number| Patient::draw(spec.recording.seed, number, spec.recording.stage));
-    let rows: Vec<PatientRow> = patients.map(row_of).collect();
+    let rows: Vec<PatientRow> = (1..=spec.patients)
+        .map(|number| {
+            let patient = Patient::draw(spec.recording.seed, number, spec.recording.stage);
+            row_of(&patient)
+        })
+        .collect();
     let paths = truths.iter().map(|truth| truth.path.clone());
     let links = recordings(spec)
         .zip(paths)
@@ -242,7 +246,7 @@ fn write_clip(
     })
 }
 
-fn row_of(patient: Patient) -> PatientRow {
+fn row_of(patient: &Patient) -> PatientRow {
     PatientRow {
         patient_id: patient.id(),
         sex: patient.sex.letter(),

@@ -61,9 +61,9 @@ impl Episode {
     }
 }
 
-/// Colours the flow inside a box over the middle of `picture` (RGB): dark
-/// pixels, as lumens are, turn red or blue by where they lie, and brighten with
-/// the heart (`pulse`, 0 to 1).
+/// Draws a colour box over the middle of `picture` (RGB): a band of flow crosses
+/// it, red towards the probe and blue away from it, wider and faster with the
+/// heart (`pulse`, 0 to 1); what is dark elsewhere, as lumens are, flows too.
 pub(crate) fn colour_box(picture: &mut Picture, sector: &Sector, samples: usize, pulse: f32) {
     debug_assert_eq!(picture.format, Pixels::Rgb);
     let lines = [LINES * 3 / 10, LINES * 7 / 10];
@@ -80,10 +80,16 @@ pub(crate) fn colour_box(picture: &mut Picture, sector: &Sector, samples: usize,
             || depths[1] - sample <= 2;
         if edge {
             rgb.copy_from_slice(&[230, 230, 120]);
-        } else if rgb[0] < 48 {
-            let speed = (110.0 + 120.0 * pulse) as u8;
-            let towards = (line / 11 + sample / 37).is_multiple_of(2);
-            rgb.copy_from_slice(&if towards {
+            continue;
+        }
+        // Position in the box, -1 to 1 across and along the beams.
+        let across = 2.0 * (line - lines[0]) as f32 / (lines[1] - lines[0]) as f32 - 1.0;
+        let along = 2.0 * (sample - depths[0]) as f32 / (depths[1] - depths[0]) as f32 - 1.0;
+        let off_axis = (along - 0.35 * across).abs();
+        if off_axis < 0.14 + 0.08 * pulse || rgb[0] < 24 {
+            // Fastest on the axis; the other way beyond the bend in the middle.
+            let speed = (90.0 + 140.0 * pulse - 60.0 * off_axis) as u8;
+            rgb.copy_from_slice(&if across < 0.2 {
                 [speed, 20, 10]
             } else {
                 [10, 30, speed]

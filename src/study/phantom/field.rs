@@ -105,7 +105,9 @@ fn unit_power_kernel(sd: f32) -> Vec<f32> {
         .map(|i| (-0.5 * (i as f32 / sd).powi(2)).exp())
         .collect();
     let norm = kernel.iter().map(|k| k * k).sum::<f32>().sqrt();
-    kernel.iter_mut().for_each(|k| *k /= norm);
+    for k in &mut kernel {
+        *k /= norm;
+    }
     kernel
 }
 

@@ -21,6 +21,12 @@
 //! stays with the probe is the ripple. One frame cannot tell them apart, which
 //! is why motion is informative here. [`Ablation`] takes that away again.
 //!
+//! Measured on 200 patients of 4 s, seed 21, in beam space, AUC at >= F2 of the
+//! roughness of the tracked capsule line (standard error about .03): in one
+//! frame .66, of what moves over time .86; with the ripple off .89 and .88. A
+//! frame of 800x600 takes 4.5 ms on one core. Both can be measured again with
+//! `cargo test --release --test phantom -- --ignored --nocapture`.
+//!
 //! [`Recording`] paints frames in memory; [`record`] writes one file and
 //! [`cohort::write`] a whole cohort directory (both need the feature
 //! `gstreamer`). The command is `hepaflow phantom`.

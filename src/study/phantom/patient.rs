@@ -159,7 +159,8 @@ mod tests {
         let mut wins = 0.0;
         for d in &diseased {
             for h in &healthy {
-                wins += f64::from(u8::from(d > h)) + 0.5 * f64::from(u8::from(d == h));
+                wins +=
+                    f64::from(u8::from(d > h)) + 0.5 * f64::from(u8::from(d.total_cmp(h).is_eq()));
             }
         }
         wins / (diseased.len() * healthy.len()) as f64

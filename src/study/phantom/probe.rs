@@ -70,8 +70,8 @@ impl Probe {
         }
     }
 
-    /// Samples along each beam.
-    pub(crate) fn samples(&self) -> usize {
+    /// Samples along each beam, 0.16 mm apart.
+    pub fn samples(&self) -> usize {
         (self.depth_mm / SAMPLE_MM) as usize
     }
 
@@ -88,7 +88,7 @@ impl Probe {
     }
 
     /// The point on beam `line` at `depth` mm, as `[x, y]` in mm.
-    pub(crate) fn to_body(&self, line: f32, depth: f32) -> [f32; 2] {
+    pub(crate) fn to_body(self, line: f32, depth: f32) -> [f32; 2] {
         let aside = 2.0 * line / (LINES - 1) as f32 - 1.0;
         match self.face {
             Face::Curved {
@@ -138,7 +138,7 @@ impl CurvedBeams {
 }
 
 impl ToBeam for CurvedBeams {
-    #[inline(always)]
+    #[inline]
     fn to_beam(self, x: f32, y: f32) -> (f32, f32) {
         let down = y + self.radius;
         let r = (x * x + down * down).sqrt();
@@ -173,7 +173,7 @@ impl LinearBeams {
 }
 
 impl ToBeam for LinearBeams {
-    #[inline(always)]
+    #[inline]
     fn to_beam(self, x: f32, y: f32) -> (f32, f32) {
         ((x + self.half_width) * self.lines_per_mm, y)
     }

@@ -132,7 +132,7 @@ fn slider(sliders: &[f32; 6], share: f32) -> f32 {
 
 /// Base-2 logarithm of a positive number to 0.01: the exponent, and a parabola
 /// through the mantissa. A hundredth of an octave is a tenth of a grey level.
-#[inline(always)]
+#[inline]
 fn log2(x: f32) -> f32 {
     let bits = x.to_bits();
     let exponent = (bits >> 23) as i32 - 127;
@@ -140,7 +140,7 @@ fn log2(x: f32) -> f32 {
     exponent as f32 + m * (1.346_555 - 0.346_555 * m)
 }
 
-/// The finaliser of SplitMix64: a number of its own for every frame and line.
+/// The finaliser of the `SplitMix64` generator: a number of its own for every frame and line.
 fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

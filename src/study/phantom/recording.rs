@@ -12,6 +12,7 @@ use super::beam::Beams;
 use super::episodes::{Episode, colour_box};
 use super::patient::Patient;
 use super::picture::Picture;
+use super::probe::{LINES, SAMPLE_MM};
 use super::receive::Receiver;
 use super::rng::{self, Purpose};
 use super::scan::Scan;
@@ -146,6 +147,24 @@ impl Recording {
         place.face_row + self.tissue.line.y_mm(x) / place.mm_per_pixel
     }
 
+    /// Where the capsule rests along each beam, in samples of
+    /// [`Painter::beam_space`]: `[lines]`.
+    pub fn capsule_samples(&self) -> Vec<f32> {
+        let (probe, rest) = (&self.scan.probe, self.tissue.line);
+        (0..LINES)
+            .map(|line| {
+                // The beam crosses the line where it is as deep as the line; a
+                // few steps of the fixed point settle far below a sample.
+                let mut depth = rest.depth_mm;
+                for _ in 0..12 {
+                    let [x, y] = probe.to_body(line as f32, depth);
+                    depth += rest.y_mm(x) - y;
+                }
+                depth / SAMPLE_MM
+            })
+            .collect()
+    }
+
     /// True when its pictures have three bytes a pixel.
     pub const fn is_colour(&self) -> bool {
         matches!(self.episode, Some(Episode::Doppler { .. }))
@@ -253,5 +272,147 @@ impl Painter<'_> {
             colour_box(&mut picture, &recording.sector, samples, pulse);
         }
         picture
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> RecordingSpec {
+        RecordingSpec {
+            frame_size: Some(FrameSize {
+                height: 120,
+                width: 160,
+            }),
+            seconds: Some(0.5),
+            frames_per_second: Some(20),
+            scatterers: 8_000,
+            ..RecordingSpec::new(5, 3)
+        }
+    }
+
+    fn pictures(spec: &RecordingSpec) -> Vec<Vec<u8>> {
+        let recording = Recording::new(spec);
+        let mut painter = recording.painter();
+        (0..recording.scan().frames)
+            .map(|frame| painter.beam_space(frame).to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_pixels_and_another_does_not() {
+        let one = pictures(&spec());
+        assert_eq!(one.len(), 10);
+        assert_eq!(one, pictures(&spec()));
+        assert_ne!(one, pictures(&RecordingSpec { seed: 6, ..spec() }));
+        assert_ne!(one, pictures(&RecordingSpec { clip: 1, ..spec() }));
+    }
+
+    #[test]
+    fn a_frame_does_not_depend_on_the_frames_painted_before_it() {
+        let recording = Recording::new(&spec());
+        let mut painter = recording.painter();
+        let later = painter.paint(7);
+        painter.paint(2);
+        assert_eq!(painter.paint(7), later);
+    }
+
+    #[test]
+    fn shuffling_keeps_the_frames_and_loses_their_order() {
+        let straight = pictures(&spec());
+        let shuffled = pictures(&RecordingSpec {
+            ablation: Ablation::ShuffledFrames,
+            ..spec()
+        });
+        assert_ne!(straight, shuffled);
+        let sorted = |mut frames: Vec<Vec<u8>>| {
+            frames.sort();
+            frames
+        };
+        assert_eq!(sorted(straight), sorted(shuffled));
+    }
+
+    #[test]
+    fn a_repeated_instant_differs_in_noise_alone() {
+        let repeated = pictures(&RecordingSpec {
+            ablation: Ablation::OneFrameRepeated,
+            ..spec()
+        });
+        let moving = pictures(&spec());
+        let difference = |frames: &[Vec<u8>]| -> u64 {
+            let pairs = frames[0].iter().zip(&frames[9]);
+            pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
+        };
+        assert_ne!(repeated[0], repeated[9]);
+        assert!(2 * difference(&repeated) < difference(&moving));
+    }
+
+    #[test]
+    fn switching_the_ripple_off_changes_the_capsule_and_nothing_below_it() {
+        let with = Recording::new(&spec());
+        let without = Recording::new(&RecordingSpec {
+            ablation: Ablation::RippleOff,
+            ..spec()
+        });
+        assert!(with.scan().ripple_mm > 0.0);
+        assert_eq!(without.ripple, vec![0.0; without.ripple.len()]);
+        let samples = with.scan().probe.samples();
+        let (mut with, mut without) = (with.painter(), without.painter());
+        let (a, b) = (with.beam_space(4), without.beam_space(4));
+        assert_ne!(a, b);
+        for (a, b) in a.chunks(samples).zip(b.chunks(samples)) {
+            assert_eq!(a[samples * 3 / 4..], b[samples * 3 / 4..]);
+        }
+    }
+
+    #[test]
+    fn a_frozen_screen_stands_still_and_goes_on() {
+        let mut recording = Recording::new(&spec());
+        recording.episode = Some(Episode::Freeze { from: 2, to: 6 });
+        let frames: Vec<_> = recording.pictures().collect();
+        assert!(frames[3..6].iter().all(|frame| *frame == frames[2]));
+        assert_ne!(frames[1], frames[2]);
+        assert_ne!(frames[6], frames[2]);
+    }
+
+    #[test]
+    fn a_doppler_box_is_coloured_and_the_rest_is_grey() {
+        let mut recording = Recording::new(&spec());
+        recording.episode = Some(Episode::Doppler { from: 2, to: 6 });
+        let coloured = |picture: &Picture| {
+            let (pixels, _) = picture.pixels.as_chunks::<3>();
+            pixels.iter().filter(|[r, g, b]| r != g || g != b).count()
+        };
+        let frames: Vec<_> = recording.pictures().collect();
+        assert_eq!(coloured(&frames[0]), 0);
+        assert!(
+            coloured(&frames[3]) > 160 * 120 / 200,
+            "{}",
+            coloured(&frames[3])
+        );
+        assert_eq!(coloured(&frames[6]), 0);
+    }
+
+    #[test]
+    fn a_dual_screen_has_a_dark_column_between_its_halves() {
+        // Rates above one would be refused by the writer; here 1 suffices.
+        let dual = (1..200).find_map(|patient| {
+            let recording = Recording::new(&RecordingSpec {
+                patient,
+                episode_rate: 1.0,
+                scatterers: 500,
+                ..spec()
+            });
+            matches!(recording.episode, Some(Episode::DualScreen { .. })).then_some(recording)
+        });
+        let picture = dual.unwrap().painter().paint(9);
+        let column = |x: usize| {
+            let rows = 12..108;
+            rows.map(|row| u32::from(picture.pixels[row * 160 + x]))
+                .sum::<u32>()
+        };
+        assert_eq!(column(80), 0);
+        assert!(column(45) > 0 && column(115) > 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Random numbers that depend on what is drawn, never on when.
 //!
-//! Every patient, clip and purpose has its own ChaCha stream of the one seed,
+//! Every patient, clip and purpose has its own `ChaCha` stream of the one seed,
 //! so a cohort has the same pixels whatever the number of jobs, and switching
 //! one effect off (an ablation) leaves every other draw as it was.
 

@@ -90,12 +90,11 @@ impl Scan {
             tgc_error_db: std::array::from_fn(|_| normal(rng, 0.0, 1.5)),
             noise_db: rng.random_range(-52.0..-44.0),
             shadows,
-            ripple_mm: match spec.ablation {
-                Ablation::RippleOff => 0.0,
-                _ => {
-                    let rng = &mut rng::stream(spec.seed, spec.patient, spec.clip, Purpose::Ripple);
-                    rng::lognormal(rng, 0.5, 0.5) as f32
-                }
+            ripple_mm: if spec.ablation == Ablation::RippleOff {
+                0.0
+            } else {
+                let rng = &mut rng::stream(spec.seed, spec.patient, spec.clip, Purpose::Ripple);
+                rng::lognormal(rng, 0.5, 0.5) as f32
             },
         }
     }
@@ -104,7 +103,7 @@ impl Scan {
     /// at the capsule, like the capsule's own, so that one frame cannot tell
     /// them apart; but it stays with the probe.
     pub(crate) fn ripple(&self, spec: &RecordingSpec, capsule_mm: f32) -> Vec<f32> {
-        // Stream of its own; skip what `draw` took for the RMS by another clip bit.
+        // The RMS was drawn from the clip's own stream; this is another one.
         let clip = spec.clip | 1 << 15;
         let rng = &mut rng::stream(spec.seed, spec.patient, clip, Purpose::Ripple);
         let pitch = self.probe.line_pitch_mm(capsule_mm);

@@ -27,12 +27,15 @@ const HALF_WIDTH: f32 = 14.0;
 /// ends of a curved face are lifted off the middle's tangent.
 const DEPTHS: [f32; 2] = [-5.0, 75.0];
 /// Points of the capsule per mm^2.
-pub(crate) const CAPSULE_PER_MM2: f32 = 10.0;
-/// Amplitude of a capsule point: about 14 dB above the parenchyma's speckle.
-const CAPSULE_AMPLITUDE: f32 = 1.15;
+const CAPSULE_PER_MM2: f32 = 10.0;
+/// Amplitude of a capsule point: about 15 dB above the parenchyma's speckle.
+const CAPSULE_AMPLITUDE: f32 = 1.3;
+/// Spread of the logarithm of that amplitude along the surface, over 7 mm: a
+/// capsule is not seen equally well everywhere.
+const CAPSULE_PATCHINESS: f32 = 0.5;
 /// How much brighter the wall of a vessel is, and how many radii it reaches.
-pub(crate) const LINING: f32 = 1.7;
-pub(crate) const LINING_END: f32 = 1.25;
+const LINING: f32 = 1.7;
+const LINING_END: f32 = 1.25;
 
 /// The resting line of the capsule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,7 +50,7 @@ pub struct CapsuleLine {
 
 impl CapsuleLine {
     /// Depth below the skin at `x` mm, in mm.
-    #[inline(always)]
+    #[inline]
     pub fn y_mm(&self, x: f32) -> f32 {
         self.depth_mm + x * (self.slope - x * 0.5 / self.bend_mm)
     }
@@ -69,7 +72,7 @@ pub(crate) struct Scatterers {
 }
 
 impl Scatterers {
-    fn push(&mut self, at: [f32; 3], amplitude: f32, vessel: f32) {
+    pub(crate) fn push(&mut self, at: [f32; 3], amplitude: f32, vessel: f32) {
         self.u.push(at[0]);
         self.v.push(at[1]);
         self.e.push(at[2]);
@@ -115,7 +118,9 @@ impl Vessel {
             normal(rng, 0.0, 0.7),
         ];
         let norm = along.iter().map(|a| a * a).sum::<f32>().sqrt().max(1e-3);
-        along.iter_mut().for_each(|a| *a /= norm);
+        for a in &mut along {
+            *a /= norm;
+        }
         Self {
             through: [
                 rng.random_range(-45.0..45.0),
@@ -123,7 +128,7 @@ impl Vessel {
                 rng.random_range(-8.0..8.0),
             ],
             along,
-            radius: rng.random_range(1.2..3.6),
+            radius: rng.random_range(1.2..4.2),
         }
     }
 
@@ -172,9 +177,10 @@ impl Tissue {
         let along = |length| axis(-HALF_LENGTH, HALF_LENGTH, length);
         let echotexture = Field::draw(rng, [across(2.2), axis(-4.0, bottom, 2.2), along(2.2)]);
         let height = Field::draw(rng, [across(5.0), along(5.0)]);
+        let patches = Field::draw(rng, [across(7.0), along(7.0)]);
         // Layers of fat and muscle: thin in depth, long along the face.
         let layers = Field::draw(rng, [across(9.0), axis(top, 4.0, 0.9), along(14.0)]);
-        let vessels: Vec<_> = (0..rng.random_range(4..8))
+        let vessels: Vec<_> = (0..rng.random_range(7..13))
             .map(|_| Vessel::draw(rng, bottom - 8.0))
             .collect();
 
@@ -189,8 +195,8 @@ impl Tissue {
             let v = rng.random_range(top..bottom);
             let z = normal(rng, 0.0, 1.0);
             if v < a * height.at([e, u]) {
-                let bright = (0.8 * layers.at([e, v, u]) - 0.64).exp();
-                wall.push([u, v, e], 0.9 * z * bright, f32::MAX);
+                let bright = (0.6 * layers.at([e, v, u]) - 0.36).exp();
+                wall.push([u, v, e], 0.75 * z * bright, f32::MAX);
             } else {
                 let texture = (s * echotexture.at([e, v, u]) - s * s).exp();
                 let reach = vessels.iter().map(|vessel| vessel.reach([u, v, e]));
@@ -212,12 +218,11 @@ impl Tissue {
             let e = HALF_WIDTH * (2.0 * sheet - 1.0);
             let u = rng.random_range(-HALF_LENGTH..HALF_LENGTH);
             let (sin, cos) = (TAU * rng.random::<f32>()).sin_cos();
+            let seen = CAPSULE_AMPLITUDE * (CAPSULE_PATCHINESS * patches.at([e, u])).exp();
             capsule.u.push(u);
             capsule.v.push(a * height.at([e, u]));
             capsule.e.push(e);
-            capsule
-                .phasor
-                .push([CAPSULE_AMPLITUDE * cos, CAPSULE_AMPLITUDE * sin]);
+            capsule.phasor.push([seen * cos, seen * sin]);
         }
         Self {
             line,

@@ -58,9 +58,9 @@ fn next_box(boxes: &[u8]) -> Option<(usize, [u8; 4], usize)> {
 mod tests {
     use super::*;
 
-    fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    fn boxed(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
         let size = (content.len() as u32 + 8).to_be_bytes();
-        [&size[..], kind, content].concat()
+        [&size[..], &kind, content].concat()
     }
 
     #[test]
@@ -68,9 +68,9 @@ mod tests {
         let header = [&[0; 4][..], &[7; 8], &[9; 6]].concat();
         let cleared = [&[0; 4][..], &[0; 8], &[9; 6]].concat();
         let file = |header: &[u8]| {
-            let media = boxed(b"mdia", &boxed(b"mdhd", header));
-            let moov = [boxed(b"mvhd", header), boxed(b"trak", &media)].concat();
-            [boxed(b"mdat", &[7; 30]), boxed(b"moov", &moov)].concat()
+            let media = boxed(*b"mdia", &boxed(*b"mdhd", header));
+            let moov = [boxed(*b"mvhd", header), boxed(*b"trak", &media)].concat();
+            [boxed(*b"mdat", &[7; 30]), boxed(*b"moov", &moov)].concat()
         };
         let mut bytes = file(&header);
         forget_in(&mut bytes);

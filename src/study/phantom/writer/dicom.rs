@@ -140,6 +140,7 @@ fn attributes(recording: &Recording, instance: &str) -> InMemDicomObject {
         VR::IS,
         &(recording.spec().clip + 1).to_string(),
     );
+    text(tags::BODY_PART_EXAMINED, VR::CS, "LIVER");
     text(tags::PATIENT_ORIENTATION, VR::CS, "");
     text(tags::PATIENT_IDENTITY_REMOVED, VR::CS, "YES");
     text(
