@@ -9,8 +9,6 @@ use dicom_core::value::{PixelFragmentSequence, PrimitiveValue};
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
-use gstreamer as gst;
-use gstreamer::prelude::*;
 use hepaflow::domain::{Frame, FrameSize, PatientId};
 use hepaflow::ingest::{Arrival, IngestError, Media, SourceRequest, Stream, StreamHeader};
 use hepaflow::metrics::{DropReason, Metrics, SourceMetrics};
