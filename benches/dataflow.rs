@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             share * 100.0 / f64::from(streams)
         );
     }
-    let share = live(4, seconds, Duration::from_secs(3600))?;
+    let share = live(4, seconds, Duration::from_hours(1))?;
     println!(
         "  4 live streams that are silent: {:.4} % of a core together",
         share * 100.0

@@ -1,4 +1,5 @@
 //! The house rule: a room imports only from floors below its own.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::collections::BTreeMap;
 use std::fs;

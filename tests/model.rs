@@ -1,4 +1,5 @@
 //! Model directories and the CPU engine, held to PyTorch's numbers.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

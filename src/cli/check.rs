@@ -14,7 +14,7 @@ use crate::model::Model;
 ///
 /// Reports every mistake with file, line, key and what would be accepted, then
 /// looks whether what the file names is there, and opens the model.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct CheckArgs {
     /// The pipeline file.
     #[arg(value_name = "PIPELINE.toml", required_unless_present = "defaults")]

@@ -6,7 +6,7 @@ use super::results::print;
 use crate::engine::devices::{self, Cuda};
 
 /// Lists the devices that a model can be executed on.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct DevicesArgs {
     /// Print JSON.
     #[arg(long)]

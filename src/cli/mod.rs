@@ -5,20 +5,21 @@
 
 mod check;
 mod devices;
+mod infer;
+mod log;
 #[cfg(feature = "gstreamer")]
 mod phantom;
+#[cfg(feature = "gstreamer")]
 mod progress;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::ModelConfig;
 use crate::engine::EngineOptions;
@@ -44,11 +45,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     #[cfg(feature = "gstreamer")]
-    Phantom(phantom::Phantom),
-    #[cfg(feature = "gstreamer")]
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
+    #[cfg(feature = "gstreamer")]
+    Phantom(phantom::Phantom),
+    Infer(infer::InferArgs),
     Devices(devices::DevicesArgs),
 }
 
@@ -67,7 +69,7 @@ impl BadInput {
 /// Parses the command line, runs the command, and turns errors into exit codes.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.log_json);
+    log::to_stderr(cli.log_json);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
+        Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
     }
 }
@@ -114,19 +117,4 @@ pub fn exit_on_panic() {
         report(panic);
         std::process::exit(101);
     }));
-}
-
-/// `HEPAFLOW_LOG` chooses what is logged, as in `HEPAFLOW_LOG=debug`.
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("HEPAFLOW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(progress::LogWriter);
-    if json {
-        logger.json().init();
-    } else {
-        logger.init();
-    }
 }

@@ -1,22 +1,18 @@
 //! Progress of a run on stderr: a live line on a terminal, a plain line now and
 //! then elsewhere. It only reads the run's counters.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::io::{self, IsTerminal};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::fmt::MakeWriter;
 
+use super::log::BAR;
 use crate::metrics::Metrics;
 
 const REDRAW: Duration = Duration::from_millis(250);
 const PLAIN_LINE: Duration = Duration::from_secs(5);
-
-/// The bar that log lines have to step around.
-static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
 /// Shows how far a run is until it is dropped.
 #[derive(Debug)]
@@ -88,30 +84,5 @@ impl Drop for Progress {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Where log lines go: stderr, above the progress line if there is one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LogWriter;
-
-impl Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match BAR.get() {
-            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
-            None => io::stderr().write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl MakeWriter<'_> for LogWriter {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        *self
     }
 }

@@ -17,7 +17,7 @@ use crate::store::{Store, StoredModel};
 /// Shows patients' answers, or the clip predictions behind them.
 ///
 /// Results can be read while a pipeline is writing them.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct ResultsArgs {
     /// What to show: one row a patient and model, or one row a clip.
     what: What,

@@ -27,14 +27,14 @@ use crate::store::{Store, StoredModel};
 /// Windows that an earlier run has scored under the same model are not scored
 /// again, so a run that was interrupted is resumed by starting it once more.
 /// A source that fails is reported and the others go on; the exit code is then
-/// 2. While it runs, metrics are served as the pipeline file's [serve] says.
-#[derive(Debug, Args)]
+/// 2. While it runs, metrics are served as the pipeline file's `[serve]` says.
+#[derive(Args)]
 pub(super) struct RunArgs {
     /// The pipeline file; `hepaflow check --defaults` prints one to begin with.
     #[arg(value_name = "PIPELINE.toml")]
     pipeline: PathBuf,
     /// Timely workers, which move frames and keep answers; inference has
-    /// threads of its own, see [model] in the pipeline file.
+    /// threads of its own, see `[model]` in the pipeline file.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// End after this time, such as 20s or 5min; what is under way is finished.

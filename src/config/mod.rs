@@ -3,7 +3,7 @@
 //! [`Pipeline::load`] reads a TOML file into plain typed values and reports
 //! *every* mistake at once, each with file, line, key and what would be
 //! accepted. Serde stops at the first mistake, so the tables are walked by hand
-//! here ([`section`]); nothing in this room opens anything but the file itself,
+//! here (`section.rs`); nothing in this room opens anything but the file itself,
 //! except [`Pipeline::missing_files`], which only looks.
 //!
 //! Relative paths are relative to the folder that the pipeline file is in.

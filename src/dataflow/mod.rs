@@ -9,11 +9,11 @@
 //!            └─────────────────────────── credits given back when a clip is on disk ───────────────┘
 //! ```
 //!
-//! Times in the graph are *epochs* ([`clock`]): they say how far the computation
+//! Times in the graph are *epochs* (`clock.rs`): they say how far the computation
 //! has come, and never enter a result. Nothing in an operator blocks: feeds and
 //! inference threads put things into bounded queues and wake the operator
-//! through its [`Waker`]; an idle graph is parked. What bounds memory is
-//! [`Credits`]: a feed is read only while fewer clips than a fixed number are
+//! through its `Waker`; an idle graph is parked. What bounds memory is
+//! `Credits`: a feed is read only while fewer clips than a fixed number are
 //! on their way to the disk.
 //!
 //! A run ends when its feeds have ended, when it is told to ([`Control`]), or
@@ -41,7 +41,7 @@ use infer::{Infer, InferenceThreads};
 use waker::Waker;
 use writer::{Credits, WriterHandle};
 
-/// Progress of the computation, in ticks of the [`clock`] since the run began.
+/// Progress of the computation, in ticks of the `clock.rs` since the run began.
 ///
 /// Epoch 0 holds what the store knew before.
 pub type Epoch = u64;

@@ -116,7 +116,9 @@ fn convolve(
             }
             add_product(tile, &step.weights, output, positions, taps, channels);
             if step.relu {
-                output.iter_mut().for_each(|value| *value = value.max(0.0));
+                for value in output.iter_mut() {
+                    *value = value.max(0.0);
+                }
             }
         }
     }

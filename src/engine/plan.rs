@@ -1,6 +1,6 @@
 //! From a graph to steps: what is computed, in what order, and where it lies.
 //!
-//! A convolution and what follows it (batch norm, an addition, ReLU) become one
+//! A convolution and what follows it (batch norm, an addition, `ReLU`) become one
 //! step. Values lie channels-last, `[T, H, W, C]`, so that leaving frames out at
 //! the ends is a matter of where one begins to read.
 

@@ -219,7 +219,9 @@ impl Metrics {
 
 fn sum_of(counters: &IntCounterVec) -> u64 {
     let families = counters.collect();
-    let metrics = families.iter().flat_map(|family| family.get_metric());
+    let metrics = families
+        .iter()
+        .flat_map(prometheus::proto::MetricFamily::get_metric);
     metrics
         .map(|metric| metric.get_counter().get_value() as u64)
         .sum()
