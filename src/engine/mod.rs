@@ -1,7 +1,7 @@
 //! Execution of a network: a plan compiled once, run by a backend.
 //!
 //! [`Engine::open`] folds batch norm into the convolutions, fuses what follows
-//! them, and lays out memory ([`plan`]); [`cpu`] runs the plan. An engine is
+//! them, and lays out memory (`plan.rs`); `cpu.rs` runs the plan. An engine is
 //! shared by threads, each with a [`Workspace`] of its own that holds every
 //! intermediate value, so that a clip costs no allocation but its answer's.
 //!
