@@ -9,7 +9,8 @@ cohort=demo/cohort
 
 if [[ ! -f $cohort/videos.csv ]]; then
   echo 'recording a synthetic cohort (once) ...' >&2
-  "$hepaflow" phantom --patients 4 --seed 7 --seconds 20 --format mixed --out "$cohort"
+  "$hepaflow" phantom --patients 4 --seed 7 --seconds 20 --frame-size 640x480 \
+    --frames-per-second 25 --format mixed --episodes 0 --out "$cohort"
 fi
 # Each demonstration begins without answers, so that there is something to see.
 rm -f demo/results.sqlite demo/results.sqlite-wal demo/results.sqlite-shm

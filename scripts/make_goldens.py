@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Writes tests/goldens/: small networks with random weights and statistics, and
-what PyTorch answers for random clips. The tests read these and need no PyTorch.
+"""Writes tests/goldens/: small networks of every architecture with random
+weights and statistics, and what PyTorch answers for random clips. The tests read
+these and need no PyTorch.
 
-    python3 -m venv /tmp/torch && /tmp/torch/bin/pip install torch safetensors numpy
+    python3 -m venv /tmp/torch
+    /tmp/torch/bin/pip install torch torchvision safetensors numpy
     /tmp/torch/bin/python scripts/make_goldens.py
 
-Made with torch 2.15.0 on the CPU, in f64 rounded to f32, so that the reference
-carries no rounding of its own; another version gives the same to 1e-6.
+Made with torch 2.15.0 and torchvision 0.29.2 on the CPU, in f64 rounded to f32,
+so that the reference carries no rounding of its own.
 """
 
 from pathlib import Path
@@ -14,55 +16,45 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from zoo import Fibro3d, spec_toml
+from zoo import build, randomise, spec_toml, weights_of
 
 GOLDENS = Path(__file__).parent.parent / "tests" / "goldens"
+TWO = ["F0-F1", "F2-F4"]
+FIVE = ["F0", "F1", "F2", "F3", "F4"]
+GREY = [0.3], [0.2]
+RGB = [0.43, 0.39, 0.37], [0.22, 0.21, 0.22]
 
 
-def randomise(network: torch.nn.Module) -> None:
-    """Random weights of a useful size, and statistics that are not 0 and 1."""
-    for name, tensor in network.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2.0)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0.0, 0.3)
-        elif "norm" in name and name.endswith("weight"):
-            tensor.uniform_(0.5, 1.5)
-        elif name.endswith("weight"):
-            fan_in = tensor[0].numel()
-            tensor.normal_(0.0, (2.0 / fan_in) ** 0.5)
-
-
-def golden(folder, widths, classes, shape, batch, seed, mean, std):
-    torch.manual_seed(seed)
-    network = Fibro3d(shape[0], widths, len(classes)).eval()
+def golden(folder, architecture, widths, classes, shape, batch, norm=GREY, **extra):
+    torch.manual_seed(sum(map(ord, folder)))
+    network = build(architecture, shape[0], widths, len(classes), **extra).eval()
     randomise(network)
     clips = torch.randn(batch, *shape)
     with torch.no_grad():
         logits = network.double()(clips.double()).float()
     target = GOLDENS / folder
     target.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.float().contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_file(weights, target / "weights.safetensors")
+    save_file(weights_of(network), target / "weights.safetensors")
     save_file({"clips": clips}, target / "clips.safetensors")
     save_file({"logits": logits}, target / "logits.safetensors")
     note = "random weights, for tests"
-    (target / "model.toml").write_text(
-        spec_toml("fibro3d", widths, classes, shape, mean, std, note)
-    )
+    text = spec_toml(architecture, widths, classes, shape, *norm, note, **extra)
+    (target / "model.toml").write_text(text)
 
 
 def main() -> None:
-    two = ["F0-F1", "F2-F4"]
-    five = ["F0", "F1", "F2", "F3", "F4"]
-    golden("fibro3d", [4, 6], two, (1, 9, 28, 28), 3, 1, [0.3], [0.2])
+    golden("fibro3d", "fibro3d", [4, 6], TWO, (1, 9, 28, 28), 3)
     # Odd everything: an odd picture, three channels, longer than it must be.
-    rgb = [0.43, 0.39, 0.37], [0.22, 0.21, 0.22]
-    golden("fibro3d_odd", [5, 3, 7], five, (3, 14, 37, 23), 2, 2, *rgb)
+    golden("fibro3d_odd", "fibro3d", [5, 3, 7], FIVE, (3, 14, 37, 23), 2, RGB)
+    golden("fibro2d", "fibro2d", [5, 8], TWO, (1, 3, 29, 30), 2)
+    golden("fibro2d_lstm", "fibro2d_lstm", [4, 6], FIVE, (1, 7, 25, 20), 3, lstm=(5, 2))
+    four = [4, 6, 5, 8]
+    golden("resnet18", "resnet18", four, FIVE, (3, 2, 45, 38), 3, RGB)
+    golden("resnet18_lstm", "resnet18_lstm", four, TWO, (1, 5, 33, 40), 2, lstm=(6, 1))
+    golden("r3d_18", "r3d_18", four, TWO, (3, 9, 27, 34), 2, RGB)
+    golden("r3d_18_deep", "r3d_18", [4, 6], TWO, (1, 5, 21, 18), 1, depths=[3, 1])
+    golden("mc3_18", "mc3_18", four, FIVE, (1, 7, 30, 25), 3)
+    golden("r2plus1d_18", "r2plus1d_18", four, TWO, (1, 10, 26, 31), 2)
 
 
 if __name__ == "__main__":

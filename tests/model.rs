@@ -43,7 +43,9 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn logits_are_pytorchs() {
-    for name in ["fibro3d", "fibro3d_odd"] {
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let folder = folder.unwrap().file_name();
+        let name = folder.to_str().unwrap();
         let model = Model::load(&golden(name)).unwrap();
         let engine = Engine::open(&model, EngineOptions::default()).unwrap();
         let (shape, clips) = tensor(&golden(name).join("clips.safetensors"), "clips");
@@ -188,7 +190,7 @@ fn a_model_toml_that_is_wrong_is_explained() {
         (
             "\"fibro3d\"",
             "\"fibro4d\"",
-            "unknown variant `fibro4d`, expected `fibro3d`",
+            "unknown variant `fibro4d`, expected one of `fibro2d`",
         ),
         ("synthetic", "sinthetic", "unknown field `sinthetic`"),
         ("frames = 9", "frames = 8", "input.frames = 8 is too few"),

@@ -5,7 +5,7 @@
 //! the ends is a matter of where one begins to read.
 
 use super::EngineError;
-use crate::model::{Conv, Graph, NodeId, Op, Shape, Weights};
+use crate::model::{Conv, Graph, Lstm, NodeId, Op, Pool, Shape, Weights};
 
 /// Steps and the memory that they need.
 #[derive(Debug)]
@@ -28,29 +28,40 @@ pub(super) struct Value {
     pub(super) shape: Shape,
 }
 
+/// One operation on values that lie in buffers.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) struct Step {
+    pub(super) input: Value,
+    /// In another buffer than the input and the residual.
+    pub(super) output: Value,
+    pub(super) kernel: Kernel,
+}
+
+/// What a step computes.
+#[derive(Debug)]
+pub(super) enum Kernel {
     Conv(ConvStep),
+    MaxPool(Pool),
     /// `output[c] = mean over positions of input[.., c]`.
-    Pool {
-        input: Value,
-        output: Value,
-    },
-    /// `output = weights * input + bias`; `weights` is `[K, C]`.
+    GlobalAveragePool,
+    /// `output[t, c] = mean over rows and columns of input[t, .., c]`.
+    FrameAveragePool,
+    /// `output[t] = weights * input[t] + bias`; `weights` is `[K, C]`.
     Linear {
-        input: Value,
-        output: Value,
         weights: Vec<f32>,
         bias: Vec<f32>,
     },
+    Lstm(Vec<LstmLayer>),
+    /// `output = log(mean over t of softmax(input[t]))`.
+    LogMeanSoftmax,
 }
 
 /// `output = relu?(conv(input) + bias + residual?)`.
 #[derive(Debug)]
 pub(super) struct ConvStep {
     pub(super) conv: Conv,
-    pub(super) input: Value,
-    pub(super) output: Value,
+    pub(super) input: Shape,
+    pub(super) output: Shape,
     /// `[kt, kh, kw, C, C']`: a matrix of taps by channels out.
     pub(super) weights: Vec<f32>,
     pub(super) bias: Vec<f32>,
@@ -58,22 +69,35 @@ pub(super) struct ConvStep {
     pub(super) relu: bool,
 }
 
+/// One layer of an LSTM; gates in the order input, forget, cell, output.
+#[derive(Debug)]
+pub(super) struct LstmLayer {
+    pub(super) features: usize,
+    pub(super) hidden: usize,
+    /// `[features, 4 * hidden]`.
+    pub(super) input: Vec<f32>,
+    /// `[hidden, 4 * hidden]`.
+    pub(super) recurrent: Vec<f32>,
+    /// Both of PyTorch's biases in one: `[4 * hidden]`.
+    pub(super) bias: Vec<f32>,
+}
+
 impl ConvStep {
     /// Products that make up one value: `kt * kh * kw * C`.
     pub(super) fn taps(&self) -> usize {
-        self.conv.kernel.iter().product::<usize>() * self.input.shape.channels
+        self.conv.kernel.iter().product::<usize>() * self.input.channels
     }
 
     /// Output rows that are computed at once: enough for the matrix product
     /// to be worth its packing, few enough for the tile to stay in cache.
     pub(super) fn rows_at_once(&self) -> usize {
         const POSITIONS: usize = 224;
-        let [_, h, w] = self.output.shape.extent;
+        let [_, h, w] = self.output.extent;
         POSITIONS.div_ceil(w).min(h)
     }
 
     fn tile(&self) -> usize {
-        self.rows_at_once() * self.output.shape.extent[2] * self.taps()
+        self.rows_at_once() * self.output.extent[2] * self.taps()
     }
 }
 
@@ -100,16 +124,6 @@ impl Plan {
             }
         }
         Ok(compiler.plan)
-    }
-}
-
-impl Step {
-    pub(super) fn output(&self) -> Value {
-        match self {
-            Self::Conv(ConvStep { output, .. })
-            | Self::Pool { output, .. }
-            | Self::Linear { output, .. } => *output,
-        }
     }
 }
 
@@ -192,30 +206,59 @@ impl Compiler<'_> {
                 });
             }
             Op::Conv(conv) => self.compile_conv(id, conv)?,
-            Op::GlobalAveragePool => {
-                let input = input(self)?;
-                let output = self.allocate(id, id, node.shape);
-                self.values[id.0] = Some(output);
-                self.plan.steps.push(Step::Pool { input, output });
-            }
+            Op::MaxPool(pool) => self.push(id, Kernel::MaxPool(pool))?,
+            Op::GlobalAveragePool => self.push(id, Kernel::GlobalAveragePool)?,
+            Op::FrameAveragePool => self.push(id, Kernel::FrameAveragePool)?,
+            Op::LogMeanSoftmax => self.push(id, Kernel::LogMeanSoftmax)?,
             Op::Linear(_) => {
-                let input = input(self)?;
-                let output = self.allocate(id, id, node.shape);
-                self.values[id.0] = Some(output);
                 let weights = self.parameter(&node.name, "weight").to_vec();
                 let bias = self.parameter(&node.name, "bias").to_vec();
-                self.plan.steps.push(Step::Linear {
-                    input,
-                    output,
-                    weights,
-                    bias,
-                });
+                self.push(id, Kernel::Linear { weights, bias })?;
+            }
+            Op::Lstm(lstm) => {
+                let layers = (0..lstm.layers).map(|layer| self.lstm_layer(&node.name, lstm, layer));
+                let layers = layers.collect();
+                self.push(id, Kernel::Lstm(layers))?;
             }
             Op::BatchNorm | Op::Relu | Op::Add => {
                 return Err(self.unsupported(id, "it does not follow a convolution"));
             }
         }
         Ok(())
+    }
+
+    /// An operation by itself, from the node's first input.
+    fn push(&mut self, id: NodeId, kernel: Kernel) -> Result<(), EngineError> {
+        let node = self.graph.node(id);
+        let input = self.value(node.inputs[0])?;
+        let output = self.allocate(id, id, node.shape);
+        self.values[id.0] = Some(output);
+        self.plan.steps.push(Step {
+            input,
+            output,
+            kernel,
+        });
+        Ok(())
+    }
+
+    fn lstm_layer(&self, name: &str, lstm: Lstm, layer: usize) -> LstmLayer {
+        let of = |part: &str| self.parameter(name, &format!("{part}_l{layer}"));
+        let gates = 4 * lstm.hidden;
+        let input = of("weight_ih");
+        let bias = of("bias_ih")
+            .iter()
+            .zip(of("bias_hh"))
+            .map(|(a, b)| a + b)
+            .collect();
+        let features = input.len() / gates;
+        let unscaled = vec![1.0; gates];
+        LstmLayer {
+            features,
+            hidden: lstm.hidden,
+            input: transposed(input, features, &unscaled),
+            recurrent: transposed(of("weight_hh"), lstm.hidden, &unscaled),
+            bias,
+        }
     }
 
     /// A convolution with everything behind it that can be computed in one go.
@@ -257,15 +300,19 @@ impl Compiler<'_> {
         let relu = relu.is_some();
         let step = ConvStep {
             conv,
-            input,
-            output,
+            input: input.shape,
+            output: output.shape,
             weights,
             bias,
             residual,
             relu,
         };
         self.plan.tile = self.plan.tile.max(step.tile());
-        self.plan.steps.push(Step::Conv(step));
+        self.plan.steps.push(Step {
+            input,
+            output,
+            kernel: Kernel::Conv(step),
+        });
         Ok(())
     }
 

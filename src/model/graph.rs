@@ -1,5 +1,7 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What flows between two nodes, for one clip: `[C, T, H, W]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -49,6 +51,30 @@ pub struct Conv {
     pub stride: [usize; 3],
     /// Zeros before and after, in time, rows, columns.
     pub padding: [usize; 3],
+    /// One tap in time, and a parameter of rank 4: `torch.nn.Conv2d`, applied
+    /// to each frame.
+    pub planar: bool,
+}
+
+/// A window that slides over time and space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Extent in time, rows, columns.
+    pub kernel: [usize; 3],
+    /// Steps in time, rows, columns.
+    pub stride: [usize; 3],
+    /// Places before and after that do not count, in time, rows, columns.
+    pub padding: [usize; 3],
+}
+
+/// `torch.nn.LSTM`, one direction, with biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lstm {
+    /// Features of the hidden state.
+    pub hidden: usize,
+    /// Layers, one above the other.
+    pub layers: usize,
 }
 
 /// What a node computes from its inputs.
@@ -69,8 +95,21 @@ pub enum Op {
     CropTime(usize),
     /// The mean over time and space of each channel: `[C, 1, 1, 1]`.
     GlobalAveragePool,
-    /// Parameters `NAME.weight`, `[K, C]`, and `NAME.bias`, `[K]`.
+    /// The mean over rows and columns, frame by frame: `[C, T, 1, 1]`.
+    FrameAveragePool,
+    /// The largest value under a window.
+    MaxPool(Pool),
+    /// Over the frames, giving the top layer's state after the last one:
+    /// `[C, T, 1, 1]` to `[hidden, 1, 1, 1]`. For each layer `l` parameters
+    /// `NAME.weight_ih_l`, `NAME.weight_hh_l`, `NAME.bias_ih_l` and
+    /// `NAME.bias_hh_l`, gates in the order input, forget, cell, output.
+    Lstm(Lstm),
+    /// Frame by frame; parameters `NAME.weight`, `[K, C]`, and `NAME.bias`,
+    /// `[K]`.
     Linear(usize),
+    /// The logarithm of the mean over frames of the softmax over channels:
+    /// `[K, T, 1, 1]` to `[K, 1, 1, 1]`.
+    LogMeanSoftmax,
 }
 
 /// One operation in a network.
@@ -146,21 +185,24 @@ impl Graph {
                 }
                 input
             }
-            Op::Conv(conv) => {
-                let mut extent = [0; 3];
-                for axis in 0..3 {
-                    let padded = input.extent[axis] + 2 * conv.padding[axis];
-                    let Some(room) = padded.checked_sub(conv.kernel[axis]) else {
-                        let axis = ["time", "rows", "columns"][axis];
-                        return Err(format!("{name}: the input {input} is too small in {axis}"));
-                    };
-                    extent[axis] = room / conv.stride[axis] + 1;
-                }
-                Shape {
-                    channels: conv.channels,
-                    extent,
-                }
-            }
+            Op::Conv(Conv {
+                channels,
+                kernel,
+                stride,
+                padding,
+                ..
+            }) => Shape {
+                channels,
+                extent: slide(
+                    &name,
+                    input,
+                    Pool {
+                        kernel,
+                        stride,
+                        padding,
+                    },
+                )?,
+            },
             Op::CropTime(crop) => {
                 let [t, h, w] = input.extent;
                 let Some(t) = t.checked_sub(2 * crop).filter(|&t| t > 0) else {
@@ -171,13 +213,25 @@ impl Graph {
                     extent: [t, h, w],
                 }
             }
-            Op::GlobalAveragePool => Shape {
+            Op::GlobalAveragePool | Op::LogMeanSoftmax => Shape {
                 channels: input.channels,
+                extent: [1, 1, 1],
+            },
+            Op::FrameAveragePool => Shape {
+                channels: input.channels,
+                extent: [input.extent[0], 1, 1],
+            },
+            Op::MaxPool(pool) => Shape {
+                channels: input.channels,
+                extent: slide(&name, input, pool)?,
+            },
+            Op::Lstm(lstm) => Shape {
+                channels: lstm.hidden,
                 extent: [1, 1, 1],
             },
             Op::Linear(features) => Shape {
                 channels: features,
-                extent: [1, 1, 1],
+                extent: input.extent,
             },
         };
         self.nodes.push(Node {
@@ -200,8 +254,8 @@ impl Graph {
             let inputs = || self.node(node.inputs[0]).shape.channels;
             match node.op {
                 Op::Conv(conv) => {
-                    let [t, h, w] = conv.kernel;
-                    want("weight", vec![channels, inputs(), t, h, w]);
+                    let taps = &conv.kernel[usize::from(conv.planar)..];
+                    want("weight", [&[channels, inputs()], taps].concat());
                 }
                 Op::BatchNorm => {
                     for suffix in ["weight", "bias", "running_mean", "running_var"] {
@@ -212,9 +266,58 @@ impl Graph {
                     want("weight", vec![features, inputs()]);
                     want("bias", vec![features]);
                 }
-                Op::Input | Op::Relu | Op::Add | Op::CropTime(_) | Op::GlobalAveragePool => {}
+                Op::Lstm(Lstm { hidden, layers }) => {
+                    for layer in 0..layers {
+                        let features = if layer == 0 { inputs() } else { hidden };
+                        want(&format!("weight_ih_l{layer}"), vec![4 * hidden, features]);
+                        want(&format!("weight_hh_l{layer}"), vec![4 * hidden, hidden]);
+                        want(&format!("bias_ih_l{layer}"), vec![4 * hidden]);
+                        want(&format!("bias_hh_l{layer}"), vec![4 * hidden]);
+                    }
+                }
+                Op::Input
+                | Op::Relu
+                | Op::Add
+                | Op::CropTime(_)
+                | Op::GlobalAveragePool
+                | Op::FrameAveragePool
+                | Op::MaxPool(_)
+                | Op::LogMeanSoftmax => {}
             }
         }
         parameters
     }
+
+    /// Multiplications and additions, counted as pairs, that `node` costs for
+    /// one clip; only those of convolutions, linear layers and LSTMs count.
+    pub fn multiply_adds(&self, node: &Node) -> u64 {
+        let inputs = || self.node(node.inputs[0]).shape;
+        let pairs = match node.op {
+            Op::Conv(conv) => {
+                let taps: usize = conv.kernel.iter().product();
+                node.shape.len() * inputs().channels * taps
+            }
+            Op::Linear(_) => node.shape.len() * inputs().channels,
+            Op::Lstm(Lstm { hidden, layers }) => {
+                let below = inputs().channels + (layers - 1) * hidden;
+                inputs().extent[0] * 4 * hidden * (below + layers * hidden)
+            }
+            _ => 0,
+        };
+        pairs as u64
+    }
+}
+
+/// Extent of what a sliding window gives.
+fn slide(name: &str, input: Shape, window: Pool) -> Result<[usize; 3], String> {
+    let mut extent = [0; 3];
+    for axis in 0..3 {
+        let padded = input.extent[axis] + 2 * window.padding[axis];
+        let Some(room) = padded.checked_sub(window.kernel[axis]) else {
+            let axis = ["time", "rows", "columns"][axis];
+            return Err(format!("{name}: its input {input} is too small in {axis}"));
+        };
+        extent[axis] = room / window.stride[axis] + 1;
+    }
+    Ok(extent)
 }

@@ -7,16 +7,16 @@
 //! many, misshapen or not finite. What executes a graph is the engine, not this
 //! room.
 
-mod fibro;
 mod graph;
 mod spec;
 mod weights;
+mod zoo;
 
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use graph::{Conv, Graph, Node, NodeId, Op, Shape};
+pub use graph::{Conv, Graph, Lstm, Node, NodeId, Op, Pool, Shape};
 pub use spec::{Architecture, InputSpec, ModelSpec};
 pub use weights::{Tensor, Weights};
 

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, ModelError, fibro};
+use super::{Graph, Lstm, ModelError, zoo};
 use crate::domain::StageRange;
 
 /// `model.toml`: what a network is, what goes into it and what comes out.
@@ -11,8 +11,15 @@ use crate::domain::StageRange;
 pub struct ModelSpec {
     /// The network's kind, one of those that this program can build.
     pub architecture: Architecture,
-    /// Channels of each residual block, in order: how wide and how deep.
+    /// Channels of each layer: of the residual blocks, or in ResNets of the
+    /// groups of blocks.
     pub widths: Vec<usize>,
+    /// Blocks in each group of a ResNet; two without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depths: Option<Vec<usize>>,
+    /// The memory of a network that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lstm: Option<Lstm>,
     /// What each output class means, in order.
     pub classes: Vec<StageRange>,
     /// True if the weights were made without patients' data, so that answers
@@ -26,18 +33,63 @@ pub struct ModelSpec {
 }
 
 /// Networks that can be built from their name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Architecture {
+    /// A compact 2D-CNN; probabilities are averaged over frames.
+    #[value(name = "fibro2d")]
+    Fibro2d,
+    /// The same with an LSTM over the frames.
+    #[value(name = "fibro2d_lstm")]
+    Fibro2dLstm,
     /// The compact 3D-CNN for streams: residual, and *valid* in time.
+    #[value(name = "fibro3d")]
     Fibro3d,
+    /// torchvision's ResNet-18; probabilities are averaged over frames.
+    #[value(name = "resnet18")]
+    Resnet18,
+    /// torchvision's ResNet-18 on each frame, then an LSTM.
+    #[value(name = "resnet18_lstm")]
+    Resnet18Lstm,
+    /// torchvision's 3D ResNet-18.
+    #[serde(rename = "r3d_18")]
+    #[value(name = "r3d_18")]
+    R3d18,
+    /// torchvision's mixed-convolution ResNet-18.
+    #[serde(rename = "mc3_18")]
+    #[value(name = "mc3_18")]
+    Mc318,
+    /// torchvision's R(2+1)D-18.
+    #[serde(rename = "r2plus1d_18")]
+    #[value(name = "r2plus1d_18")]
+    R2plus1d18,
+}
+
+impl Architecture {
+    /// Whether an LSTM follows the frames' features.
+    pub const fn has_lstm(self) -> bool {
+        matches!(self, Self::Fibro2dLstm | Self::Resnet18Lstm)
+    }
+
+    /// Whether it is a ResNet, whose groups have `depths`.
+    pub const fn is_resnet(self) -> bool {
+        !matches!(self, Self::Fibro2d | Self::Fibro2dLstm | Self::Fibro3d)
+    }
 }
 
 impl std::fmt::Display for Architecture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Fibro3d => f.write_str("fibro3d"),
-        }
+        f.write_str(match self {
+            Self::Fibro2d => "fibro2d",
+            Self::Fibro2dLstm => "fibro2d_lstm",
+            Self::Fibro3d => "fibro3d",
+            Self::Resnet18 => "resnet18",
+            Self::Resnet18Lstm => "resnet18_lstm",
+            Self::R3d18 => "r3d_18",
+            Self::Mc318 => "mc3_18",
+            Self::R2plus1d18 => "r2plus1d_18",
+        })
     }
 }
 
@@ -112,6 +164,7 @@ impl ModelSpec {
                 "widths: {width} is not possible: expected 1 to 4096"
             ));
         }
+        self.check_extras()?;
         for (name, values) in [("mean", &input.mean), ("std", &input.std)] {
             if values.len() != input.channels {
                 return Err(format!(
@@ -128,10 +181,47 @@ impl ModelSpec {
         Ok(())
     }
 
+    fn check_extras(&self) -> Result<(), String> {
+        let name = self.architecture;
+        match &self.depths {
+            Some(_) if !name.is_resnet() => {
+                return Err(format!(
+                    "depths: {name} has one block for each of its widths"
+                ));
+            }
+            Some(depths)
+                if depths.len() != self.widths.len()
+                    || !depths.iter().all(|depth| (1..=64).contains(depth)) =>
+            {
+                return Err(
+                    "depths: expected one number from 1 to 64 for each of widths".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        match self.lstm {
+            None if name.has_lstm() => Err(format!(
+                "lstm is missing: {name} wants lstm = {{ hidden = 128, layers = 1 }}"
+            )),
+            Some(_) if !name.has_lstm() => Err(format!("lstm: {name} has none")),
+            Some(Lstm { hidden, layers })
+                if !(1..=4096).contains(&hidden) || !(1..=8).contains(&layers) =>
+            {
+                Err("lstm: expected hidden from 1 to 4096 and layers from 1 to 8".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Blocks in each group of a ResNet.
+    pub(super) fn depths(&self) -> Vec<usize> {
+        self.depths
+            .clone()
+            .unwrap_or_else(|| vec![2; self.widths.len()])
+    }
+
     /// Builds the network.
     pub(super) fn graph(&self) -> Result<Graph, String> {
-        match self.architecture {
-            Architecture::Fibro3d => fibro::fibro3d(&self.input, &self.widths, self.classes.len()),
-        }
+        zoo::build(self)
     }
 }

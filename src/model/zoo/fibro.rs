@@ -1,0 +1,84 @@
+//! The project's own compact networks; `scripts/zoo.py` is the same in PyTorch.
+//!
+//! All three are residual, with one block for each of `widths`, each block
+//! halving rows and columns:
+//!
+//! ```text
+//! stem    conv 5x5, stride 2 ─ norm ─ relu
+//! block i conv 3x3, stride 2 ─ norm ─ relu ─ conv 3x3 ─ norm ─┐
+//!         └ conv 1x1, stride 2 ─ norm ────────────────────────┴ add ─ relu
+//! ```
+
+use super::{Builder, planar, spatial};
+use crate::model::{Graph, ModelSpec, Op};
+
+/// `fibro2d`: each frame by itself; probabilities are averaged over the clip.
+pub(super) fn fibro2d(spec: &ModelSpec) -> Result<Graph, String> {
+    frame_encoder(spec)?.classify_frames("head", spec)
+}
+
+/// `fibro2d_lstm`: each frame by itself, then an LSTM over the frames.
+pub(super) fn fibro2d_lstm(spec: &ModelSpec) -> Result<Graph, String> {
+    frame_encoder(spec)?.classify_sequence("head", spec)
+}
+
+fn frame_encoder(spec: &ModelSpec) -> Result<Builder, String> {
+    let mut net = Builder::new(spec);
+    net.normed("stem.conv", "stem.norm", planar(spec.widths[0], 5, 2))?
+        .relu("stem")?;
+    for (number, &channels) in spec.widths.iter().enumerate() {
+        let block = format!("blocks.{number}");
+        let name = |part: &str| format!("{block}.{part}");
+        let input = net.at;
+        net.normed(
+            &name("shortcut.conv"),
+            &name("shortcut.norm"),
+            planar(channels, 1, 2),
+        )?;
+        let shortcut = net.at;
+        net.at = input;
+        net.normed(&name("conv1"), &name("norm1"), planar(channels, 3, 2))?
+            .relu(&block)?;
+        net.normed(&name("conv2"), &name("norm2"), planar(channels, 3, 1))?;
+        net.join(&block, shortcut)?;
+    }
+    Ok(net)
+}
+
+/// `fibro3d`: convolutions of 3x3x3, *valid* in time.
+///
+/// Rows and columns are padded, time is not: a block shortens the clip by two
+/// frames at each end (its shortcut crops them), so that no value depends on
+/// where the window begins, and overlapping windows share every value that they
+/// both cover. `B` blocks need at least `4 B + 1` frames.
+pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
+    let shortest = 4 * spec.widths.len() + 1;
+    if spec.input.frames < shortest {
+        return Err(format!(
+            "input.frames = {} is too few: {} blocks need at least {shortest}",
+            spec.input.frames,
+            spec.widths.len()
+        ));
+    }
+    let halve = [1, 2, 2];
+    let mut net = Builder::new(spec);
+    let stem = spatial(spec.widths[0], [1, 5, 5], halve, [0, 2, 2]);
+    net.normed("stem.conv", "stem.norm", stem)?.relu("stem")?;
+    for (number, &channels) in spec.widths.iter().enumerate() {
+        let block = format!("blocks.{number}");
+        let name = |part: &str| format!("{block}.{part}");
+        let input = net.at;
+        // The shortcut comes first, so that it is there to be added.
+        let point = spatial(channels, [1, 1, 1], halve, [0, 0, 0]);
+        net.normed(&name("shortcut.conv"), &name("shortcut.norm"), point)?;
+        net.then(name("shortcut crop"), Op::CropTime(2))?;
+        let shortcut = net.at;
+        net.at = input;
+        let taps = |stride| spatial(channels, [3, 3, 3], stride, [0, 1, 1]);
+        net.normed(&name("conv1"), &name("norm1"), taps(halve))?
+            .relu(&block)?;
+        net.normed(&name("conv2"), &name("norm2"), taps([1, 1, 1]))?;
+        net.join(&block, shortcut)?;
+    }
+    net.classify_clip("head", spec)
+}
