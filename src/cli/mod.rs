@@ -7,6 +7,7 @@ mod check;
 mod devices;
 mod infer;
 mod log;
+mod model;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]
@@ -51,6 +52,7 @@ enum Command {
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
     Infer(infer::InferArgs),
+    Model(model::ModelArgs),
     Devices(devices::DevicesArgs),
 }
 
@@ -88,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
+        Command::Model(args) => model::run(args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
     }

@@ -8,6 +8,7 @@
 //! room.
 
 mod graph;
+mod import;
 mod spec;
 mod weights;
 mod zoo;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use graph::{Conv, Graph, Lstm, Node, NodeId, Op, Pool, Shape};
+pub use import::{ImportError, ImportOptions, import, usual_classes};
 pub use spec::{Architecture, InputSpec, ModelSpec};
 pub use weights::{Tensor, Weights};
 

@@ -31,12 +31,6 @@ impl Buffers {
         &mut self.values[0][..plan.input_len]
     }
 
-    /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
-        let values: usize = self.values.iter().map(Vec::len).sum();
-        (values + self.tile.len()) * size_of::<f32>()
-    }
-
     fn get(&self, value: Value) -> &[f32] {
         &self.values[value.buffer][value.offset..][..value.shape.len()]
     }
