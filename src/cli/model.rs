@@ -115,7 +115,7 @@ pub(super) fn run(args: ModelArgs) -> anyhow::Result<()> {
                 synthetic: args.synthetic,
                 note: args.note,
             };
-            let model = import(&args.weights, &output, options).map_err(BadInput::new)?;
+            let model = import(&args.weights, &output, &options).map_err(BadInput::new)?;
             print(&format!(
                 "{}: {} {}\n",
                 output.display(),

@@ -116,21 +116,36 @@ impl Rows {
         if self.rows.is_empty() {
             return format!("{}\n", self.empty);
         }
+        // A column that says nothing anywhere only takes room.
+        let shown: Vec<_> = (0..self.columns.len())
+            .filter(|&column| self.rows.iter().any(|row| !row[column].is_null()))
+            .collect();
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(self.columns.iter().map(|name| name.replace('_', " ")));
+        table.load_preset(presets::UTF8_BORDERS_ONLY);
+        table.set_header(shown.iter().map(|&column| heading(self.columns[column])));
         for row in &self.rows {
-            table.add_row(row.iter().map(rounded));
+            table.add_row(shown.iter().map(|&column| rounded(&row[column])));
         }
-        for (column, name) in table.column_iter_mut().zip(&self.columns) {
+        let names = shown.iter().map(|&column| self.columns[column]);
+        for (column, name) in table.column_iter_mut().zip(names) {
             if !matches!(
-                *name,
-                "patient" | "model" | "answer" | "source" | "study" | "content"
+                name,
+                "patient" | "model" | "answer" | "source" | "study" | "content" | "probabilities"
             ) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
         format!("{table}\n")
+    }
+}
+
+/// How a column is called in a table for people.
+fn heading(name: &str) -> String {
+    match name {
+        "p_f2_or_more" => "P(≥F2)".to_owned(),
+        "p_f3_or_more" => "P(≥F3)".to_owned(),
+        "p_f4" => "P(F4)".to_owned(),
+        other => other.replace('_', " "),
     }
 }
 

@@ -128,6 +128,7 @@ fn report(
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
     let store = Store::open_existing(&pipeline.store)?;
+    let file = short(&pipeline.store);
     let mut results = store.patient_results()?;
     results.retain(|result| result.model == model.hash());
     print(&patient_rows(&results, &store.models()?).to_table())?;
@@ -139,7 +140,7 @@ fn report(
         outcome.streams,
         metrics.predictions.get(),
         metrics.windows_resumed.get(),
-        pipeline.store.display(),
+        file.display(),
     );
     if outcome.duplicates > 0 {
         eprintln!(
@@ -149,9 +150,19 @@ fn report(
     }
     eprintln!(
         "See them again: hepaflow results patients --store {}",
-        pipeline.store.display()
+        file.display()
     );
     Ok(())
+}
+
+/// A file's path as a person would type it: without detours, from here.
+fn short(file: &Path) -> PathBuf {
+    let whole = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let here = std::env::current_dir().unwrap_or_default();
+    whole
+        .strip_prefix(here)
+        .map(Path::to_owned)
+        .unwrap_or(whole)
 }
 
 /// An engine's workspace on one inference thread.

@@ -9,6 +9,9 @@ use super::{Architecture, InputSpec, Lstm, Model, ModelError, ModelSpec};
 use crate::domain::Stage::{F0, F1, F2, F3, F4};
 use crate::domain::{Stage, StageRange};
 
+/// More blocks or layers than this are not counted, and refused behind.
+const MOST: usize = 256;
+
 /// What cannot be read off the weights.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
@@ -89,7 +92,7 @@ pub fn usual_classes(count: usize) -> Option<Vec<StageRange>> {
 pub fn import(
     weights: &Path,
     directory: &Path,
-    options: ImportOptions,
+    options: &ImportOptions,
 ) -> Result<Model, ImportError> {
     if directory.exists() {
         return Err(ImportError::Exists(directory.to_owned()));
@@ -105,7 +108,7 @@ pub fn import(
     let spec = Reading {
         stored: &stored,
         file: weights,
-        options: &options,
+        options,
     }
     .spec()?;
     let text = toml::to_string(&spec)?;
@@ -235,7 +238,7 @@ impl Reading<'_> {
         }
         let depths: Vec<_> = (1..=widths.len())
             .map(|group| {
-                (0..)
+                (0..MOST)
                     .take_while(|&block| width(group, block).is_some())
                     .count()
             })
@@ -246,7 +249,7 @@ impl Reading<'_> {
 
     fn lstm(&self) -> Result<Lstm, ImportError> {
         let hidden = self.shape("lstm.weight_hh_l0", 2)?[1];
-        let layers = (0..)
+        let layers = (0..MOST)
             .take_while(|layer| self.outputs(&format!("lstm.weight_hh_l{layer}")).is_some())
             .count();
         Ok(Lstm { hidden, layers })
