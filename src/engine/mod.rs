@@ -9,6 +9,7 @@
 //! threads and whatever clips are beside it.
 
 mod cpu;
+pub mod cuda;
 pub mod devices;
 mod plan;
 

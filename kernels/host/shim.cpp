@@ -1,0 +1,548 @@
+// See shim.hpp. One launch at a time; the caller holds a lock.
+#include "shim.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <vector>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace shim {
+
+Thread* current;
+Dim3 grid_size;
+Dim3 block_size;
+
+struct Copy {
+    void* target;
+    const void* source;
+    int bytes;
+    int group;
+};
+
+// A thread's asynchronous copies, oldest first.
+struct Copies {
+    std::vector<Copy> pending;
+    int open_group = 0;
+};
+
+namespace {
+
+constexpr size_t kStack = 128 * 1024;
+constexpr int kBarriers = 16;
+
+struct Entry {
+    unsigned parameter_bytes;
+    unsigned threads;
+    void (*run)(const void*);
+};
+
+std::map<std::string, Entry>& kernels() {
+    static std::map<std::string, Entry> map;
+    return map;
+}
+
+enum class Order { Forward, Reverse, Random };
+
+struct Warp {
+    uint32_t ready = 0;    // lanes that could run now
+    uint32_t finished = 0;
+    int arrived = 0;
+    const char* what = nullptr;
+    Thread* lanes[kWarp];
+};
+
+struct Barrier {
+    int arrived = 0;
+    int expected = 0;
+    std::vector<Thread*> waiting;
+};
+
+struct Block {
+    unsigned char* shared = nullptr;
+    Barrier barriers[kBarriers];
+    int finished = 0;
+};
+
+// Everything about the launch under way.
+struct Launch {
+    const Entry* kernel;
+    const void* parameters;
+    Order order;
+    uint64_t random;
+    int threads;  // of one block
+    unsigned shared_bytes;
+    std::vector<Block> blocks;  // resident ones
+    std::vector<Thread> fibers;
+    std::vector<Copies> copies;
+    std::vector<Warp> warps;
+    std::vector<Thread*> waiting;  // with a condition
+    int warp = 0;                  // that runs
+    int unfinished = 0;
+    bool failed = false;
+    std::string error;
+};
+
+Launch* launch;
+char* stacks;
+size_t stacks_count;
+
+#if defined(__x86_64__)
+void* main_stack_pointer;
+
+// Saves what the ABI asks a callee to keep, then goes on where `to` stopped.
+extern "C" void shim_switch(void** from, void* to);
+asm(R"(
+.text
+.type shim_switch, @function
+shim_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size shim_switch, .-shim_switch
+)");
+
+void fiber_main();
+
+void prepare(Thread& thread, char* stack) {
+    auto top = reinterpret_cast<void**>(stack + kStack);
+    // As after a call: the stack pointer is 8 off a multiple of 16.
+    *--top = nullptr;
+    *--top = reinterpret_cast<void*>(&fiber_main);
+    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+    thread.stack_pointer = top;
+}
+
+void switch_fiber(Thread* from, Thread* to) {
+    shim_switch(from ? &from->stack_pointer : &main_stack_pointer,
+                to ? to->stack_pointer : main_stack_pointer);
+}
+#else
+ucontext_t main_context;
+std::vector<ucontext_t> contexts;
+
+void fiber_main();
+
+void prepare(Thread& thread, char* stack) {
+    const size_t number = &thread - launch->fibers.data();
+    if (contexts.size() < launch->fibers.size()) contexts.resize(launch->fibers.size());
+    ucontext_t& context = contexts[number];
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = kStack;
+    context.uc_link = nullptr;
+    makecontext(&context, fiber_main, 0);
+    thread.stack_pointer = &context;
+}
+
+void switch_fiber(Thread* from, Thread* to) {
+    swapcontext(from ? static_cast<ucontext_t*>(from->stack_pointer) : &main_context,
+                to ? static_cast<ucontext_t*>(to->stack_pointer) : &main_context);
+}
+#endif
+
+uint64_t draw() {
+    // SplitMix64.
+    uint64_t z = (launch->random += 0x9e3779b97f4a7c15ULL);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+}
+
+int warp_of(const Thread* thread) {
+    return (thread->resident * launch->threads + thread->linear) / kWarp;
+}
+int lane_of(const Thread* thread) { return thread->linear % kWarp; }
+
+void wake(Thread* thread) {
+    launch->warps[warp_of(thread)].ready |= 1u << lane_of(thread);
+}
+
+Thread* pick_lane(Warp& warp) {
+    uint32_t ready = warp.ready;
+    int lane;
+    switch (launch->order) {
+        case Order::Forward: lane = __builtin_ctz(ready); break;
+        case Order::Reverse: lane = 31 - __builtin_clz(ready); break;
+        default: {
+            int skip = draw() % __builtin_popcount(ready);
+            while (skip--) ready &= ready - 1;
+            lane = __builtin_ctz(ready);
+        }
+    }
+    return warp.lanes[lane];
+}
+
+// Wakes those whose condition has come to hold.
+bool poll() {
+    bool any = false;
+    auto& waiting = launch->waiting;
+    for (size_t i = 0; i < waiting.size();) {
+        if (waiting[i]->condition(waiting[i]->condition_argument)) {
+            wake(waiting[i]);
+            waiting.erase(waiting.begin() + i);
+            any = true;
+        } else {
+            ++i;
+        }
+    }
+    return any;
+}
+
+std::string deadlock() {
+    std::map<std::string, int> counts;
+    for (const Thread& thread : launch->fibers) {
+        const Warp& warp = launch->warps[warp_of(&thread)];
+        if (!(warp.finished >> lane_of(&thread) & 1)) ++counts[thread.waiting_for];
+    }
+    std::string text = "deadlock: ";
+    for (const auto& [what, count] : counts) {
+        text += std::to_string(count) + " threads wait at " + what + "; ";
+    }
+    return text + std::to_string(launch->fibers.size() - launch->unfinished) + " have ended";
+}
+
+// The thread to run next, or none when all have finished or none ever can.
+Thread* next() {
+    const int count = static_cast<int>(launch->warps.size());
+    if (launch->unfinished == 0 || launch->failed) return nullptr;
+    for (;;) {
+        if (launch->order == Order::Random && draw() % 8 == 0) {
+            launch->warp = draw() % count;
+            poll();
+        }
+        for (int step = 0; step < count; ++step) {
+            const int offset = launch->order == Order::Reverse ? count - step : step;
+            const int number = (launch->warp + offset) % count;
+            if (launch->warps[number].ready) {
+                launch->warp = number;
+                return pick_lane(launch->warps[number]);
+            }
+        }
+        if (!poll()) {
+            launch->failed = true;
+            launch->error = deadlock();
+            return nullptr;
+        }
+    }
+}
+
+// Gives way; comes back when woken.
+void yield() {
+    Thread* self = current;
+    Thread* to = next();
+    if (to == self) return;
+    current = to;
+    switch_fiber(self, to);
+}
+
+void block_and_yield(const char* what) {
+    current->waiting_for = what;
+    launch->warps[warp_of(current)].ready &= ~(1u << lane_of(current));
+    yield();
+}
+
+void fiber_main() {
+    launch->kernel->run(launch->parameters);
+    Warp& warp = launch->warps[warp_of(current)];
+    warp.ready &= ~(1u << lane_of(current));
+    warp.finished |= 1u << lane_of(current);
+    --launch->unfinished;
+    ++launch->blocks[current->resident].finished;
+    yield();
+    std::abort();
+}
+
+void perform(const Copy& copy) {
+    if (copy.source) {
+        std::memcpy(copy.target, copy.source, copy.bytes);
+    } else {
+        std::memset(copy.target, 0, copy.bytes);
+    }
+}
+
+}  // namespace
+
+unsigned char* shared_memory() { return launch->blocks[current->resident].shared; }
+
+void fail(const char* format, ...) {
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    launch->failed = true;
+    launch->error = text;
+    Thread* self = current;
+    current = nullptr;
+    switch_fiber(self, nullptr);
+    std::abort();
+}
+
+void check_shared(const void* pointer, int bytes, int alignment, const char* what) {
+    const auto* begin = shared_memory();
+    const auto* at = static_cast<const unsigned char*>(pointer);
+    if (at < begin || at + bytes > begin + launch->shared_bytes) {
+        fail("%s: %d bytes at offset %ld of shared memory, which has %u", what, bytes,
+             static_cast<long>(at - begin), launch->shared_bytes);
+    }
+    if ((at - begin) % alignment) {
+        fail("%s: offset %ld of shared memory is no multiple of %d", what,
+             static_cast<long>(at - begin), alignment);
+    }
+}
+
+void gather_warp(const char* what, void* slot, Combine combine) {
+    Warp& warp = launch->warps[warp_of(current)];
+    if (warp.arrived && warp.what != what) {
+        fail("lanes of one warp at %s and at %s", warp.what, what);
+    }
+    warp.what = what;
+    current->slot = slot;
+    if (++warp.arrived < kWarp) {
+        block_and_yield(what);
+        return;
+    }
+    warp.arrived = 0;
+    combine(warp.lanes);
+    warp.ready = ~0u;
+    yield();
+}
+
+void gather_block(const char* what, int number, int count) {
+    Block& block = launch->blocks[current->resident];
+    Barrier& barrier = block.barriers[number];
+    const int expected = count ? count : launch->threads;
+    if (barrier.arrived && barrier.expected != expected) {
+        fail("%s: threads expect %d and %d at barrier %d", what, barrier.expected, expected, number);
+    }
+    barrier.expected = expected;
+    if (++barrier.arrived < expected) {
+        barrier.waiting.push_back(current);
+        block_and_yield(what);
+        return;
+    }
+    barrier.arrived = 0;
+    for (Thread* thread : barrier.waiting) wake(thread);
+    barrier.waiting.clear();
+    yield();
+}
+
+void wait_until(const char* what, bool (*condition)(const void*), const void* argument) {
+    if (condition(argument)) return;
+    current->condition = condition;
+    current->condition_argument = argument;
+    launch->waiting.push_back(current);
+    block_and_yield(what);
+}
+
+void issue_copy(void* target, const void* source, int bytes) {
+    check_shared(target, bytes, bytes, "cp.async");
+    if (source && reinterpret_cast<uintptr_t>(source) % bytes) {
+        fail("cp.async: its source is not aligned to %d bytes", bytes);
+    }
+    std::memset(target, 0xff, bytes);
+    current->copies->pending.push_back({target, source, bytes, current->copies->open_group});
+}
+
+void commit_copies() { ++current->copies->open_group; }
+
+void wait_for_copies(int groups_left_pending) {
+    Copies& copies = *current->copies;
+    const int done = copies.open_group - groups_left_pending;
+    auto& pending = copies.pending;
+    auto end = std::find_if(pending.begin(), pending.end(),
+                            [&](const Copy& copy) { return copy.group >= done; });
+    std::for_each(pending.begin(), end, perform);
+    pending.erase(pending.begin(), end);
+    // The hardware is free to be early, too.
+    if (launch->order == Order::Random && draw() % 2) {
+        std::for_each(pending.begin(), pending.end(), perform);
+        pending.clear();
+    }
+}
+
+float half_to_float(uint16_t bits) {
+    const uint32_t sign = (bits & 0x8000u) << 16;
+    const uint32_t exponent = bits >> 10 & 31;
+    const uint32_t mantissa = bits & 0x3ff;
+    uint32_t word;
+    if (exponent == 31) {
+        word = sign | 0x7f800000u | mantissa << 13;
+    } else if (exponent) {
+        word = sign | (exponent + 112) << 23 | mantissa << 13;
+    } else {
+        const float value = std::ldexp(static_cast<float>(mantissa), -24);
+        return sign ? -value : value;
+    }
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+uint16_t float_to_half(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    const uint16_t sign = word >> 16 & 0x8000;
+    if (value != value) return sign | 0x7fff;
+    const float magnitude = std::fabs(value);
+    if (magnitude >= 65520.0f) return sign | 0x7c00;
+    // The spacing of halves around the magnitude; rint rounds ties to even.
+    const int exponent = std::max(std::ilogb(magnitude == 0 ? 1e-10f : magnitude), -14);
+    const auto units = static_cast<uint32_t>(std::rint(std::ldexp(magnitude, 10 - exponent)));
+    // A carry out of the mantissa moves into the exponent, as it should.
+    return sign | (units + ((exponent + 14) << 10));
+}
+
+Kernel::Kernel(const char* name, unsigned parameter_bytes, unsigned threads,
+               void (*run)(const void*)) {
+    kernels()[name] = Entry{parameter_bytes, threads, run};
+}
+
+}  // namespace shim
+
+using namespace shim;
+
+namespace {
+
+// Runs blocks `first .. first + count` together. Shared memory ends where its
+// allocation does, so that AddressSanitizer sees what runs over.
+void run_blocks(unsigned first, unsigned count) {
+    Launch& l = *launch;
+    const size_t fibers = static_cast<size_t>(count) * l.threads;
+    if (stacks_count < fibers) {
+        if (stacks) munmap(stacks, stacks_count * kStack);
+        stacks = static_cast<char*>(mmap(nullptr, fibers * kStack, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        if (stacks == MAP_FAILED) {
+            stacks = nullptr;
+            stacks_count = 0;
+            l.failed = true;
+            l.error = "no memory for the stacks of the threads";
+            return;
+        }
+        stacks_count = fibers;
+    }
+    l.blocks.assign(count, Block());
+    l.fibers.assign(fibers, Thread());
+    l.copies.assign(fibers, Copies());
+    l.warps.assign(fibers / kWarp, Warp());
+    l.waiting.clear();
+    l.unfinished = static_cast<int>(fibers);
+    l.warp = l.order == Order::Reverse ? static_cast<int>(l.warps.size()) - 1 : 0;
+    for (unsigned b = 0; b < count; ++b) {
+        const unsigned linear = first + b;
+        void* shared = nullptr;
+        if (posix_memalign(&shared, 1024, std::max(l.shared_bytes, 1u))) std::abort();
+        l.blocks[b].shared = static_cast<unsigned char*>(shared);
+        std::memset(l.blocks[b].shared, 0xff, l.shared_bytes);
+        for (int t = 0; t < l.threads; ++t) {
+            const size_t number = static_cast<size_t>(b) * l.threads + t;
+            Thread& thread = l.fibers[number];
+            thread.index = {static_cast<unsigned>(t), 0, 0};
+            thread.block = {linear % grid_size.x, linear / grid_size.x % grid_size.y,
+                            linear / grid_size.x / grid_size.y};
+            thread.linear = t;
+            thread.resident = b;
+            thread.waiting_for = "its turn";
+            thread.copies = &l.copies[number];
+            prepare(thread, stacks + number * kStack);
+            Warp& warp = l.warps[number / kWarp];
+            warp.lanes[t % kWarp] = &thread;
+            warp.ready = ~0u;
+        }
+    }
+    current = next();
+    if (current) switch_fiber(nullptr, current);
+    for (Block& block : l.blocks) {
+        for (const Barrier& barrier : block.barriers) {
+            if (!l.failed && barrier.arrived) {
+                l.failed = true;
+                l.error = "threads were left behind at a barrier";
+            }
+        }
+        free(block.shared);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+struct ShimLaunch {
+    const char* name;
+    unsigned grid[3];
+    unsigned block;
+    unsigned shared_bytes;
+    unsigned together;  // all blocks at once
+    const void* parameters;
+    unsigned parameter_bytes;
+    unsigned order;     // 0 forward, 1 reverse, 2 random
+    uint64_t seed;
+};
+
+// Gives 0, or 1 with a text in `error`.
+int shim_launch(const ShimLaunch* asked, char* error, unsigned error_bytes) {
+    auto refuse = [&](const std::string& text) {
+        snprintf(error, error_bytes, "%s: %s", asked->name, text.c_str());
+        return 1;
+    };
+    const auto found = kernels().find(asked->name);
+    if (found == kernels().end()) return refuse("there is no such kernel");
+    const Entry& entry = found->second;
+    if (entry.parameter_bytes != asked->parameter_bytes) {
+        return refuse("takes " + std::to_string(entry.parameter_bytes) + " bytes of parameters, not " +
+                      std::to_string(asked->parameter_bytes));
+    }
+    if (asked->block == 0 || asked->block % kWarp || asked->block > entry.threads) {
+        return refuse("cannot run with " + std::to_string(asked->block) + " threads a block");
+    }
+    if (asked->shared_bytes > 227 * 1024) return refuse("asks for more shared memory than there is");
+    const uint64_t blocks =
+        static_cast<uint64_t>(asked->grid[0]) * asked->grid[1] * asked->grid[2];
+    if (blocks == 0 || asked->grid[1] > 65535 || asked->grid[2] > 65535) {
+        return refuse("has an impossible grid");
+    }
+    Launch state{};
+    state.kernel = &entry;
+    state.parameters = asked->parameters;
+    state.order = static_cast<Order>(asked->order);
+    state.random = asked->seed;
+    state.threads = static_cast<int>(asked->block);
+    state.shared_bytes = asked->shared_bytes;
+    launch = &state;
+    grid_size = {asked->grid[0], asked->grid[1], asked->grid[2]};
+    block_size = {asked->block, 1, 1};
+    if (asked->together) {
+        run_blocks(0, static_cast<unsigned>(blocks));
+    } else {
+        for (uint64_t i = 0; i < blocks && !state.failed; ++i) {
+            const uint64_t number = state.order == Order::Reverse ? blocks - 1 - i : i;
+            run_blocks(static_cast<unsigned>(number), 1);
+        }
+    }
+    launch = nullptr;
+    return state.failed ? refuse(state.error) : 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,110 @@
+// CUDA on the host, for tests: the kernels of this directory, compiled as
+// ordinary C++, run here with one fiber per CUDA thread.
+//
+// What it is for: to run every kernel without a GPU, through the same launch
+// code, under several schedules, so that a missing barrier, a slot released
+// too early, a wrong parity or a wrong offset gives a wrong answer or an error
+// here and not on a card.
+//
+// - A warp runs as far as it can; then the next one does, in an order that the
+//   schedule sets. Warp-wide instructions gather their lanes; barriers gather
+//   their threads; whoever can never be woken is reported as a deadlock.
+// - Shared memory is one arena per block of exactly the bytes that the launch
+//   asks for, filled with NaNs when the block begins.
+// - Asynchronous copies poison their target with NaNs when they are issued and
+//   are performed as late as the rules allow.
+//
+// What it is not: a model of time, of caches, or of memory ordering between
+// blocks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __restrict__
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct Dim3 {
+    unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+namespace shim {
+
+constexpr int kWarp = 32;
+
+struct Thread;
+using Combine = void (*)(Thread** lanes);
+
+// A CUDA thread. Kernels see the first two members only.
+struct Thread {
+    Dim3 index;
+    Dim3 block;
+    unsigned linear;         // in the block
+    unsigned resident;       // number of its block among the resident ones
+    void* stack_pointer;     // of the fiber while it is not running
+    void* slot;              // operands of a warp-wide instruction
+    const char* waiting_for; // for the report of a deadlock
+    bool (*condition)(const void*);
+    const void* condition_argument;
+    struct Copies* copies;   // asynchronous ones, not yet performed
+};
+
+extern Thread* current;
+extern Dim3 grid_size;
+extern Dim3 block_size;
+
+// The block's shared memory, and its length.
+unsigned char* shared_memory();
+
+// Every lane of the warp gives `slot`; the last to arrive combines them.
+void gather_warp(const char* what, void* slot, Combine combine);
+// Every thread of the block, or `count` threads under a barrier's number.
+void gather_block(const char* what, int barrier, int count);
+// Waits until the condition holds.
+void wait_until(const char* what, bool (*condition)(const void*), const void* argument);
+
+void issue_copy(void* target, const void* source, int bytes);
+void commit_copies();
+void wait_for_copies(int groups_left_pending);
+
+// Ends the launch with an error; does not return.
+[[noreturn]] void fail(const char* format, ...);
+
+// Fails unless the `bytes` at `pointer` lie in the block's shared memory and
+// begin at a multiple of `alignment`.
+void check_shared(const void* pointer, int bytes, int alignment, const char* what);
+
+float half_to_float(uint16_t bits);
+uint16_t float_to_half(float value);
+
+// Registers a kernel under its name.
+struct Kernel {
+    Kernel(const char* name, unsigned parameter_bytes, unsigned threads, void (*run)(const void*));
+};
+
+}  // namespace shim
+
+#define threadIdx (shim::current->index)
+#define blockIdx (shim::current->block)
+#define blockDim (shim::block_size)
+#define gridDim (shim::grid_size)
+
+inline void __syncthreads() { shim::gather_block("__syncthreads", 0, 0); }
+inline void __syncwarp() {
+    shim::gather_warp("__syncwarp", nullptr, [](shim::Thread**) {});
+}
+inline void __threadfence() {}
+
+// Not `fmaxf` and friends by name clash: host <cmath> has them.
+inline float __expf(float x) { return std::exp(x); }

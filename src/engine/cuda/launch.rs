@@ -1,0 +1,153 @@
+//! The one face that kernels are launched through.
+//!
+//! A [`Card`] has memory and runs kernels by name. The driver's card
+//! (`driver.rs`) is a real one; in tests the host shim stands in for it, so that
+//! what plans and launches is the same code in both.
+
+use std::ffi::c_void;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::CudaError;
+
+/// What a card can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Multiprocessors: blocks that run at once, at the least.
+    pub(crate) multiprocessors: usize,
+    /// Shared memory that a block may ask for, in bytes.
+    pub(crate) shared_bytes: usize,
+}
+
+/// A kernel's parameters: one struct, given by value.
+#[derive(Clone, Copy)]
+pub(crate) struct Parameters<'a> {
+    pub(crate) pointer: *const c_void,
+    pub(crate) bytes: usize,
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'a> Parameters<'a> {
+    /// Of a struct that the kernel's source declares alike.
+    pub(crate) fn of<P: Copy>(parameters: &'a P) -> Self {
+        Self {
+            pointer: std::ptr::from_ref(parameters).cast(),
+            bytes: size_of::<P>(),
+            lifetime: PhantomData,
+        }
+    }
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Launch<'a> {
+    pub(crate) kernel: &'a str,
+    /// Blocks.
+    pub(crate) grid: [usize; 3],
+    /// Threads in a block.
+    pub(crate) block: usize,
+    /// Shared memory of a block, in bytes.
+    pub(crate) shared_bytes: usize,
+    /// Whether all blocks must run at once, since they wait for each other.
+    pub(crate) together: bool,
+    pub(crate) parameters: Parameters<'a>,
+}
+
+/// A recorded sequence of launches; a card's own number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Recording(pub(crate) usize);
+
+/// A device with memory that runs kernels, one after the other.
+pub(crate) trait Card: Debug + Send + Sync {
+    /// For people.
+    fn name(&self) -> String;
+
+    fn limits(&self) -> Limits;
+
+    /// Memory of this many bytes, aligned to 256, with anything in it.
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Gives memory back; nothing that was launched may still use it.
+    fn free(&self, address: u64);
+
+    /// Copies to the device, in order with the launches.
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), CudaError>;
+
+    /// Copies from the device, when all launches before have ended.
+    fn download(&self, to: &mut [u8], from: u64) -> Result<(), CudaError>;
+
+    /// Begins a kernel, in order with the launches before.
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
+
+    /// Records what `work` launches, to replay it as one; none where the card
+    /// cannot, and then nothing was launched.
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), CudaError>,
+    ) -> Result<Option<Recording>, CudaError>;
+
+    /// Begins a recording, in order with the launches before.
+    fn replay(&self, recording: Recording) -> Result<(), CudaError>;
+
+    /// Forgets a recording.
+    fn forget(&self, recording: Recording);
+}
+
+/// Memory on a card, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    card: Arc<dyn Card>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    pub(crate) fn new(card: &Arc<dyn Card>, bytes: usize) -> Result<Self, CudaError> {
+        // An empty value still has an address.
+        let bytes = bytes.max(16);
+        Ok(Self {
+            card: Arc::clone(card),
+            address: card.allocate(bytes)?,
+            bytes,
+        })
+    }
+
+    /// Memory that holds these values.
+    pub(crate) fn of(card: &Arc<dyn Card>, values: &[u8]) -> Result<Self, CudaError> {
+        let memory = Self::new(card, values.len())?;
+        memory.card.upload(memory.address, values)?;
+        Ok(memory)
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(crate) fn upload(&self, values: &[u8]) -> Result<(), CudaError> {
+        assert!(values.len() <= self.bytes, "more than the memory holds");
+        self.card.upload(self.address, values)
+    }
+
+    pub(crate) fn download(&self, values: &mut [u8]) -> Result<(), CudaError> {
+        assert!(values.len() <= self.bytes, "more than the memory holds");
+        self.card.download(values, self.address)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.card.free(self.address);
+    }
+}
+
+/// Values as bytes, in the machine's order, which is the card's.
+pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+}
+
+/// Bytes as values.
+pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
+    let (words, _) = bytes.as_chunks::<4>();
+    words.iter().map(|word| f32::from_ne_bytes(*word)).collect()
+}

@@ -1,0 +1,51 @@
+//! The CUDA backend: the plan of the CPU backend, executed by our own kernels.
+//!
+//! `weights.rs` lays weights out, `network.rs` turns a plan into launches and
+//! runs them through [`launch::Card`], which is a card of the driver's
+//! (`driver.rs`) or, in tests, the host shim. The kernels of `kernels/` are
+//! compiled for the card at hand and kept on disk (`compile.rs`). Nothing here
+//! needs a CUDA toolkit to build, nor a driver to start.
+
+use super::Precision;
+
+mod kernels;
+mod launch;
+#[cfg(test)]
+mod shim;
+mod suite;
+mod weights;
+
+/// What can go wrong between here and a card.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CudaError {
+    /// There is no driver, or no card that we can use.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The card has no room for what was asked.
+    #[error("the card has no room for {bytes} bytes more")]
+    OutOfMemory {
+        /// Asked for.
+        bytes: usize,
+    },
+    /// More values than a kernel can count.
+    #[error("the clips are too large for the kernels ({value} values along one axis)")]
+    TooLarge {
+        /// What did not fit.
+        value: usize,
+    },
+    /// The driver refused, or a kernel failed; the card's state is lost.
+    #[error("the card failed: {problem}")]
+    Launch {
+        /// What the driver said.
+        problem: String,
+    },
+    /// The kernels could not be compiled.
+    #[error("the kernels could not be compiled for this card: {problem}")]
+    Compile {
+        /// What the compiler said.
+        problem: String,
+    },
+}

@@ -1,0 +1,35 @@
+//! What any card must pass: every kernel against a plain reference in f64, and
+//! single instructions against what their manual says.
+//!
+//! The same cases run through the host shim in tests, under several schedules,
+//! and on a card in `hepaflow gpu-suite`.
+
+mod cases;
+mod probes;
+mod reference;
+
+use std::sync::Arc;
+
+use super::CudaError;
+use super::launch::Card;
+
+/// Compares a card's answer with a reference: gives the largest difference.
+type Check = Box<dyn Fn(&Arc<dyn Card>) -> Result<f64, CudaError> + Send + Sync>;
+
+/// One thing to check.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// The largest difference that is allowed.
+    pub(crate) tolerance: f64,
+    pub(crate) check: Check,
+}
+
+/// All cases, the probes first: where those fail, no other says anything.
+pub(crate) fn all() -> Vec<Case> {
+    let mut all = probes::cases();
+    all.extend(cases::cases());
+    all
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Conformance: single instructions, whose registers must hold what the PTX
+//! manual says, bit by bit.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::super::kernels;
+use super::super::launch::{Card, Memory};
+use super::super::CudaError;
+use super::Case;
+
+/// Runs a probe on words; gives `[32][4]` words.
+fn run(card: &Arc<dyn Card>, kernel: &str, input: &[u32]) -> Result<Vec<u32>, CudaError> {
+    let bytes: Vec<u8> = input.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let input = Memory::of(card, &bytes)?;
+    let output = Memory::new(card, 32 * 16)?;
+    kernels::probe(card.as_ref(), kernel, input.address(), output.address())?;
+    let mut bytes = vec![0; 32 * 16];
+    output.download(&mut bytes)?;
+    let (words, _) = bytes.as_chunks::<4>();
+    Ok(words.iter().map(|word| u32::from_ne_bytes(*word)).collect())
+}
+
+/// Words that differ.
+fn differences(found: &[u32], expected: &[u32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).filter(|(a, b)| a != b).count() as f64
+}
+
+fn exact(name: &str, check: fn(&Arc<dyn Card>) -> Result<f64, CudaError>) -> Case {
+    Case {
+        name: format!("probe: {name}"),
+        tolerance: 0.0,
+        check: Box::new(check),
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        exact("ldmatrix", load_matrices),
+        exact("cp.async", copy_async),
+        exact("mma.sync f16", |card| multiply_add(card, "f16", |x| f16::from_f32(x).to_bits())),
+        exact("mma.sync bf16", |card| multiply_add(card, "bf16", |x| bf16::from_f32(x).to_bits())),
+        exact("conversions", conversions),
+    ]
+}
+
+/// Register `i` of lane `l` holds row `l / 4` of matrix `i`, columns `2 (l % 4)`
+/// and one more; row `r` of matrix `i` is what lane `8 i + r` names.
+fn load_matrices(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let input: Vec<u32> = (0..128).map(|word| 0x0001_0000 * (2 * word + 1) + 2 * word).collect();
+    let expected: Vec<u32> = (0..32)
+        .flat_map(|lane| (0..4).map(move |matrix| (8 * matrix + lane / 4) * 4 + lane % 4))
+        .map(|word| input[word])
+        .collect();
+    Ok(differences(&run(card, "probe_load_matrices", &input)?, &expected))
+}
+
+fn copy_async(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let input: Vec<u32> = (1..=128).collect();
+    let expected: Vec<u32> = (0..32_usize)
+        .flat_map(|lane| (0..4).map(move |word| (lane ^ 3, word)))
+        .map(|(from, word)| if from % 2 == 0 { input[from * 4 + word] } else { 0 })
+        .collect();
+    Ok(differences(&run(card, "probe_copy_async", &input)?, &expected))
+}
+
+/// Small whole numbers: every sum is exact, in whatever order.
+fn multiply_add(
+    card: &Arc<dyn Card>,
+    suffix: &str,
+    bits: fn(f32) -> u16,
+) -> Result<f64, CudaError> {
+    let a = |m: usize, k: usize| ((m * 7 + k * 3) % 13) as f32 - 6.0;
+    let b = |k: usize, n: usize| ((k * 5 + n * 11) % 9) as f32 - 4.0;
+    let c = |m: usize, n: usize| (m * 8 + n) as f32;
+    let pair = |low: f32, high: f32| u32::from(bits(low)) | u32::from(bits(high)) << 16;
+    let mut input = Vec::new();
+    let mut expected = Vec::new();
+    for lane in 0..32 {
+        let (g, q) = (lane / 4, lane % 4 * 2);
+        for (m, k) in [(g, q), (g + 8, q), (g, q + 8), (g + 8, q + 8)] {
+            input.push(pair(a(m, k), a(m, k + 1)));
+        }
+        for k in [q, q + 8] {
+            input.push(pair(b(k, g), b(k + 1, g)));
+        }
+        for (m, n) in [(g, q), (g, q + 1), (g + 8, q), (g + 8, q + 1)] {
+            input.push(c(m, n).to_bits());
+            let sum: f32 = (0..16).map(|k| a(m, k) * b(k, n)).sum();
+            expected.push((sum + c(m, n)).to_bits());
+        }
+    }
+    let found = run(card, &format!("probe_multiply_add_{suffix}"), &input)?;
+    Ok(differences(&found, &expected))
+}
+
+/// Rounding to nearest, ties to even, at every kind of place: ties both ways,
+/// the largest and smallest values, subnormal ones, zeros, infinities.
+fn conversions(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let mut values = vec![
+        0.0, -0.0, 1.0, -1.0, 1.0 / 3.0, -2.0 / 3.0, 65504.0, 65519.0, 65520.0, -1e6, 1e-4, 6e-5,
+        6.1e-5, 6e-8, 2.9e-8, 3e-8, 1e-30, f32::INFINITY, f32::NEG_INFINITY, 255.0, 257.0, 259.0,
+        2049.0, 2051.0, 1.003_906_3, 1.011_718_8, 3.4e38, 1e-39, 0.1, 100.7,
+    ];
+    values.resize(32, 0.7);
+    let input: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
+    let expected: Vec<u32> = values
+        .iter()
+        .flat_map(|&value| {
+            let (half, brain) = (f16::from_f32(value), bf16::from_f32(value));
+            [
+                u32::from(half.to_bits()),
+                u32::from(brain.to_bits()),
+                half.to_f32().to_bits(),
+                brain.to_f32().to_bits(),
+            ]
+        })
+        .collect();
+    Ok(differences(&run(card, "probe_conversions", &input)?, &expected))
+}

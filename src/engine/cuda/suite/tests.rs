@@ -1,0 +1,199 @@
+use std::sync::Arc;
+
+use super::super::launch::Card;
+use super::super::shim::{Patch, SCHEDULES, Schedule, Shim};
+
+/// Runs all cases under a schedule; gives what failed.
+fn failures(card: &Arc<dyn Card>) -> Vec<String> {
+    super::all()
+        .into_iter()
+        .filter_map(|case| match (case.check)(card) {
+            Ok(difference) if difference <= case.tolerance => None,
+            Ok(difference) => Some(format!(
+                "{}: {difference:e}, more than {:e}",
+                case.name, case.tolerance
+            )),
+            Err(error) => Some(format!("{}: {error}", case.name)),
+        })
+        .collect()
+}
+
+fn every_kernel_is_right(schedule: Schedule) {
+    let card: Arc<dyn Card> = Arc::new(Shim::new(schedule));
+    let failures = failures(&card);
+    assert!(failures.is_empty(), "{schedule:?}:\n{}", failures.join("\n"));
+}
+
+#[test]
+fn every_kernel_is_right_when_threads_run_forward() {
+    every_kernel_is_right(SCHEDULES[0]);
+}
+
+#[test]
+fn every_kernel_is_right_when_threads_run_backward() {
+    every_kernel_is_right(SCHEDULES[1]);
+}
+
+#[test]
+fn every_kernel_is_right_when_threads_run_at_random() {
+    every_kernel_is_right(SCHEDULES[2]);
+    every_kernel_is_right(SCHEDULES[3]);
+}
+
+/// A bug, and the cases that must see it.
+struct Bug {
+    name: &'static str,
+    patch: Patch,
+    cases: &'static str,
+}
+
+const BUGS: [Bug; 14] = [
+    Bug {
+        name: "a tile is read before all have brought it, and replaced while it is read",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "__syncthreads();  // this tile has come",
+            to: "// this tile has come",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "a tile is read before its copies have ended",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "copies_wait<kStages - 2>();",
+            to: "copies_wait<kStages - 1>();",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "a stage is released while it is still read",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "load((tile + kStages - 1) % kStages);",
+            to: "load((tile + kStages) % kStages);",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "the wrong stage is read",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "shared + tile % kStages * kStageBytes",
+            to: "shared + (tile + 1) % kStages * kStageBytes",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "a matrix is loaded from the wrong row",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "lane / 16 * 8 + lane % 8;",
+            to: "lane / 8 % 2 * 8 + lane % 8;",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "chunks are written in one order and read in another",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "load_matrices(left[i], a + chunk_at(row0 + 16 * i + lane % 16, 2 * step + lane / 16))",
+            to: "load_matrices(left[i], a + (row0 + 16 * i + lane % 16) * kRowBytes + 16 * (2 * step + lane / 16))",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "the padding is not zero",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "pairs[i] = 0;",
+            to: "pairs[i] = pack<E>(static_cast<float>(-p.centre) * (1.0f / 64.0f), 1.0f);",
+        },
+        cases: "stem",
+    },
+    Bug {
+        name: "a segment is left out",
+        patch: Patch {
+            file: "conv_mma.cu",
+            from: "segment < p.segments",
+            to: "segment + 1 < p.segments",
+        },
+        cases: "segments",
+    },
+    Bug {
+        name: "a tile is replaced while it is read",
+        patch: Patch {
+            file: "conv_f32.cu",
+            from: "__syncthreads();  // the last round",
+            to: "// the last round",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "blocks do not wait for each other",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "wait_for_counter(arrived, blocks * (t + 1));",
+            to: "",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "the state of the wrong parity is read",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "const float* fresh = p.state + static_cast<long long>(t % 2)",
+            to: "const float* fresh = p.state + static_cast<long long>((t + 1) % 2)",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "the counters are not put back",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "arrived[0] = 0;",
+            to: "",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "sums are read before they are written",
+        patch: Patch {
+            file: "pool.cu",
+            from: "    __syncthreads();\n",
+            to: "",
+        },
+        cases: "mean_pool",
+    },
+    Bug {
+        name: "some threads never come to a barrier",
+        patch: Patch {
+            file: "pool.cu",
+            from: "    __syncthreads();\n",
+            to: "    if (channel < p.channels) __syncthreads();\n",
+        },
+        cases: "mean_pool",
+    },
+];
+
+/// Whether a schedule shows the bug, be it by a wrong answer or by an error.
+fn shows(bug: &Bug, schedule: Schedule) -> bool {
+    let card: Arc<dyn Card> = Arc::new(Shim::with_patches(schedule, &[bug.patch]));
+    let cases = super::all();
+    let mut seen = cases.iter().filter(|case| case.name.contains(bug.cases));
+    seen.any(|case| match (case.check)(&card) {
+        Ok(difference) => difference > case.tolerance,
+        // The case wants a kernel of another file, which is not compiled here.
+        Err(error) => !error.to_string().contains("there is no such kernel"),
+    })
+}
+
+#[test]
+fn the_shim_sees_planted_bugs() {
+    let unseen: Vec<_> = BUGS
+        .iter()
+        .filter(|bug| !SCHEDULES.iter().any(|&schedule| shows(bug, schedule)))
+        .map(|bug| bug.name)
+        .collect();
+    assert!(unseen.is_empty(), "unseen: {unseen:#?}");
+}
