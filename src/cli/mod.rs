@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+mod bench;
 mod check;
 mod devices;
 mod infer;
@@ -53,6 +54,7 @@ enum Command {
     Phantom(phantom::Phantom),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
+    Bench(bench::BenchArgs),
     Devices(devices::DevicesArgs),
 }
 
@@ -91,6 +93,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
         Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
     }

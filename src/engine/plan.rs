@@ -9,12 +9,10 @@ use crate::model::{Conv, Graph, Lstm, NodeId, Op, Pool, Shape, Weights};
 
 /// Steps and the memory that they need.
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Length of each buffer, in values. Buffer 0 is the input.
     pub(super) buffers: Vec<usize>,
-    /// The longest run of im2col rows that a step asks for, in values.
-    pub(super) tile: usize,
     /// Values in the input.
     pub(super) input_len: usize,
 }
@@ -82,25 +80,6 @@ pub(super) struct LstmLayer {
     pub(super) bias: Vec<f32>,
 }
 
-impl ConvStep {
-    /// Products that make up one value: `kt * kh * kw * C`.
-    pub(super) fn taps(&self) -> usize {
-        self.conv.kernel.iter().product::<usize>() * self.input.channels
-    }
-
-    /// Output rows that are computed at once: enough for the matrix product
-    /// to be worth its packing, few enough for the tile to stay in cache.
-    pub(super) fn rows_at_once(&self) -> usize {
-        const POSITIONS: usize = 224;
-        let [_, h, w] = self.output.extent;
-        POSITIONS.div_ceil(w).min(h)
-    }
-
-    fn tile(&self) -> usize {
-        self.rows_at_once() * self.output.extent[2] * self.taps()
-    }
-}
-
 impl Plan {
     /// Compiles a graph.
     pub(super) fn compile(graph: &Graph, weights: &Weights) -> Result<Self, EngineError> {
@@ -112,7 +91,6 @@ impl Plan {
             plan: Self {
                 steps: Vec::new(),
                 buffers: Vec::new(),
-                tile: 0,
                 input_len: graph.input_shape().len(),
             },
             busy_until: Vec::new(),
@@ -307,7 +285,6 @@ impl Compiler<'_> {
             residual,
             relu,
         };
-        self.plan.tile = self.plan.tile.max(step.tile());
         self.plan.steps.push(Step {
             input,
             output,

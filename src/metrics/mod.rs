@@ -249,4 +249,28 @@ mod tests {
         assert!(text.contains("reason=\"shutdown\",source=\"bed-1\"} 3"));
         assert!(text.contains("hepaflow_stream_up{source=\"bed-1\"} 0"));
     }
+
+    #[test]
+    fn alerts_speak_of_metrics_that_exist() {
+        let metrics = Metrics::new().unwrap();
+        metrics.source("bed-1");
+        let text = metrics.render().unwrap();
+        let samples: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        let rules = include_str!("../../deploy/prometheus/rules.yml");
+        let named: Vec<_> = rules
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("hepaflow_"))
+            .collect();
+        assert!(named.len() >= 4, "{named:?}");
+        for name in named {
+            assert!(samples.contains(&name), "{name} in {text}");
+        }
+        for reason in rules.split("reason=\"").skip(1) {
+            let reason = reason.split('"').next().unwrap();
+            assert!(DropReason::ALL.map(DropReason::as_str).contains(&reason));
+        }
+    }
 }
