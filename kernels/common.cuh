@@ -112,6 +112,15 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
     return from_float<E>(low).bits | static_cast<uint32_t>(from_float<E>(high).bits) << 16;
 }
 
+// NVRTC has no <math.h>.
+__device__ __forceinline__ float negative_infinity() {
+#if defined(__CUDACC__)
+    return __int_as_float(static_cast<int>(0xff800000u));
+#else
+    return -INFINITY;
+#endif
+}
+
 // `max(x, 0)`, but not a number stays so: a fault must show in the answer.
 __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
 

@@ -44,7 +44,7 @@ KERNEL(log_mean_softmax, LogMeanSoftmax, 32) {
     for (int k = lane; k < p.classes; k += 32) sums[k] = 0.0f;
     for (int t = 0; t < p.frames; ++t) {
         const float* row = p.input + (static_cast<long long>(clip) * p.frames + t) * p.stride;
-        float largest = -INFINITY;
+        float largest = negative_infinity();
         for (int k = lane; k < p.classes; k += 32) largest = fmaxf(largest, row[k]);
 #pragma unroll
         for (int mask = 16; mask; mask /= 2) largest = fmaxf(largest, exchange(largest, mask));

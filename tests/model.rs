@@ -151,13 +151,15 @@ fn what_the_engine_cannot_do_is_said() {
         device: Device::Cuda,
         ..Default::default()
     };
-    assert!(matches!(
-        Engine::open(&model, cuda),
-        Err(EngineError::NoCuda)
-    ));
+    match Engine::open(&model, cuda) {
+        Err(EngineError::NoCuda(_)) => {}
+        // On a machine with a card.
+        Ok(engine) => assert!(engine.description().starts_with("cuda")),
+        Err(error) => panic!("{error}"),
+    }
     let half = EngineOptions {
+        device: Device::Cpu,
         precision: Precision::F16,
-        ..Default::default()
     };
     assert!(
         Engine::open(&model, half)

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod devices;
+mod gpu_suite;
 mod infer;
 mod log;
 mod model;
@@ -56,6 +57,7 @@ enum Command {
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
     Devices(devices::DevicesArgs),
+    GpuSuite(gpu_suite::GpuSuiteArgs),
 }
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
@@ -96,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::GpuSuite(args) => gpu_suite::run(&args),
     }
 }
 

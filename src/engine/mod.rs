@@ -1,7 +1,7 @@
 //! Execution of a network: a plan compiled once, run by a backend.
 //!
 //! [`Engine::open`] folds batch norm into the convolutions, fuses what follows
-//! them, and lays out memory (`plan.rs`); `cpu` runs the plan. An engine is
+//! them, and lays out memory (`plan.rs`); `cpu` or [`cuda`] runs the plan. An engine is
 //! shared by threads, each with a [`Workspace`] of its own that holds every
 //! intermediate value, so that a clip costs no allocation but its answer's.
 //!
@@ -19,16 +19,18 @@ use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
 use cpu::Team;
+pub use cuda::CudaError;
 use plan::Plan;
 
 /// An engine could not be opened, or a clip not scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// CUDA was asked for where it cannot be had.
-    #[error(
-        "device \"cuda\" was asked for, but this version computes on the CPU only; use \"auto\" or \"cpu\""
-    )]
-    NoCuda,
+    #[error("device \"cuda\" was asked for, but {0}; use \"auto\" or \"cpu\"")]
+    NoCuda(CudaError),
+    /// The card cannot execute this network.
+    #[error("device \"cuda\": {0}")]
+    Cuda(CudaError),
     /// A precision that the device does not compute in.
     #[error("the CPU computes in f32; precision \"{0}\" needs another device")]
     Precision(Precision),
@@ -124,14 +126,37 @@ pub struct Memory {
 /// A network, ready to score clips.
 #[derive(Debug)]
 pub struct Engine {
-    program: cpu::Program,
+    backend: Backend,
     input: InputSpec,
     classes: usize,
 }
 
+#[derive(Debug)]
+enum Backend {
+    Cpu(cpu::Program),
+    Cuda(cuda::Backend),
+}
+
+/// What an engine on a card has been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How often a batch was halved, since the card had no room.
+    pub batches_halved: usize,
+    /// How often the engine was rebuilt after an error of the card.
+    pub engines_rebuilt: usize,
+    /// Whether the card was given up, and the CPU computes.
+    pub fell_back: bool,
+}
+
 /// What one thread needs to score clips; made by [`Engine::workspace`].
 #[derive(Debug)]
-pub struct Workspace(cpu::Buffers);
+pub struct Workspace(Scratch);
+
+#[derive(Debug)]
+enum Scratch {
+    Cpu(cpu::Buffers),
+    Cuda(cuda::Workspace),
+}
 
 impl Engine {
     /// Compiles a model for a device.
@@ -140,27 +165,60 @@ impl Engine {
     /// If the device or precision cannot be had, or the network holds an
     /// operation that the backend does not know.
     pub fn open(model: &Model, options: EngineOptions) -> Result<Self, EngineError> {
-        if options.device == Device::Cuda {
-            return Err(EngineError::NoCuda);
-        }
-        if options.precision != Precision::F32 {
-            return Err(EngineError::Precision(options.precision));
-        }
+        let input = model.spec().input.clone();
+        let plan = Plan::compile(model.graph(), model.weights())?;
+        let on_card = || {
+            let backend = cuda::Backend::new(&plan, options.precision, &input);
+            backend.map(Backend::Cuda)
+        };
+        let backend = match options.device {
+            Device::Cpu => None,
+            Device::Cuda => Some(on_card().map_err(|error| match error {
+                CudaError::Unavailable { .. } => EngineError::NoCuda(error),
+                error => EngineError::Cuda(error),
+            })?),
+            Device::Auto => match on_card() {
+                Ok(backend) => Some(backend),
+                Err(error) => {
+                    tracing::info!("computing on the CPU: {error}");
+                    None
+                }
+            },
+        };
+        let backend = match backend {
+            Some(backend) => backend,
+            None if options.precision == Precision::F32 => Backend::Cpu(cpu::Program::new(plan)),
+            None => return Err(EngineError::Precision(options.precision)),
+        };
         Ok(Self {
-            program: cpu::Program::new(Plan::compile(model.graph(), model.weights())?),
-            input: model.spec().input.clone(),
+            backend,
+            input,
             classes: model.spec().classes.len(),
         })
     }
 
     /// For people: what executes the network.
     pub fn description(&self) -> String {
-        format!("cpu ({}), f32", self.program.isa())
+        match &self.backend {
+            Backend::Cpu(program) => format!("cpu ({}), f32", program.isa()),
+            Backend::Cuda(backend) => backend.description(),
+        }
+    }
+
+    /// What an engine on a card has been through; on the CPU, nothing.
+    pub fn health(&self) -> Health {
+        match &self.backend {
+            Backend::Cpu(_) => Health::default(),
+            Backend::Cuda(backend) => backend.health(),
+        }
     }
 
     /// Memory to score one clip at a time on the calling thread.
     pub fn workspace(&self) -> Workspace {
-        Workspace(cpu::Buffers::new(&self.program, Team::alone()))
+        Workspace(match &self.backend {
+            Backend::Cpu(program) => Scratch::Cpu(cpu::Buffers::new(program, Team::alone())),
+            Backend::Cuda(_) => Scratch::Cuda(cuda::Workspace::default()),
+        })
     }
 
     /// Memory to score one clip at a time on several threads, which share each
@@ -170,21 +228,33 @@ impl Engine {
     /// # Errors
     /// If the threads cannot be started.
     pub fn workspace_of(&self, threads: usize) -> Result<Workspace, EngineError> {
+        let Backend::Cpu(program) = &self.backend else {
+            return Ok(self.workspace());
+        };
         let team = Team::of(threads).map_err(|error| EngineError::Threads(error.to_string()))?;
-        Ok(Workspace(cpu::Buffers::new(&self.program, team)))
+        Ok(Workspace(Scratch::Cpu(cpu::Buffers::new(program, team))))
     }
 
-    /// What the engine takes of the machine's memory.
+    /// What the engine takes of the machine's memory, or the card's.
     pub fn memory(&self) -> Memory {
-        Memory {
-            weights: self.program.weight_bytes(),
-            workspace: self.program.workspace_bytes(),
+        match &self.backend {
+            Backend::Cpu(program) => Memory {
+                weights: program.weight_bytes(),
+                workspace: program.workspace_bytes(),
+            },
+            Backend::Cuda(backend) => Memory {
+                weights: backend.weight_bytes(),
+                workspace: backend.workspace_bytes(),
+            },
         }
     }
 
-    /// How each convolution is computed, in the network's order.
+    /// How each convolution is computed on the CPU, in the network's order.
     pub fn methods(&self) -> Vec<&'static str> {
-        self.program.methods().collect()
+        match &self.backend {
+            Backend::Cpu(program) => program.methods().collect(),
+            Backend::Cuda(_) => Vec::new(),
+        }
     }
 
     /// Logits, `[N][K]`, of clips as the dataflow has them: `[T]` grey pictures
@@ -199,24 +269,44 @@ impl Engine {
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let input = &self.input;
         let area = input.height * input.width;
-        let table = grey_table(input);
-        let mut logits = Vec::with_capacity(clips.len());
         for clip in clips {
             let frames = &clip.frames;
             if frames.len() != input.frames || frames.iter().any(|f| f.pixels.len() != area) {
                 let pixels = frames.first().map_or(0, |frame| frame.pixels.len());
                 return Err(self.misshapen(vec![1, frames.len(), pixels]));
             }
-            let values = workspace.0.input_mut(&self.program);
-            let pixels = frames.iter().flat_map(|frame| frame.pixels.iter());
-            for (values, &grey) in values.chunks_exact_mut(input.channels).zip(pixels) {
-                for (value, table) in values.iter_mut().zip(&table) {
-                    *value = table[usize::from(grey)];
-                }
-            }
-            logits.push(self.program.run(&mut workspace.0).to_vec());
         }
-        Ok(logits)
+        let logits = match (&self.backend, &mut workspace.0) {
+            (Backend::Cuda(backend), Scratch::Cuda(scratch)) => {
+                let frames = clips.iter().flat_map(|clip| &clip.frames);
+                let bytes: Vec<u8> = frames
+                    .flat_map(|frame| frame.pixels.iter())
+                    .copied()
+                    .collect();
+                backend
+                    .infer(scratch, clips.len(), cuda::Clips::Grey(&bytes))
+                    .map_err(EngineError::Cuda)?
+            }
+            _ => None,
+        };
+        let logits = logits.unwrap_or_else(|| {
+            let table = grey_table(input);
+            let (program, buffers) = self.on_cpu(workspace);
+            let mut logits = Vec::with_capacity(clips.len() * self.classes);
+            for clip in clips {
+                let values = buffers.input_mut(program);
+                let pixels = clip.frames.iter().flat_map(|frame| frame.pixels.iter());
+                for (values, &grey) in values.chunks_exact_mut(input.channels).zip(pixels) {
+                    for (value, table) in values.iter_mut().zip(&table) {
+                        *value = table[usize::from(grey)];
+                    }
+                }
+                logits.extend_from_slice(program.run(buffers));
+            }
+            logits
+        });
+        let rows = logits.chunks_exact(self.classes);
+        Ok(rows.map(<[f32]>::to_vec).collect())
     }
 
     /// Logits, `[N, K]`, of clips that are normalised already: `clips` is
@@ -240,16 +330,45 @@ impl Engine {
         if [channels, t, h, w] != expected || clips.len() != batch * clip_len {
             return Err(self.misshapen(shape.to_vec()));
         }
+        if let (Backend::Cuda(backend), Scratch::Cuda(scratch)) = (&self.backend, &mut workspace.0)
+        {
+            let logits = backend
+                .infer(scratch, batch, cuda::Clips::Values(clips))
+                .map_err(EngineError::Cuda)?;
+            if let Some(logits) = logits {
+                return Ok(logits);
+            }
+        }
+        let (program, buffers) = self.on_cpu(workspace);
         let mut logits = Vec::with_capacity(batch * self.classes);
         for clip in clips.chunks_exact(clip_len) {
-            let values = workspace.0.input_mut(&self.program);
+            let values = buffers.input_mut(program);
             for (channel, plane) in clip.chunks_exact(positions).enumerate() {
                 let places = values.iter_mut().skip(channel).step_by(channels);
                 places.zip(plane).for_each(|(place, value)| *place = *value);
             }
-            logits.extend_from_slice(self.program.run(&mut workspace.0));
+            logits.extend_from_slice(program.run(buffers));
         }
         Ok(logits)
+    }
+
+    /// The network on the CPU, with memory for it: where that is the backend, or
+    /// the card was given up.
+    ///
+    /// # Panics
+    /// If the workspace is that of an engine of the other kind.
+    fn on_cpu<'a>(
+        &'a self,
+        workspace: &'a mut Workspace,
+    ) -> (&'a cpu::Program, &'a mut cpu::Buffers) {
+        match (&self.backend, &mut workspace.0) {
+            (Backend::Cpu(program), Scratch::Cpu(buffers)) => (program, buffers),
+            (Backend::Cuda(backend), Scratch::Cuda(scratch)) => {
+                let program = backend.fallback();
+                (program, scratch.cpu(program))
+            }
+            _ => panic!("a workspace of another engine"),
+        }
     }
 
     fn misshapen(&self, found: Vec<usize>) -> EngineError {

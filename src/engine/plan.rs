@@ -8,7 +8,7 @@ use super::EngineError;
 use crate::model::{Conv, Graph, Lstm, NodeId, Op, Pool, Shape, Weights};
 
 /// Steps and the memory that they need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Length of each buffer, in values. Buffer 0 is the input.
@@ -27,7 +27,7 @@ pub(super) struct Value {
 }
 
 /// One operation on values that lie in buffers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) input: Value,
     /// In another buffer than the input and the residual.
@@ -36,7 +36,7 @@ pub(super) struct Step {
 }
 
 /// What a step computes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kernel {
     Conv(ConvStep),
     MaxPool(Pool),
@@ -55,7 +55,7 @@ pub(super) enum Kernel {
 }
 
 /// `output = relu?(conv(input) + bias + residual?)`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ConvStep {
     pub(super) conv: Conv,
     pub(super) input: Shape,
@@ -68,7 +68,7 @@ pub(super) struct ConvStep {
 }
 
 /// One layer of an LSTM; gates in the order input, forget, cell, output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LstmLayer {
     pub(super) features: usize,
     pub(super) hidden: usize,

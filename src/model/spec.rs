@@ -221,7 +221,10 @@ impl ModelSpec {
     }
 
     /// Builds the network.
-    pub(super) fn graph(&self) -> Result<Graph, String> {
+    ///
+    /// # Errors
+    /// If the input is too small for it; the text names the value.
+    pub fn graph(&self) -> Result<Graph, String> {
         zoo::build(self)
     }
 }

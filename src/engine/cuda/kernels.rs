@@ -138,7 +138,14 @@ pub(crate) fn max_pool(
         _end: 0,
     };
     let kernel = format!("max_pool_{}", suffix(precision));
-    run(card, &kernel, [items.div_ceil(256), 1, 1], 256, 0, &parameters)
+    run(
+        card,
+        &kernel,
+        [items.div_ceil(256), 1, 1],
+        256,
+        0,
+        &parameters,
+    )
 }
 
 /// `struct MeanPool` of `pool.cu`.
@@ -233,7 +240,14 @@ pub(crate) fn linear(
     };
     let items = rows * output_stride;
     int(items)?;
-    run(card, "linear", [items.div_ceil(8), 1, 1], 256, 0, &parameters)
+    run(
+        card,
+        "linear",
+        [items.div_ceil(8), 1, 1],
+        256,
+        0,
+        &parameters,
+    )
 }
 
 /// `struct LogMeanSoftmax` of `dense.cu`.
@@ -266,7 +280,14 @@ pub(crate) fn log_mean_softmax(
         classes: int(classes)?,
         stride: int(stride)?,
     };
-    run(card, "log_mean_softmax", [clips, 1, 1], 32, classes * 4, &parameters)
+    run(
+        card,
+        "log_mean_softmax",
+        [clips, 1, 1],
+        32,
+        classes * 4,
+        &parameters,
+    )
 }
 
 /// `struct InputParameters` of `input.cu`.
@@ -455,7 +476,9 @@ pub(crate) fn conv(
     let wide_blocks = rows.div_ceil(128) * output.channels.div_ceil(128);
     let (kernel, width) = if conv.grey.is_some() {
         ("stem64", 64)
-    } else if conv.segments() == 1 && output.channels % 128 == 0 && wide_blocks >= 2 * multiprocessors
+    } else if conv.segments() == 1
+        && output.channels % 128 == 0
+        && wide_blocks >= 2 * multiprocessors
     {
         ("conv128", 128)
     } else {
@@ -465,10 +488,24 @@ pub(crate) fn conv(
     let splits = if is_split { conv.segments() } else { 1 };
     let grid = [rows.div_ceil(128), output.channels.div_ceil(width), splits];
     let shared = STAGES * (128 + width) * 64;
-    run(card, &format!("{kernel}_{suffix}"), grid, 256, shared, &parameters)?;
+    run(
+        card,
+        &format!("{kernel}_{suffix}"),
+        grid,
+        256,
+        shared,
+        &parameters,
+    )?;
     if is_split {
         let blocks = (rows * output.channels / 2).div_ceil(256);
-        run(card, &format!("conv_reduce_{suffix}"), [blocks, 1, 1], 256, 0, &parameters)?;
+        run(
+            card,
+            &format!("conv_reduce_{suffix}"),
+            [blocks, 1, 1],
+            256,
+            0,
+            &parameters,
+        )?;
     }
     Ok(())
 }
@@ -624,7 +661,14 @@ pub(crate) fn resize(
         out_columns: int(out[1])?,
         _end: 0,
     };
-    run(card, "resize", [items.div_ceil(256), 1, 1], 256, 0, &parameters)
+    run(
+        card,
+        "resize",
+        [items.div_ceil(256), 1, 1],
+        256,
+        0,
+        &parameters,
+    )
 }
 
 /// `struct GradCam` of `picture.cu`.
@@ -662,7 +706,14 @@ pub(crate) fn grad_cam(
         _end: 0,
     };
     let kernel = format!("grad_cam_{}", suffix(precision));
-    run(card, &kernel, [(clips * positions).div_ceil(8), 1, 1], 256, 0, &parameters)
+    run(
+        card,
+        &kernel,
+        [(clips * positions).div_ceil(8), 1, 1],
+        256,
+        0,
+        &parameters,
+    )
 }
 
 /// `struct Probe` of `probe.cu`.
@@ -680,5 +731,12 @@ pub(crate) fn probe(
     input: u64,
     output: u64,
 ) -> Result<(), CudaError> {
-    run(card, kernel, [1, 1, 1], 32, 32 * 16, &Probe { input, output })
+    run(
+        card,
+        kernel,
+        [1, 1, 1],
+        32,
+        32 * 16,
+        &Probe { input, output },
+    )
 }

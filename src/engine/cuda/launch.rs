@@ -24,6 +24,8 @@ pub(crate) struct Limits {
 #[derive(Clone, Copy)]
 pub(crate) struct Parameters<'a> {
     pub(crate) pointer: *const c_void,
+    /// The driver knows how many; the host shim checks that both sides agree.
+    #[cfg_attr(not(test), expect(dead_code, reason = "checked in tests"))]
     pub(crate) bytes: usize,
     lifetime: PhantomData<&'a ()>,
 }
@@ -124,6 +126,10 @@ impl Memory {
         self.address
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn upload(&self, values: &[u8]) -> Result<(), CudaError> {
         assert!(values.len() <= self.bytes, "more than the memory holds");
         self.card.upload(self.address, values)
@@ -143,7 +149,10 @@ impl Drop for Memory {
 
 /// Values as bytes, in the machine's order, which is the card's.
 pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_ne_bytes())
+        .collect()
 }
 
 /// Bytes as values.

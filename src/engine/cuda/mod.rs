@@ -8,12 +8,19 @@
 
 use super::Precision;
 
+mod backend;
+mod compile;
+mod driver;
 mod kernels;
 mod launch;
+mod network;
 #[cfg(test)]
 mod shim;
-mod suite;
+pub mod suite;
 mod weights;
+
+pub(super) use backend::{Backend, Workspace};
+pub(super) use network::Clips;
 
 /// What can go wrong between here and a card.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +48,18 @@ pub enum CudaError {
     Launch {
         /// What the driver said.
         problem: String,
+    },
+    /// Weights that the precision cannot hold.
+    #[error("there are weights that {precision} cannot hold; use another precision")]
+    Weights {
+        /// What was asked for.
+        precision: Precision,
+    },
+    /// A network that the backend cannot lay out.
+    #[error("the network cannot be laid out for a card: {problem}")]
+    Plan {
+        /// What was found.
+        problem: &'static str,
     },
     /// The kernels could not be compiled.
     #[error("the kernels could not be compiled for this card: {problem}")]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex};
 
 use sha2::{Digest, Sha256};
@@ -114,6 +114,14 @@ impl Shim {
     }
 }
 
+impl Shim {
+    /// Bytes allocated.
+    pub(crate) fn used(&self) -> usize {
+        let memory = self.memory.lock().unwrap();
+        memory.values().map(|allocation| allocation.len).sum()
+    }
+}
+
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
 }
@@ -141,72 +149,105 @@ fn compiled(patches: &[Patch]) -> PathBuf {
         *text = text.replacen(patch.from, patch.to, 1);
     }
     let flags = std::env::var("HEPAFLOW_SHIM_FLAGS").unwrap_or_default();
-    let mut hash = Sha256::new();
-    hash.update(&flags);
-    for (name, text) in &files {
-        hash.update(name.to_str().unwrap());
-        hash.update(text);
-    }
-    let name: String = hash.finalize()[..8]
+    let hash = |texts: &[&str]| -> String {
+        let mut hash = Sha256::new();
+        texts.iter().for_each(|text| hash.update(text));
+        let hash = hash.finalize();
+        hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    // An object is made of a source, and of whatever it may include.
+    let is_source = |name: &Path| {
+        matches!(
+            name.extension().and_then(|extension| extension.to_str()),
+            Some("cu" | "cpp")
+        )
+    };
+    let (sources, headers): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|(name, _)| is_source(name));
+    let headers_hash = hash(
+        &headers
+            .iter()
+            .map(|(_, text)| text.as_str())
+            .collect::<Vec<_>>(),
+    );
+    let objects: Vec<_> = sources
         .iter()
-        .map(|byte| format!("{byte:02x}"))
+        .map(|(name, text)| {
+            let hash = hash(&[&flags, &headers_hash, text]);
+            (
+                name,
+                text,
+                format!("{}-{hash}", name.file_stem().unwrap().display()),
+            )
+        })
         .collect();
+    let all: Vec<_> = objects
+        .iter()
+        .map(|(_, _, object)| object.as_str())
+        .collect();
+
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/shim");
     fs::create_dir_all(&target).unwrap();
-    let library = target.join(format!("{name}.so"));
+    let library = target.join(format!("{}.so", hash(&all)));
     // Tests of other processes may want the same.
-    let lock = File::create(target.join(format!("{name}.lock"))).unwrap();
+    let lock = File::create(target.join("lock")).unwrap();
     lock.lock().unwrap();
     if library.exists() {
         return library;
     }
-    let folder = target.join(&name);
+    let folder = target.join("build");
     fs::create_dir_all(folder.join("host")).unwrap();
-    let mut compilers = Vec::new();
-    for (name, text) in &files {
+    for (name, text) in headers.iter().chain(&sources) {
         fs::write(folder.join(name), text).unwrap();
     }
-    // With planted bugs only what was changed is compiled, and the shim.
-    let wanted = |name: &Path| {
-        let changed = patches.iter().any(|patch| Path::new(patch.file) == name);
-        let is_source = matches!(name.extension().and_then(|e| e.to_str()), Some("cu" | "cpp"));
-        is_source && (patches.is_empty() || changed || name.starts_with("host"))
+    let object_file = |object: &str| target.join(object).with_extension("o");
+    let mut compilers: Vec<(String, Child)> = Vec::new();
+    let finish = |compilers: &mut Vec<(String, Child)>| {
+        let (object, mut compiler) = compilers.remove(0);
+        assert!(compiler.wait().unwrap().success(), "{object}");
+        fs::rename(folder.join(&object), object_file(&object)).unwrap();
     };
-    let mut objects = Vec::new();
-    for (name, _) in files.iter().filter(|(name, _)| wanted(name)) {
-        let object = folder.join(name).with_extension("o");
-        let mut command = Command::new("g++");
-        command
-            .args(["-std=c++17", "-O2", "-fPIC", "-g1", "-Wall", "-Wextra", "-Werror"])
-            .args(["-Wno-unknown-pragmas", "-I."])
+    for (name, _, object) in &objects {
+        if object_file(object).exists() {
+            continue;
+        }
+        let compiler = Command::new("g++")
+            .args([
+                "-std=c++17",
+                "-O2",
+                "-fPIC",
+                "-g1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+            ])
+            .args(["-Wno-unknown-pragmas", "-Wno-unused", "-I."])
             .args(flags.split_whitespace())
             .args(["-x", "c++", "-c"])
             .arg(name)
-            .arg("-o")
-            .arg(&object)
-            .current_dir(&folder);
-        objects.push(object);
-        compilers.push((name, command.spawn().unwrap()));
+            .args(["-o", object])
+            .current_dir(&folder)
+            .spawn()
+            .unwrap();
+        compilers.push((object.clone(), compiler));
         if compilers.len() == 2 {
-            let (name, mut compiler) = compilers.remove(0);
-            assert!(compiler.wait().unwrap().success(), "{}", name.display());
+            finish(&mut compilers);
         }
     }
-    for (name, mut compiler) in compilers {
-        assert!(compiler.wait().unwrap().success(), "{}", name.display());
+    while !compilers.is_empty() {
+        finish(&mut compilers);
     }
     let partial = folder.join("library.so");
     let linked = Command::new("g++")
         .arg("-shared")
         .args(flags.split_whitespace())
-        .args(&objects)
+        .args(all.iter().map(|object| object_file(object)))
         .arg("-o")
         .arg(&partial)
         .status()
         .unwrap();
     assert!(linked.success());
     fs::rename(partial, &library).unwrap();
-    fs::remove_dir_all(folder).unwrap();
     library
 }
 
@@ -220,13 +261,12 @@ impl Card for Shim {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        let mut memory = self.memory.lock().unwrap();
-        let used: usize = memory.values().map(|allocation| allocation.len).sum();
-        if used + bytes > *self.capacity.lock().unwrap() {
+        if self.used() + bytes > *self.capacity.lock().unwrap() {
             return Err(CudaError::OutOfMemory { bytes });
         }
         // With a guard before, a multiple of 16 from there, and a guard behind;
         // what is not written is not a number.
+        let mut memory = self.memory.lock().unwrap();
         let words = (2 * *GUARD + bytes).div_ceil(16);
         let mut allocation = Allocation {
             bytes: vec![u128::MAX; words].into_boxed_slice(),
@@ -291,15 +331,28 @@ impl Card for Shim {
             order,
             seed,
         };
-        assert!(launch.shared_bytes <= self.limits.shared_bytes, "{}", launch.kernel);
+        assert!(
+            launch.shared_bytes <= self.limits.shared_bytes,
+            "{}",
+            launch.kernel
+        );
         let mut text = [0_u8; 512];
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let turn = TURN
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // SAFETY: the symbol has this type in `shim.cpp`; the parameters live
         // until the call returns, and addresses inside them are allocations of
         // ours, as far as the kernel is right.
         let status = unsafe {
-            let function = self.library.get::<LaunchFunction>(b"shim_launch\0").unwrap();
-            function(&raw const asked, text.as_mut_ptr().cast(), text.len() as u32)
+            let function = self
+                .library
+                .get::<LaunchFunction>(b"shim_launch\0")
+                .unwrap();
+            function(
+                &raw const asked,
+                text.as_mut_ptr().cast(),
+                text.len() as u32,
+            )
         };
         drop(turn);
         if status == 0 {

@@ -69,10 +69,19 @@ fn wide(values: &[f32]) -> Vec<f64> {
 /// infinitely far.
 fn difference(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(1e-30_f64, |scale, value| scale.max(value.abs()));
-    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale);
+    let scale = expected
+        .iter()
+        .fold(1e-30_f64, |scale, value| scale.max(value.abs()));
+    let differences = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs() / scale);
     differences.fold(0.0, |worst, difference| {
-        if difference.is_nan() { f64::INFINITY } else { worst.max(difference) }
+        if difference.is_nan() {
+            f64::INFINITY
+        } else {
+            worst.max(difference)
+        }
     })
 }
 
@@ -132,8 +141,14 @@ fn read(memory: &Memory, count: usize, precision: Precision) -> Result<Vec<f64>,
     let (halves, _) = bytes.as_chunks::<2>();
     Ok(match precision {
         Precision::F32 => wide(&floats_of(&bytes)),
-        Precision::F16 => halves.iter().map(|b| f16::from_ne_bytes(*b).to_f64()).collect(),
-        Precision::Bf16 => halves.iter().map(|b| bf16::from_ne_bytes(*b).to_f64()).collect(),
+        Precision::F16 => halves
+            .iter()
+            .map(|b| f16::from_ne_bytes(*b).to_f64())
+            .collect(),
+        Precision::Bf16 => halves
+            .iter()
+            .map(|b| bf16::from_ne_bytes(*b).to_f64())
+            .collect(),
     })
 }
 
@@ -146,7 +161,11 @@ fn compare(held: &Held, expected: &Tensor, precision: Precision) -> Result<f64, 
 }
 
 fn case(name: String, tolerance: f64, check: Check) -> Case {
-    Case { name, tolerance, check }
+    Case {
+        name,
+        tolerance,
+        check,
+    }
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -157,19 +176,41 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     for precision in PRECISIONS {
         let mut add = |name: &str, check: Check| {
-            cases.push(case(format!("{name}, {precision}"), tolerance(precision), check));
+            cases.push(case(
+                format!("{name}, {precision}"),
+                tolerance(precision),
+                check,
+            ));
         };
         add("max_pool", Box::new(move |card| max_pool(card, precision)));
-        add("mean_pool over all", Box::new(move |card| mean_pool(card, precision, false)));
-        add("mean_pool by frame", Box::new(move |card| mean_pool(card, precision, true)));
-        add("normalise", Box::new(move |card| lay_out(card, precision, true)));
-        add("channels_last", Box::new(move |card| lay_out(card, precision, false)));
+        add(
+            "mean_pool over all",
+            Box::new(move |card| mean_pool(card, precision, false)),
+        );
+        add(
+            "mean_pool by frame",
+            Box::new(move |card| mean_pool(card, precision, true)),
+        );
+        add(
+            "normalise",
+            Box::new(move |card| lay_out(card, precision, true)),
+        );
+        add(
+            "channels_last",
+            Box::new(move |card| lay_out(card, precision, false)),
+        );
         add("grad_cam", Box::new(move |card| grad_cam(card, precision)));
         for shape in LSTMS {
-            add(&format!("lstm {shape:?}"), Box::new(move |card| lstm(card, precision, shape)));
+            add(
+                &format!("lstm {shape:?}"),
+                Box::new(move |card| lstm(card, precision, shape)),
+            );
         }
         for shape in CONVS {
-            add(shape.name, Box::new(move |card| conv(card, precision, shape)));
+            add(
+                shape.name,
+                Box::new(move |card| conv(card, precision, shape)),
+            );
         }
     }
     for precision in [Precision::F16, Precision::Bf16] {
@@ -180,7 +221,11 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(name, tolerance(precision) * 2.0, check));
         }
         let check: Check = Box::new(move |card| split_is_the_same(card, precision));
-        cases.push(case(format!("bits do not depend on the batch, {precision}"), 0.0, check));
+        cases.push(case(
+            format!("bits do not depend on the batch, {precision}"),
+            0.0,
+            check,
+        ));
     }
     cases
 }
@@ -326,7 +371,11 @@ impl Weights {
             channels,
             outputs,
         }
-        .packed(precision, channels.next_multiple_of(weights::CHANNELS), padded_outputs);
+        .packed(
+            precision,
+            channels.next_multiple_of(weights::CHANNELS),
+            padded_outputs,
+        );
         let mut bias = bias.to_vec();
         bias.resize(padded_outputs, 0.0);
         let weights = Memory::of(card, &weights::rounded(&packed.values, precision))?;
@@ -383,7 +432,9 @@ fn conv(card: &Arc<dyn Card>, precision: Precision, shape: ConvShape) -> Result<
     let held_residual = hold(card, &residual, precision)?;
     let output = room(card, shape.clips, extent, outputs, precision)?;
     let multiprocessors = card.limits().multiprocessors;
-    let partial = layer.conv.partial_bytes(shape.clips, output.activations, multiprocessors);
+    let partial = layer
+        .conv
+        .partial_bytes(shape.clips, output.activations, multiprocessors);
     let partial = Memory::new(card, partial)?;
     kernels::conv(
         card.as_ref(),
@@ -391,7 +442,9 @@ fn conv(card: &Arc<dyn Card>, precision: Precision, shape: ConvShape) -> Result<
         shape.clips,
         &layer.conv,
         crop(&input, rows * columns, seen.extent),
-        shape.residual.then(|| crop(&held_residual, extent[1] * extent[2], extent)),
+        shape
+            .residual
+            .then(|| crop(&held_residual, extent[1] * extent[2], extent)),
         output.activations,
         partial.address(),
     )?;
@@ -415,20 +468,38 @@ fn split_is_the_same(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, 
         let held = hold(card, tensor, precision)?;
         let output = room(card, tensor.clips, extent, 64, precision)?;
         let multiprocessors = card.limits().multiprocessors;
-        let bytes = layer.conv.partial_bytes(tensor.clips, output.activations, multiprocessors);
-        assert_eq!(bytes > 0, tensor.clips == 1, "one clip is split, the batch is not");
+        let bytes = layer
+            .conv
+            .partial_bytes(tensor.clips, output.activations, multiprocessors);
+        assert_eq!(
+            bytes > 0,
+            tensor.clips == 1,
+            "one clip is split, the batch is not"
+        );
         let partial = Memory::new(card, bytes)?;
         let (conv, input, output_at) = (&layer.conv, held.activations, output.activations);
         let card = card.as_ref();
         let partial = partial.address();
-        kernels::conv(card, precision, tensor.clips, conv, input, None, output_at, partial)?;
+        kernels::conv(
+            card,
+            precision,
+            tensor.clips,
+            conv,
+            input,
+            None,
+            output_at,
+            partial,
+        )?;
         read(&output.memory, tensor.clips * 64 * 64, precision)
     };
     let together = run(&input)?;
     let mut one = Tensor::zeros(1, extent, 16);
     one.values = input.values[input.values.len() - one.values.len()..].to_vec();
     let alone = run(&one)?;
-    Ok(difference(&alone, &together[together.len() - alone.len()..]))
+    Ok(difference(
+        &alone,
+        &together[together.len() - alone.len()..],
+    ))
 }
 
 fn stem(card: &Arc<dyn Card>, precision: Precision, channels: usize) -> Result<f64, CudaError> {
@@ -508,11 +579,7 @@ fn max_pool(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, CudaError
     compare(&output, &expected, precision)
 }
 
-fn mean_pool(
-    card: &Arc<dyn Card>,
-    precision: Precision,
-    by_frame: bool,
-) -> Result<f64, CudaError> {
+fn mean_pool(card: &Arc<dyn Card>, precision: Precision, by_frame: bool) -> Result<f64, CudaError> {
     let input = Noise(6).tensor(2, [3, 7, 5], 75, precision);
     let by_frames = reference::mean_by_frame(&input);
     let mut expected = by_frames.clone();
@@ -522,17 +589,32 @@ fn mean_pool(
             for t in 0..3 {
                 let frame = by_frames.at(clip, [t, 0, 0]).to_vec();
                 let means = expected.at_mut(clip, [0, 0, 0]);
-                means.iter_mut().zip(frame).for_each(|(mean, value)| *mean += value / 3.0);
+                means
+                    .iter_mut()
+                    .zip(frame)
+                    .for_each(|(mean, value)| *mean += value / 3.0);
             }
         }
     }
     let held = hold(card, &input, precision)?;
     let mut worst = 0.0_f64;
     for output_is_f32 in [false, true] {
-        let written = if output_is_f32 { Precision::F32 } else { precision };
+        let written = if output_is_f32 {
+            Precision::F32
+        } else {
+            precision
+        };
         let output = room(card, 2, expected.extent, 75, written)?;
         let (from, to) = (held.activations, output.activations.address);
-        kernels::mean_pool(card.as_ref(), precision, 2, by_frame, from, to, output_is_f32)?;
+        kernels::mean_pool(
+            card.as_ref(),
+            precision,
+            2,
+            by_frame,
+            from,
+            to,
+            output_is_f32,
+        )?;
         worst = worst.max(compare(&output, &expected, written)?);
     }
     Ok(worst)
@@ -572,7 +654,15 @@ fn lay_out(card: &Arc<dyn Card>, precision: Precision, grey: bool) -> Result<f64
         Incoming::Values
     };
     let (from, to) = (input.address(), output.activations);
-    kernels::lay_out(card.as_ref(), precision, incoming, clips, channels, from, to)?;
+    kernels::lay_out(
+        card.as_ref(),
+        precision,
+        incoming,
+        clips,
+        channels,
+        from,
+        to,
+    )?;
     compare(&output, &expected, precision)
 }
 
@@ -592,7 +682,10 @@ fn linear(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         ..input.clone()
     };
     let held = hold(card, &input, Precision::F32)?;
-    let (weights, bias) = (Memory::of(card, &bytes_of(&weights))?, Memory::of(card, &bytes_of(&bias))?);
+    let (weights, bias) = (
+        Memory::of(card, &bytes_of(&weights))?,
+        Memory::of(card, &bytes_of(&bias))?,
+    );
     let output = room(card, rows, [1, 1, 1], classes, Precision::F32)?;
     let layer = kernels::Linear {
         weights: weights.address(),
@@ -601,7 +694,15 @@ fn linear(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         classes,
     };
     let (from, to) = (held.activations, output.activations);
-    kernels::linear(card.as_ref(), layer, rows, from.address, from.channels, to.address, to.channels)?;
+    kernels::linear(
+        card.as_ref(),
+        layer,
+        rows,
+        from.address,
+        from.channels,
+        to.address,
+        to.channels,
+    )?;
     compare(&output, &expected, Precision::F32)
 }
 
@@ -612,7 +713,10 @@ fn log_mean_softmax(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         let (clips, frames) = (3, 4);
         let mut noise = Noise(10);
         let mut input = Tensor::zeros(clips, [frames, 1, 1], classes);
-        input.values.iter_mut().for_each(|value| *value = f64::from(noise.next() * scale));
+        input
+            .values
+            .iter_mut()
+            .for_each(|value| *value = f64::from(noise.next() * scale));
         let mut expected = Tensor::zeros(clips, [1, 1, 1], classes);
         let of_clips = input.values.chunks_exact(frames * classes);
         expected.values = of_clips
@@ -622,7 +726,15 @@ fn log_mean_softmax(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         let output = room(card, clips, [1, 1, 1], classes, Precision::F32)?;
         let (from, to) = (held.activations, output.activations.address);
         let stride = from.channels;
-        kernels::log_mean_softmax(card.as_ref(), clips, frames, classes, stride, from.address, to)?;
+        kernels::log_mean_softmax(
+            card.as_ref(),
+            clips,
+            frames,
+            classes,
+            stride,
+            from.address,
+            to,
+        )?;
         worst = worst.max(compare(&output, &expected, Precision::F32)?);
     }
     Ok(worst)
@@ -631,7 +743,12 @@ fn log_mean_softmax(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
 /// Clips, frames, hidden units, units of a block.
 type LstmShape = (usize, usize, usize, usize);
 
-const LSTMS: [LstmShape; 4] = [(1, 4, 13, 16), (3, 5, 40, 16), (19, 3, 24, 8), (2, 1, 10, 4)];
+const LSTMS: [LstmShape; 4] = [
+    (1, 4, 13, 16),
+    (3, 5, 40, 16),
+    (19, 3, 24, 8),
+    (2, 1, 10, 4),
+];
 
 fn lstm(
     card: &Arc<dyn Card>,
@@ -695,12 +812,20 @@ fn resize(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         pitch: 64,
         crop: [5, 3, 47, 31],
     };
-    let bytes: Vec<u8> = (0..2 * 37 * 64).map(|_| (noise.next() * 127.5 + 127.5) as u8).collect();
+    let bytes: Vec<u8> = (0..2 * 37 * 64)
+        .map(|_| (noise.next() * 127.5 + 127.5) as u8)
+        .collect();
     let input = Memory::of(card, &bytes)?;
     // Smaller, larger, and by whole steps, where halves are rounded.
     for to in [[10, 13], [40, 60], [31, 47]] {
         let output = Memory::new(card, 2 * to[0] * to[1])?;
-        kernels::resize(card.as_ref(), pictures, input.address(), to, output.address())?;
+        kernels::resize(
+            card.as_ref(),
+            pictures,
+            input.address(),
+            to,
+            output.address(),
+        )?;
         let mut found = vec![0; 2 * to[0] * to[1]];
         output.download(&mut found)?;
         for (frame, found) in found.chunks_exact(to[0] * to[1]).enumerate() {
@@ -731,6 +856,16 @@ fn grad_cam(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, CudaError
     let weights = Memory::of(card, &bytes_of(&weights))?;
     let output = Memory::new(card, expected.len() * 4)?;
     let (weights_at, to) = (weights.address(), output.address());
-    kernels::grad_cam(card.as_ref(), precision, clips, held.activations, weights_at, to)?;
-    Ok(difference(&read(&output, expected.len(), Precision::F32)?, &expected))
+    kernels::grad_cam(
+        card.as_ref(),
+        precision,
+        clips,
+        held.activations,
+        weights_at,
+        to,
+    )?;
+    Ok(difference(
+        &read(&output, expected.len(), Precision::F32)?,
+        &expected,
+    ))
 }

@@ -7,11 +7,16 @@
 mod cases;
 mod probes;
 mod reference;
+mod run;
 
 use std::sync::Arc;
 
 use super::CudaError;
 use super::launch::Card;
+
+pub use run::{
+    KernelResult, NetworkResult, Report, SuiteError, Timing, identify, kernels, network, timings,
+};
 
 /// Compares a card's answer with a reference: gives the largest difference.
 type Check = Box<dyn Fn(&Arc<dyn Card>) -> Result<f64, CudaError> + Send + Sync>;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use super::super::CudaError;
 use super::super::kernels;
 use super::super::launch::{Card, Memory};
-use super::super::CudaError;
 use super::Case;
 
 /// Runs a probe on words; gives `[32][4]` words.
@@ -40,8 +40,12 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         exact("ldmatrix", load_matrices),
         exact("cp.async", copy_async),
-        exact("mma.sync f16", |card| multiply_add(card, "f16", |x| f16::from_f32(x).to_bits())),
-        exact("mma.sync bf16", |card| multiply_add(card, "bf16", |x| bf16::from_f32(x).to_bits())),
+        exact("mma.sync f16", |card| {
+            multiply_add(card, "f16", |x| f16::from_f32(x).to_bits())
+        }),
+        exact("mma.sync bf16", |card| {
+            multiply_add(card, "bf16", |x| bf16::from_f32(x).to_bits())
+        }),
         exact("conversions", conversions),
     ]
 }
@@ -49,21 +53,35 @@ pub(super) fn cases() -> Vec<Case> {
 /// Register `i` of lane `l` holds row `l / 4` of matrix `i`, columns `2 (l % 4)`
 /// and one more; row `r` of matrix `i` is what lane `8 i + r` names.
 fn load_matrices(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
-    let input: Vec<u32> = (0..128).map(|word| 0x0001_0000 * (2 * word + 1) + 2 * word).collect();
+    let input: Vec<u32> = (0..128)
+        .map(|word| 0x0001_0000 * (2 * word + 1) + 2 * word)
+        .collect();
     let expected: Vec<u32> = (0..32)
         .flat_map(|lane| (0..4).map(move |matrix| (8 * matrix + lane / 4) * 4 + lane % 4))
         .map(|word| input[word])
         .collect();
-    Ok(differences(&run(card, "probe_load_matrices", &input)?, &expected))
+    Ok(differences(
+        &run(card, "probe_load_matrices", &input)?,
+        &expected,
+    ))
 }
 
 fn copy_async(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
     let input: Vec<u32> = (1..=128).collect();
     let expected: Vec<u32> = (0..32_usize)
         .flat_map(|lane| (0..4).map(move |word| (lane ^ 3, word)))
-        .map(|(from, word)| if from % 2 == 0 { input[from * 4 + word] } else { 0 })
+        .map(|(from, word)| {
+            if from % 2 == 0 {
+                input[from * 4 + word]
+            } else {
+                0
+            }
+        })
         .collect();
-    Ok(differences(&run(card, "probe_copy_async", &input)?, &expected))
+    Ok(differences(
+        &run(card, "probe_copy_async", &input)?,
+        &expected,
+    ))
 }
 
 /// Small whole numbers: every sum is exact, in whatever order.
@@ -100,9 +118,36 @@ fn multiply_add(
 /// the largest and smallest values, subnormal ones, zeros, infinities.
 fn conversions(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
     let mut values = vec![
-        0.0, -0.0, 1.0, -1.0, 1.0 / 3.0, -2.0 / 3.0, 65504.0, 65519.0, 65520.0, -1e6, 1e-4, 6e-5,
-        6.1e-5, 6e-8, 2.9e-8, 3e-8, 1e-30, f32::INFINITY, f32::NEG_INFINITY, 255.0, 257.0, 259.0,
-        2049.0, 2051.0, 1.003_906_3, 1.011_718_8, 3.4e38, 1e-39, 0.1, 100.7,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1.0 / 3.0,
+        -2.0 / 3.0,
+        65504.0,
+        65519.0,
+        65520.0,
+        -1e6,
+        1e-4,
+        6e-5,
+        6.1e-5,
+        6e-8,
+        2.9e-8,
+        3e-8,
+        1e-30,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        255.0,
+        257.0,
+        259.0,
+        2049.0,
+        2051.0,
+        1.003_906_3,
+        1.011_718_8,
+        3.4e38,
+        1e-39,
+        0.1,
+        100.7,
     ];
     values.resize(32, 0.7);
     let input: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
@@ -118,5 +163,8 @@ fn conversions(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
             ]
         })
         .collect();
-    Ok(differences(&run(card, "probe_conversions", &input)?, &expected))
+    Ok(differences(
+        &run(card, "probe_conversions", &input)?,
+        &expected,
+    ))
 }

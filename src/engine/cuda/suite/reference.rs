@@ -68,7 +68,12 @@ pub(super) fn slid(extent: [usize; 3], window: Window) -> [usize; 3] {
 }
 
 /// Where a tap lies, if not in the padding.
-fn under(window: Window, extent: [usize; 3], at: [usize; 3], tap: [usize; 3]) -> Option<[usize; 3]> {
+fn under(
+    window: Window,
+    extent: [usize; 3],
+    at: [usize; 3],
+    tap: [usize; 3],
+) -> Option<[usize; 3]> {
     let mut place = [0; 3];
     for axis in 0..3 {
         place[axis] = (at[axis] * window.stride[axis] + tap[axis])
@@ -156,9 +161,12 @@ pub(super) fn linear(rows: &[f64], weights: &[f64], bias: &[f64]) -> Vec<f64> {
     let features = weights.len() / bias.len();
     rows.chunks_exact(features)
         .flat_map(|row| {
-            weights.chunks_exact(features).zip(bias).map(move |(weights, bias)| {
-                weights.iter().zip(row).map(|(w, x)| w * x).sum::<f64>() + bias
-            })
+            weights
+                .chunks_exact(features)
+                .zip(bias)
+                .map(move |(weights, bias)| {
+                    weights.iter().zip(row).map(|(w, x)| w * x).sum::<f64>() + bias
+                })
         })
         .collect()
 }

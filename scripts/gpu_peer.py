@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Times PyTorch on the networks that `hepaflow gpu-suite` left in a folder, and
+prints both side by side. Needs PyTorch with CUDA, and nothing else.
+
+    scripts/gpu_peer.py FOLDER
+
+Modes: eager, eager with channels last, torch.compile (max-autotune), and eager
+inside a CUDA graph. Inputs are normalised values on the card already; the same
+weights give the same logits, which is checked first against PyTorch's own f32."""
+
+import json
+import struct
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+BATCHES = (1, 8, 32)
+PRECISIONS = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        values = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.float32)
+        tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
+class Network(nn.Module):
+    """The graph, node by node, in PyTorch's own modules."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        graph = json.loads((folder / "graph.json").read_text())
+        self.nodes = graph["nodes"]
+        self.shape = [graph["input"][key] for key in ("channels", "frames", "height", "width")]
+        weights = read_safetensors(folder / "weights.safetensors")
+        self.modules_by_node = nn.ModuleDict()
+        for number, node in enumerate(self.nodes):
+            prefix = node["name"] + "."
+            own = {k[len(prefix):]: v for k, v in weights.items() if k.startswith(prefix)}
+            module = self.module(node, own)
+            if module is not None:
+                module.load_state_dict(
+                    {k: v.reshape(dict(module.state_dict())[k].shape) for k, v in own.items()},
+                    strict=False,
+                )
+                self.modules_by_node[str(number)] = module
+
+    @staticmethod
+    def module(node: dict, own: dict) -> nn.Module | None:
+        if node["op"] == "conv":
+            weight = own["weight"]
+            kernel = tuple(weight.shape[2:])
+            if node["planar"]:
+                kernel = (1, *kernel)
+            return nn.Conv3d(
+                weight.shape[1], weight.shape[0], kernel,
+                tuple(node["stride"]), tuple(node["padding"]), bias=False,
+            )
+        if node["op"] == "batch_norm":
+            return nn.BatchNorm3d(own["weight"].shape[0], eps=node["epsilon"])
+        if node["op"] == "linear":
+            return nn.Linear(own["weight"].shape[1], own["weight"].shape[0])
+        if node["op"] == "lstm":
+            features = own["weight_ih_l0"].shape[1]
+            return nn.LSTM(features, node["hidden"], node["layers"], batch_first=True)
+        return None
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        values = []
+        for number, node in enumerate(self.nodes):
+            x = values[node["inputs"][0]] if node["inputs"] else clips
+            op = node["op"]
+            if op == "input":
+                y = clips
+            elif op in ("conv", "batch_norm"):
+                y = self.modules_by_node[str(number)](x)
+            elif op == "relu":
+                y = torch.relu(x)
+            elif op == "add":
+                y = x + values[node["inputs"][1]]
+            elif op == "crop_time":
+                y = x[:, :, node["frames"] : x.shape[2] - node["frames"]]
+            elif op == "global_average_pool":
+                y = x.mean((2, 3, 4), keepdim=True)
+            elif op == "frame_average_pool":
+                y = x.mean((3, 4), keepdim=True)
+            elif op == "max_pool":
+                y = F.max_pool3d(x, node["kernel"], node["stride"], node["padding"])
+            elif op == "lstm":
+                rows = x.flatten(2).transpose(1, 2)
+                y = self.modules_by_node[str(number)](rows)[0][:, -1, :, None, None, None]
+            elif op == "linear":
+                rows = x.flatten(2).transpose(1, 2)
+                y = self.modules_by_node[str(number)](rows).transpose(1, 2)[..., None, None]
+            elif op == "log_mean_softmax":
+                y = x.float().softmax(1).mean(2, keepdim=True).log()
+            else:
+                raise ValueError(f"unknown operation {op}")
+            values.append(y)
+        return values[-1].flatten(1)
+
+
+def milliseconds(call) -> float:
+    """Median of five, each many calls in a row."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    repeats = int(min(max(0.1 / (time.perf_counter() - begin), 3), 2000))
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - begin) / repeats * 1e3)
+    return sorted(times)[2]
+
+
+def graphed(network: nn.Module, clips: torch.Tensor):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            network(clips)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        network(clips)
+    return graph.replay
+
+
+def modes(network: Network, dtype: torch.dtype, batch: int):
+    """Name and call of each way to run the network; made one at a time."""
+    clips = torch.randn(batch, *network.shape, device="cuda", dtype=dtype)
+    yield "eager", lambda: (lambda: network(clips))
+    last = clips.to(memory_format=torch.channels_last_3d)
+    wide = network.to(memory_format=torch.channels_last_3d)
+    yield "channels_last", lambda: (lambda: wide(last))
+    yield "cuda_graph", lambda: graphed(wide, last)
+
+    def compiled():
+        torch._dynamo.reset()
+        fast = torch.compile(wide, mode="max-autotune")
+        return lambda: fast(last)
+
+    yield "compile", compiled
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = Path(sys.argv[1])
+    results = {
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "card": torch.cuda.get_device_name(),
+        "timings": [],
+    }
+    torch.backends.cudnn.benchmark = True
+    print(f"PyTorch {results['torch']}, cuDNN {results['cudnn']}, {results['card']}")
+    with torch.inference_mode():
+        for graph in sorted(folder.glob("*/graph.json")):
+            for precision, dtype in PRECISIONS.items():
+                network = Network(graph.parent).eval().cuda().to(dtype)
+                for batch in BATCHES:
+                    for mode, make in modes(network, dtype, batch):
+                        row = {"network": graph.parent.name, "precision": precision,
+                               "batch": batch, "mode": mode}
+                        try:
+                            row["milliseconds"] = milliseconds(make())
+                        except Exception as error:  # one mode's failure is a result, too
+                            row["error"] = f"{type(error).__name__}: {error}"[:300]
+                        print(row, flush=True)
+                        results["timings"].append(row)
+    (folder / "peer.json").write_text(json.dumps(results, indent=1) + "\n")
+    ours = json.loads((folder / "results.json").read_text())["timings"]
+    names = ("eager", "channels_last", "cuda_graph", "compile")
+    print(f"\n| network | precision | batch | hepaflow ms | {' | '.join(names)} |")
+    print("|" + "---|" * (4 + len(names)))
+    for row in ours:
+        key = {k: row[k] for k in ("network", "precision", "batch")}
+        peers = []
+        for mode in names:
+            found = [r for r in results["timings"] if r["mode"] == mode
+                     and all(r[k] == v for k, v in key.items())]
+            peers.append(f"{found[0]['milliseconds']:.3f}" if found and "milliseconds" in found[0] else "-")
+        cells = [row["network"], row["precision"], str(row["batch"]), f"{row['milliseconds']:.3f}"]
+        print("| " + " | ".join(cells + peers) + " |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Everything that can only be known on a card, in one command:
+#
+#     scripts/gpu_suite.sh HEPAFLOW_BINARY FOLDER
+#
+# The binary may come from another machine; there it is built with
+#     cargo build --release --no-default-features
+# Here an NVIDIA driver is needed, NVRTC (with the CUDA toolkit or PyTorch), and
+# for the comparison PyTorch. Results go to FOLDER: results.json, peer.json, the
+# table in table.md, and what compute-sanitizer said.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+[[ $# -eq 2 ]] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+binary=$1 folder=$2
+mkdir -p "$folder"
+
+# NVRTC under a name that the linker does not know: PyTorch's wheels bring it.
+if [[ -z ${HEPAFLOW_NVRTC:-} ]]; then
+  for library in /usr/local/cuda/lib64/libnvrtc.so.* $(python3 - <<'PY' 2>/dev/null || true
+import glob, sysconfig
+print(" ".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/**/libnvrtc.so.*", recursive=True)))
+PY
+  ); do
+    case $library in *builtins*) continue ;; esac
+    if [[ -f $library ]]; then export HEPAFLOW_NVRTC=$library; break; fi
+  done
+fi
+
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv | tee "$folder/card.csv"
+status=0
+"$binary" gpu-suite --output "$folder" || status=$?
+if command -v compute-sanitizer >/dev/null; then
+  compute-sanitizer --error-exitcode 9 "$binary" gpu-suite --output "$folder/sanitizer" --only kernels \
+    >"$folder/sanitizer.log" 2>&1 && echo 'compute-sanitizer: no memory error' \
+    || { echo "compute-sanitizer found something, see $folder/sanitizer.log" >&2; status=1; }
+else
+  echo 'compute-sanitizer is not here: no memory pass' >&2
+fi
+if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+  python3 "$here/gpu_peer.py" "$folder" | tee "$folder/peer.log"
+  grep '^|' "$folder/peer.log" >"$folder/table.md"
+else
+  echo 'PyTorch with CUDA is not here: no comparison' >&2
+fi
+exit $status

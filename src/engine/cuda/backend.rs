@@ -1,0 +1,240 @@
+//! A network on a card that may fail: batches that are halved when the card has
+//! no room, a card that is opened anew after an error, and the CPU at last.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::driver::DriverCard;
+use super::launch::Card;
+use super::network::{Batch, Clips, Network};
+use super::{CudaError, Precision};
+use crate::engine::cpu::{self, Team};
+use crate::engine::{Health, Plan};
+use crate::model::InputSpec;
+
+/// Clips at once, at the most: beyond this a batch costs memory and gains
+/// nothing.
+const LARGEST_BATCH: usize = 32;
+
+/// Failures without an answer between them, after which the card is given up.
+const PATIENCE: usize = 2;
+
+/// Opens the card, and opens it anew.
+type Open = Box<dyn Fn() -> Result<Arc<dyn Card>, CudaError> + Send + Sync>;
+
+/// A plan, and a card to execute it on.
+pub(in crate::engine) struct Backend {
+    plan: Plan,
+    precision: Precision,
+    spec: InputSpec,
+    open: Open,
+    state: Mutex<State>,
+    fallback: OnceLock<cpu::Program>,
+    /// Clips at once, as far as the card has room.
+    batch: AtomicUsize,
+    halved: AtomicUsize,
+    rebuilt: AtomicUsize,
+}
+
+struct State {
+    /// None when the card was given up.
+    network: Option<Arc<Network>>,
+    /// Counts openings, so that of many threads that see one failure only the
+    /// first opens the card anew.
+    generation: usize,
+    failures: usize,
+}
+
+/// What one thread needs.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Workspace {
+    batch: Option<(usize, usize, Batch)>,
+    /// For when the card was given up.
+    cpu: Option<cpu::Buffers>,
+}
+
+impl Workspace {
+    /// Memory to compute on the CPU.
+    pub(in crate::engine) fn cpu(&mut self, program: &cpu::Program) -> &mut cpu::Buffers {
+        self.cpu
+            .get_or_insert_with(|| cpu::Buffers::new(program, Team::alone()))
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend")
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backend {
+    /// On the driver's first card.
+    pub(in crate::engine) fn new(
+        plan: &Plan,
+        precision: Precision,
+        spec: &InputSpec,
+    ) -> Result<Self, CudaError> {
+        let open = || DriverCard::open(0).map(|card| Arc::new(card) as Arc<dyn Card>);
+        Self::on(plan, precision, spec, Box::new(open))
+    }
+
+    pub(super) fn on(
+        plan: &Plan,
+        precision: Precision,
+        spec: &InputSpec,
+        open: Open,
+    ) -> Result<Self, CudaError> {
+        let network = Network::new(&open()?, precision, plan, spec)?;
+        Ok(Self {
+            plan: plan.clone(),
+            precision,
+            spec: spec.clone(),
+            open,
+            state: Mutex::new(State {
+                network: Some(Arc::new(network)),
+                generation: 0,
+                failures: 0,
+            }),
+            fallback: OnceLock::new(),
+            batch: AtomicUsize::new(LARGEST_BATCH),
+            halved: AtomicUsize::new(0),
+            rebuilt: AtomicUsize::new(0),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For people.
+    pub(in crate::engine) fn description(&self) -> String {
+        match &self.state().network {
+            Some(network) => format!("cuda ({}), {}", network.card_name(), self.precision),
+            None => "cpu, f32, since the card failed".to_owned(),
+        }
+    }
+
+    /// Bytes of weights on the card.
+    pub(in crate::engine) fn weight_bytes(&self) -> usize {
+        let network = self.state().network.clone();
+        network.map_or(0, |network| network.weight_bytes())
+    }
+
+    /// Bytes on the card that a workspace takes for one clip.
+    pub(in crate::engine) fn workspace_bytes(&self) -> usize {
+        let network = self.state().network.clone();
+        network.map_or(0, |network| network.clip_bytes())
+    }
+
+    pub(in crate::engine) fn health(&self) -> Health {
+        Health {
+            batches_halved: self.halved.load(Relaxed),
+            engines_rebuilt: self.rebuilt.load(Relaxed),
+            fell_back: self.state().network.is_none(),
+        }
+    }
+
+    /// The network on the CPU, for when the card was given up.
+    pub(in crate::engine) fn fallback(&self) -> &cpu::Program {
+        self.fallback
+            .get_or_init(|| cpu::Program::new(self.plan.clone()))
+    }
+
+    /// Logits, `[N][classes]`; none when the card was given up, and the CPU must
+    /// do it. A clip is asked of the card again until it answers or is given up:
+    /// none is lost.
+    pub(in crate::engine) fn infer(
+        &self,
+        workspace: &mut Workspace,
+        count: usize,
+        clips: Clips<'_>,
+    ) -> Result<Option<Vec<f32>>, CudaError> {
+        let mut logits = Vec::new();
+        let mut done = 0;
+        while done < count {
+            let (network, generation) = {
+                let state = self.state();
+                (state.network.clone(), state.generation)
+            };
+            let Some(network) = network else {
+                return Ok(None);
+            };
+            let at_once = self.batch.load(Relaxed).min(count - done);
+            let part = clips.part(done, done + at_once, network.input_shape());
+            match Self::infer_once(workspace, &network, generation, at_once, part) {
+                Ok(rows) => {
+                    logits.extend(rows);
+                    done += at_once;
+                    self.state().failures = 0;
+                }
+                Err(error @ CudaError::TooLarge { .. }) if at_once == 1 => return Err(error),
+                Err(CudaError::OutOfMemory { .. } | CudaError::TooLarge { .. }) if at_once > 1 => {
+                    workspace.batch = None;
+                    self.batch.store(at_once / 2, Relaxed);
+                    self.halved.fetch_add(1, Relaxed);
+                    tracing::warn!(
+                        clips = at_once / 2,
+                        "the card has no room: batches are halved"
+                    );
+                }
+                Err(error) => {
+                    workspace.batch = None;
+                    drop(network);
+                    self.rebuild(generation, &error);
+                }
+            }
+        }
+        Ok(Some(logits))
+    }
+
+    fn infer_once(
+        workspace: &mut Workspace,
+        network: &Network,
+        generation: usize,
+        count: usize,
+        clips: Clips<'_>,
+    ) -> Result<Vec<f32>, CudaError> {
+        let fits = |(of, room, _): &(usize, usize, Batch)| *of == generation && *room >= count;
+        if !workspace.batch.as_ref().is_some_and(fits) {
+            // The old one first: there may be no room for both.
+            workspace.batch = None;
+            workspace.batch = Some((generation, count, network.batch(count)?));
+        }
+        match &mut workspace.batch {
+            Some((_, _, batch)) => network.run(batch, count, clips),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Opens the card anew after an error, unless another thread has; gives it
+    /// up when that does not help.
+    fn rebuild(&self, generation: usize, error: &CudaError) {
+        let mut state = self.state();
+        if state.generation != generation || state.network.is_none() {
+            return;
+        }
+        state.generation += 1;
+        state.failures += 1;
+        // Before the new one: the old context must go with its error.
+        state.network = None;
+        if state.failures > PATIENCE {
+            tracing::error!(%error, "the card keeps failing: the CPU computes from now on");
+            return;
+        }
+        tracing::error!(%error, "the card failed: the engine is rebuilt");
+        self.rebuilt.fetch_add(1, Relaxed);
+        let opened = (self.open)()
+            .and_then(|card| Network::new(&card, self.precision, &self.plan, &self.spec));
+        match opened {
+            Ok(network) => state.network = Some(Arc::new(network)),
+            Err(error) => {
+                tracing::error!(%error, "the card cannot be opened again: the CPU computes from now on");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

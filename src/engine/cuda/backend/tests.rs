@@ -1,0 +1,262 @@
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::super::shim::{SCHEDULES, Schedule, Shim};
+use super::*;
+use crate::domain::{Clip, EventTime, Frame, StreamId};
+use crate::engine::{Engine, EngineOptions};
+use crate::model::Model;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(name)
+}
+
+fn goldens() -> Vec<String> {
+    let folders = std::fs::read_dir(golden("")).unwrap();
+    let names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// The CPU backend, which the card is held to.
+fn on_cpu(model: &Model) -> Engine {
+    let options = EngineOptions {
+        device: crate::engine::Device::Cpu,
+        precision: Precision::F32,
+    };
+    Engine::open(model, options).unwrap()
+}
+
+/// The same engine on other cards.
+fn on(model: &Model, precision: Precision, open: Open) -> Result<Engine, CudaError> {
+    let plan = Plan::compile(model.graph(), model.weights()).unwrap();
+    let spec = model.spec();
+    let backend = Backend::on(&plan, precision, &spec.input, open)?;
+    Ok(Engine {
+        backend: crate::engine::Backend::Cuda(backend),
+        input: spec.input.clone(),
+        classes: spec.classes.len(),
+    })
+}
+
+fn on_shim(model: &Model, precision: Precision, schedule: Schedule) -> Engine {
+    on(
+        model,
+        precision,
+        Box::new(move || Ok(Arc::new(Shim::new(schedule)))),
+    )
+    .unwrap()
+}
+
+fn noise(seed: &mut u64) -> u8 {
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 56) as u8
+}
+
+/// Pictures that look like speckle, brighter from clip to clip.
+fn grey_clips(model: &Model, count: usize) -> Vec<Clip> {
+    let input = &model.spec().input;
+    let mut seed = 5;
+    let mut frame = |clip: usize, index: usize| Frame {
+        index: index as u64,
+        time: EventTime::from_nanos(index as u64),
+        arrived: std::time::Instant::now(),
+        discontinuity: false,
+        pixels: (0..input.height * input.width)
+            .map(|place| noise(&mut seed) / 2 + (place % 64 + 32 * (clip % 3)) as u8)
+            .collect(),
+    };
+    (0..count)
+        .map(|clip| Clip {
+            stream: StreamId(0),
+            frames: (0..input.frames).map(|index| frame(clip, index)).collect(),
+        })
+        .collect()
+}
+
+/// The largest difference, as a part of the largest logit of all.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected
+        .iter()
+        .fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |worst: f32, difference| {
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            worst.max(difference)
+        }
+    }) / scale
+}
+
+fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => 1e-5,
+        Precision::F16 | Precision::Bf16 => 1e-2,
+    }
+}
+
+/// Both ways in, of every reduced network, against the CPU.
+fn networks_agree(precision: Precision, schedules: &[Schedule]) {
+    let mut faults = Vec::new();
+    for (number, name) in goldens().iter().enumerate() {
+        let schedule = schedules[number % schedules.len()];
+        let model = Model::load(&golden(name)).unwrap();
+        let cpu = on_cpu(&model);
+        let card = on_shim(&model, precision, schedule);
+        let (mut there, mut here) = (card.workspace(), cpu.workspace());
+        let clips = grey_clips(&model, 2);
+        let found = card.infer(&mut there, &clips).unwrap().concat();
+        let expected = cpu.infer(&mut here, &clips).unwrap().concat();
+        let from_grey = difference(&found, &expected);
+
+        let input = &model.spec().input;
+        let shape = [1, input.channels, input.frames, input.height, input.width];
+        let mut seed = 9;
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| (f32::from(noise(&mut seed)) - 127.5) / 64.0)
+            .collect();
+        let found = card.infer_tensor(&mut there, &values, &shape).unwrap();
+        let expected = cpu.infer_tensor(&mut here, &values, &shape).unwrap();
+        let from_values = difference(&found, &expected);
+        println!("{name}, {precision}, {schedule:?}: {from_grey:e} {from_values:e}");
+        if from_grey.max(from_values) > tolerance(precision) {
+            faults.push(format!("{name}: {from_grey:e} {from_values:e}"));
+        }
+        assert_eq!(card.health(), Health::default());
+    }
+    assert!(faults.is_empty(), "{precision}: {}", faults.join("\n"));
+}
+
+#[test]
+fn whole_networks_agree_with_the_cpu_in_f32() {
+    networks_agree(Precision::F32, &SCHEDULES[..1]);
+}
+
+#[test]
+fn whole_networks_agree_with_the_cpu_in_f16() {
+    networks_agree(Precision::F16, &SCHEDULES);
+}
+
+#[test]
+fn whole_networks_agree_with_the_cpu_in_bf16() {
+    networks_agree(Precision::Bf16, &SCHEDULES);
+}
+
+#[test]
+fn a_clip_gives_the_same_bits_alone_and_in_a_batch() {
+    for name in ["fibro3d_odd", "fibro2d_lstm"] {
+        let model = Model::load(&golden(name)).unwrap();
+        let card = on_shim(&model, Precision::F16, Schedule::Forward);
+        let clips = grey_clips(&model, 3);
+        let mut workspace = card.workspace();
+        let together = card.infer(&mut workspace, &clips).unwrap();
+        for (clip, expected) in clips.iter().zip(&together) {
+            let alone = card
+                .infer(&mut workspace, std::slice::from_ref(clip))
+                .unwrap();
+            assert_eq!(&alone[0], expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_card_without_room_gets_smaller_batches() {
+    let model = Model::load(&golden("fibro2d_lstm")).unwrap();
+    let clips = grey_clips(&model, 5);
+    let expected = on_shim(&model, Precision::F16, Schedule::Forward).infer_all(&clips);
+    let shim = Arc::new(Shim::new(Schedule::Forward));
+    let same = Arc::clone(&shim);
+    let card = on(&model, Precision::F16, Box::new(move || Ok(same.clone()))).unwrap();
+    // Room for the weights, which are there, and for one clip.
+    let crate::engine::Backend::Cuda(backend) = &card.backend else {
+        unreachable!()
+    };
+    *shim.capacity.lock().unwrap() = shim.used() + 2 * backend.workspace_bytes() + 20_000;
+    assert_eq!(card.infer_all(&clips), expected);
+    let health = card.health();
+    assert!(health.batches_halved > 0 && !health.fell_back, "{health:?}");
+    assert_eq!(health.engines_rebuilt, 0);
+}
+
+#[test]
+fn an_engine_that_failed_is_rebuilt_and_no_clip_is_lost() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let clips = grey_clips(&model, 3);
+    let expected = on_shim(&model, Precision::F16, Schedule::Forward).infer_all(&clips);
+    let first = AtomicBool::new(true);
+    let open: Open = Box::new(move || {
+        let shim = Shim::new(Schedule::Forward);
+        if first.swap(false, Relaxed) {
+            *shim.fault.lock().unwrap() = Some((4, sticky()));
+        }
+        Ok(Arc::new(shim))
+    });
+    let card = on(&model, Precision::F16, open).unwrap();
+    assert_eq!(card.infer_all(&clips), expected);
+    let health = Health {
+        engines_rebuilt: 1,
+        ..Health::default()
+    };
+    assert_eq!(card.health(), health);
+}
+
+fn sticky() -> CudaError {
+    CudaError::Launch {
+        problem: "CUDA_ERROR_ILLEGAL_ADDRESS".to_owned(),
+    }
+}
+
+#[test]
+fn a_card_that_keeps_failing_is_given_up_for_the_cpu() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let clips = grey_clips(&model, 3);
+    let expected = on_cpu(&model).infer_all(&clips);
+    let open: Open = Box::new(|| {
+        let shim = Shim::new(Schedule::Forward);
+        *shim.fault.lock().unwrap() = Some((4, sticky()));
+        Ok(Arc::new(shim))
+    });
+    let card = on(&model, Precision::F16, open).unwrap();
+    assert_eq!(card.infer_all(&clips), expected);
+    assert!(card.health().fell_back);
+    assert_eq!(card.health().engines_rebuilt, PATIENCE);
+    assert!(
+        card.description().starts_with("cpu"),
+        "{}",
+        card.description()
+    );
+}
+
+#[test]
+fn weights_that_half_precision_cannot_hold_are_refused() {
+    let card: Arc<dyn Card> = Arc::new(Shim::new(Schedule::Forward));
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let mut plan = Plan::compile(model.graph(), model.weights()).unwrap();
+    let crate::engine::plan::Kernel::Conv(conv) = &mut plan.steps[1].kernel else {
+        unreachable!()
+    };
+    conv.weights[3] = 1e5;
+    let input = &model.spec().input;
+    let build = |plan: &Plan, precision| Network::new(&card, precision, plan, input).map(drop);
+    assert_eq!(build(&plan, Precision::Bf16), Ok(()));
+    let error = build(&plan, Precision::F16).unwrap_err();
+    assert!(error.to_string().contains("f16"), "{error}");
+    let crate::engine::plan::Kernel::Conv(conv) = &mut plan.steps[1].kernel else {
+        unreachable!()
+    };
+    conv.weights[3] = f32::NAN;
+    assert!(build(&plan, Precision::F32).is_err());
+}
+
+impl Engine {
+    fn infer_all(&self, clips: &[Clip]) -> Vec<Vec<f32>> {
+        self.infer(&mut self.workspace(), clips).unwrap()
+    }
+}

@@ -1,0 +1,858 @@
+//! A plan on a card: weights laid out and uploaded, steps turned into launches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::kernels::{self, Activations, Conv, Grey, Incoming, Recurrence, Sequence, Window};
+use super::launch::{Card, Memory, Recording, bytes_of, floats_of};
+use super::weights::{self, CHANNELS, Matrix};
+use super::{CudaError, Precision};
+use crate::engine::plan::{ConvStep, Kernel, LstmLayer, Plan, Step, Value};
+use crate::model::{InputSpec, Shape};
+
+/// A network whose weights are on a card.
+#[derive(Debug)]
+pub(in crate::engine) struct Network {
+    card: Arc<dyn Card>,
+    precision: Precision,
+    layers: Vec<Layer>,
+    /// Bytes of each buffer, for one clip.
+    buffers: Vec<usize>,
+    /// Clips as they come in, padded.
+    input: Place,
+    input_shape: Shape,
+    /// `[C, 256]`: what each grey level becomes.
+    table: u64,
+    /// The last step's rows of f32.
+    output: Place,
+    classes: usize,
+    /// Kept for the addresses in `layers`.
+    weights: Vec<Memory>,
+}
+
+/// A value in a buffer, `[N, T, H, W, channels]`.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    buffer: usize,
+    /// Bytes from the buffer's beginning.
+    offset: usize,
+    /// Values from one clip's to the next one's.
+    clip: usize,
+    channels: usize,
+    extent: [usize; 3],
+    is_f32: bool,
+}
+
+#[derive(Debug)]
+enum Layer {
+    Conv {
+        conv: Conv,
+        /// In place of `conv` where grey pictures come in.
+        stem: Option<Conv>,
+        input: Place,
+        residual: Option<Place>,
+        output: Place,
+    },
+    MaxPool {
+        window: Window,
+        input: Place,
+        output: Place,
+    },
+    MeanPool {
+        by_frame: bool,
+        input: Place,
+        output: Place,
+    },
+    Linear {
+        layer: kernels::Linear,
+        /// A clip.
+        rows: usize,
+        input: Place,
+        output: Place,
+    },
+    Lstm {
+        layers: Vec<(Conv, Recurrence)>,
+        frames: usize,
+        input: Place,
+        output: Place,
+    },
+    LogMeanSoftmax {
+        frames: usize,
+        classes: usize,
+        input: Place,
+        output: Place,
+    },
+}
+
+/// What comes in.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) enum Clips<'a> {
+    /// Grey pictures, `[N, T, H, W]`.
+    Grey(&'a [u8]),
+    /// Normalised values, `[N, C, T, H, W]`.
+    Values(&'a [f32]),
+}
+
+impl Clips<'_> {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Grey(_) => Kind::Grey,
+            Self::Values(_) => Kind::Values,
+        }
+    }
+
+    /// Clips `from..to`.
+    pub(super) fn part(&self, from: usize, to: usize, shape: Shape) -> Self {
+        match self {
+            Self::Grey(bytes) => {
+                Self::Grey(&bytes[from * shape.positions()..to * shape.positions()])
+            }
+            Self::Values(values) => Self::Values(&values[from * shape.len()..to * shape.len()]),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Grey,
+    Values,
+}
+
+/// Memory for the intermediate values of so many clips.
+#[derive(Debug)]
+pub(in crate::engine) struct Batch {
+    card: Arc<dyn Card>,
+    clips: usize,
+    buffers: Vec<Memory>,
+    incoming: Memory,
+    partial: Memory,
+    lstm: Option<LstmMemory>,
+    /// Of launches for so many clips of a kind; the first time they are launched
+    /// one by one, so that the card has loaded what it needs.
+    recordings: HashMap<(usize, Kind), Recorded>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Recorded {
+    /// Launched one by one, once.
+    Warm,
+    As(Recording),
+    /// The card does not record.
+    Never,
+}
+
+#[derive(Debug)]
+struct LstmMemory {
+    gates: Memory,
+    state: Memory,
+    sequences: [Memory; 2],
+    counters: Memory,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for recorded in self.recordings.values() {
+            if let Recorded::As(recording) = recorded {
+                self.card.forget(*recording);
+            }
+        }
+    }
+}
+
+fn value_bytes(precision: Precision) -> usize {
+    if precision == Precision::F32 { 4 } else { 2 }
+}
+
+/// Segments that a sum over `k` is cut into, in a layer with so few tiles that
+/// one clip cannot fill a card. By the clip's shape alone: the same bits on
+/// every card and in every batch.
+fn segment_of(k: usize, positions: usize, outputs: usize) -> usize {
+    /// Multiprocessors of a data centre's card, about.
+    const BLOCKS: usize = 128;
+    /// Of k, at the least: below, adding the segments costs more than it saves.
+    const SHORTEST: usize = 512;
+    let tiles = positions.div_ceil(128) * outputs.div_ceil(64);
+    let segments = (BLOCKS / tiles).min(k / SHORTEST).max(1);
+    k.div_ceil(segments).next_multiple_of(32)
+}
+
+/// Lays a plan out, step by step.
+struct Builder<'a> {
+    card: &'a Arc<dyn Card>,
+    precision: Precision,
+    spec: &'a InputSpec,
+    weights: Vec<Memory>,
+    buffers: Vec<usize>,
+    /// What each buffer holds at this step, and whether it is the input.
+    held: Vec<Option<(Place, bool)>>,
+}
+
+impl Builder<'_> {
+    fn upload(&mut self, values: &[f32], precision: Precision) -> Result<u64, CudaError> {
+        let largest = match precision {
+            Precision::F16 => f32::from(half::f16::MAX),
+            Precision::F32 | Precision::Bf16 => f32::MAX,
+        };
+        // Not a number fails the comparison, too.
+        if !values.iter().all(|value| value.abs() <= largest) {
+            return Err(CudaError::Weights { precision });
+        }
+        let memory = Memory::of(self.card, &weights::rounded(values, precision))?;
+        let address = memory.address();
+        self.weights.push(memory);
+        Ok(address)
+    }
+
+    /// Where a value of the plan lies now.
+    fn place(&self, value: Value) -> Option<Place> {
+        let (held, _) = self.held.get(value.buffer).copied().flatten()?;
+        let bytes = if held.is_f32 {
+            4
+        } else {
+            value_bytes(self.precision)
+        };
+        Some(Place {
+            offset: value.offset / value.shape.channels * held.channels * bytes,
+            extent: value.shape.extent,
+            ..held
+        })
+    }
+
+    /// Room for a step's value, which the buffer holds from now on.
+    fn put(&mut self, value: Value, channels: usize, is_f32: bool) -> Place {
+        let bytes = if is_f32 {
+            4
+        } else {
+            value_bytes(self.precision)
+        };
+        let place = Place {
+            buffer: value.buffer,
+            offset: 0,
+            clip: value.shape.positions() * channels,
+            channels,
+            extent: value.shape.extent,
+            is_f32: is_f32 || self.precision == Precision::F32,
+        };
+        let room = &mut self.buffers[value.buffer];
+        *room = (*room).max(place.clip * bytes);
+        self.held[value.buffer] = Some((place, false));
+        place
+    }
+
+    fn conv(&mut self, step: &ConvStep, input: Place) -> Result<(Conv, Option<Conv>), CudaError> {
+        let outputs = step.output.channels.next_multiple_of(CHANNELS);
+        let matrix = Matrix {
+            values: &step.weights,
+            taps: step.conv.kernel.iter().product(),
+            channels: step.input.channels,
+            outputs: step.output.channels,
+        };
+        let mut bias = step.bias.clone();
+        bias.resize(outputs, 0.0);
+        let packed = matrix.packed(self.precision, input.channels, outputs);
+        let conv = Conv {
+            window: Window {
+                kernel: step.conv.kernel,
+                stride: step.conv.stride,
+                padding: step.conv.padding,
+            },
+            weights: self.upload(&packed.values, self.precision)?,
+            bias: self.upload(&bias, Precision::F32)?,
+            k: packed.k,
+            segment: segment_of(packed.k, step.output.positions(), outputs),
+            relu: step.relu,
+            output_is_f32: false,
+            grey: None,
+        };
+        let of_input = self.held[input.buffer].is_some_and(|(_, is_input)| is_input);
+        let fits = step.conv.kernel.iter().all(|extent| *extent <= 128);
+        if !of_input || !fits || input.offset > 0 || self.precision == Precision::F32 {
+            return Ok((conv, None));
+        }
+        let centre = weights::centre_of(&self.spec.mean);
+        let packed = matrix.packed_for_grey(&self.spec.mean, &self.spec.std, centre, outputs);
+        let taps = Memory::of(self.card, &weights::stem_taps(step.conv.kernel, packed.k))?;
+        let grey = Grey {
+            taps: taps.address(),
+            centre,
+        };
+        self.weights.push(taps);
+        let stem = Conv {
+            weights: self.upload(&packed.values, self.precision)?,
+            k: packed.k,
+            segment: packed.k,
+            grey: Some(grey),
+            ..conv
+        };
+        Ok((conv, Some(stem)))
+    }
+
+    fn lstm_layer(
+        &mut self,
+        layer: &LstmLayer,
+        channels: usize,
+    ) -> Result<(Conv, Recurrence), CudaError> {
+        let hidden = layer.hidden.next_multiple_of(16);
+        let wide = weights::padded_gates(&layer.input, layer.features, layer.hidden, hidden);
+        let packed = Matrix {
+            values: &wide,
+            taps: 1,
+            channels: layer.features,
+            outputs: 4 * hidden,
+        }
+        .packed(self.precision, channels, 4 * hidden);
+        let bias = weights::padded_gates(&layer.bias, 1, layer.hidden, hidden);
+        let projection = Conv {
+            window: Window {
+                kernel: [1; 3],
+                stride: [1; 3],
+                padding: [0; 3],
+            },
+            weights: self.upload(&packed.values, self.precision)?,
+            bias: self.upload(&bias, Precision::F32)?,
+            k: packed.k,
+            segment: packed.k,
+            relu: false,
+            output_is_f32: true,
+            grey: None,
+        };
+        let limit = self.card.limits().shared_bytes;
+        let units = [16, 8, 4]
+            .into_iter()
+            .find(|&units| kernels::lstm_shared_bytes(self.precision, hidden, units) <= limit)
+            .ok_or(CudaError::TooLarge { value: hidden })?;
+        let packed = weights::recurrent(&layer.recurrent, layer.hidden, hidden, units);
+        let recurrence = Recurrence {
+            recurrent: self.upload(&packed, self.precision)?,
+            hidden,
+            units,
+        };
+        Ok((projection, recurrence))
+    }
+
+    /// One step; `next` are the steps behind it.
+    fn layer(&mut self, step: &Step, next: &[Step]) -> Result<Layer, CudaError> {
+        let misplaced = || CudaError::Plan {
+            problem: "a value is read before it is written",
+        };
+        let input = self.place(step.input).ok_or_else(misplaced)?;
+        let padded = step.output.shape.channels.next_multiple_of(CHANNELS);
+        let wants = |is_f32: bool| {
+            if input.is_f32 == is_f32 || self.precision == Precision::F32 {
+                return Ok(());
+            }
+            Err(CudaError::Plan {
+                problem: "a layer of the head lies between convolutions",
+            })
+        };
+        // Rows of all clips lie behind one another.
+        let whole = || {
+            if input.offset == 0
+                && input.clip == input.extent.iter().product::<usize>() * input.channels
+            {
+                return Ok(());
+            }
+            Err(CudaError::Plan {
+                problem: "the head reads a part of a value",
+            })
+        };
+        Ok(match &step.kernel {
+            Kernel::Conv(conv) => {
+                wants(false)?;
+                let residual = match conv.residual {
+                    Some(value) => Some(self.place(value).ok_or_else(misplaced)?),
+                    None => None,
+                };
+                let (conv, stem) = self.conv(conv, input)?;
+                Layer::Conv {
+                    conv,
+                    stem,
+                    input,
+                    residual,
+                    output: self.put(step.output, padded, false),
+                }
+            }
+            Kernel::MaxPool(pool) => {
+                wants(false)?;
+                Layer::MaxPool {
+                    window: Window {
+                        kernel: pool.kernel,
+                        stride: pool.stride,
+                        padding: pool.padding,
+                    },
+                    input,
+                    output: self.put(step.output, padded, false),
+                }
+            }
+            Kernel::GlobalAveragePool | Kernel::FrameAveragePool => {
+                wants(false)?;
+                let reader = next
+                    .iter()
+                    .find(|next| next.input.buffer == step.output.buffer);
+                let to_lstm = reader.is_some_and(|step| matches!(step.kernel, Kernel::Lstm(_)));
+                Layer::MeanPool {
+                    by_frame: matches!(step.kernel, Kernel::FrameAveragePool),
+                    input,
+                    output: self.put(step.output, padded, !to_lstm),
+                }
+            }
+            Kernel::Linear { weights, bias } => {
+                wants(true)?;
+                whole()?;
+                let layer = kernels::Linear {
+                    weights: self.upload(weights, Precision::F32)?,
+                    bias: self.upload(bias, Precision::F32)?,
+                    features: weights.len() / bias.len(),
+                    classes: bias.len(),
+                };
+                Layer::Linear {
+                    layer,
+                    rows: step.input.shape.positions(),
+                    input,
+                    output: self.put(step.output, padded, true),
+                }
+            }
+            Kernel::Lstm(steps) => {
+                wants(false)?;
+                let mut layers = Vec::new();
+                let mut channels = input.channels;
+                for layer in steps {
+                    layers.push(self.lstm_layer(layer, channels)?);
+                    channels = layer.hidden.next_multiple_of(16);
+                }
+                Layer::Lstm {
+                    layers,
+                    frames: step.input.shape.extent[0],
+                    input,
+                    output: self.put(step.output, channels, true),
+                }
+            }
+            Kernel::LogMeanSoftmax => {
+                wants(true)?;
+                whole()?;
+                Layer::LogMeanSoftmax {
+                    frames: step.input.shape.positions(),
+                    classes: step.output.shape.channels,
+                    input,
+                    output: self.put(step.output, input.channels, true),
+                }
+            }
+        })
+    }
+}
+
+impl Network {
+    /// Uploads a plan's weights.
+    pub(in crate::engine) fn new(
+        card: &Arc<dyn Card>,
+        precision: Precision,
+        plan: &Plan,
+        spec: &InputSpec,
+    ) -> Result<Self, CudaError> {
+        let input_shape = Shape {
+            channels: spec.channels,
+            extent: [spec.frames, spec.height, spec.width],
+        };
+        let mut builder = Builder {
+            card,
+            precision,
+            spec,
+            weights: Vec::new(),
+            buffers: vec![0; plan.buffers.len()],
+            held: vec![None; plan.buffers.len()],
+        };
+        let value = Value {
+            buffer: 0,
+            offset: 0,
+            shape: input_shape,
+        };
+        let input = builder.put(value, spec.channels.next_multiple_of(CHANNELS), false);
+        builder.held[0] = Some((input, true));
+        let layers = plan
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(number, step)| builder.layer(step, &plan.steps[number + 1..]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let table: Vec<f32> = crate::engine::grey_table(spec).concat();
+        let table = builder.upload(&table, Precision::F32)?;
+        let last = plan.steps.last().map(|step| step.output);
+        let output = last.and_then(|value| builder.place(value));
+        let (Some(last), Some(output)) = (last, output) else {
+            return Err(CudaError::Plan {
+                problem: "the network computes nothing",
+            });
+        };
+        if !output.is_f32 || last.shape.positions() != 1 {
+            return Err(CudaError::Plan {
+                problem: "the network does not end in one row of logits",
+            });
+        }
+        Ok(Self {
+            card: Arc::clone(card),
+            precision,
+            layers,
+            buffers: builder.buffers,
+            input,
+            input_shape,
+            table,
+            output,
+            classes: last.shape.channels,
+            weights: builder.weights,
+        })
+    }
+
+    pub(super) fn input_shape(&self) -> Shape {
+        self.input_shape
+    }
+
+    pub(super) fn card_name(&self) -> String {
+        self.card.name()
+    }
+
+    /// Bytes of intermediate values of one clip.
+    pub(super) fn clip_bytes(&self) -> usize {
+        self.buffers.iter().sum::<usize>() + self.input_shape.len() * 4
+    }
+
+    /// Bytes of weights on the card.
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.weights.iter().map(Memory::len).sum()
+    }
+
+    /// Whether the first layer reads grey pictures itself.
+    fn reads_grey(&self) -> bool {
+        let mut layers = self.layers.iter();
+        let first = layers.next();
+        let buffer = self.input.buffer;
+        // Until something else lies there.
+        let mut others = layers
+            .take_while(|layer| layer.output().buffer != buffer)
+            .filter(|layer| layer.reads(buffer));
+        matches!(
+            first,
+            Some(Layer::Conv {
+                stem: Some(_),
+                residual: None,
+                ..
+            })
+        ) && others.next().is_none()
+    }
+
+    /// Memory for so many clips at once.
+    pub(super) fn batch(&self, clips: usize) -> Result<Batch, CudaError> {
+        let card = &self.card;
+        let buffers = self
+            .buffers
+            .iter()
+            .map(|bytes| Memory::new(card, clips * bytes));
+        let limits = card.limits();
+        // Fewer clips may be split further than all of them.
+        let partial = (1..=clips).flat_map(|clips| {
+            self.layers.iter().map(move |layer| match layer {
+                Layer::Conv { conv, output, .. } => {
+                    conv.partial_bytes(clips, output.at(0), limits.multiprocessors)
+                }
+                _ => 0,
+            })
+        });
+        let lstm = self.layers.iter().find_map(|layer| match layer {
+            Layer::Lstm { layers, frames, .. } => {
+                let hidden = layers.iter().map(|(_, layer)| layer.hidden).max()?;
+                Some(LstmMemory::new(
+                    card,
+                    self.precision,
+                    clips,
+                    *frames,
+                    hidden,
+                ))
+            }
+            _ => None,
+        });
+        Ok(Batch {
+            card: Arc::clone(card),
+            clips,
+            buffers: buffers.collect::<Result<_, _>>()?,
+            incoming: Memory::new(card, clips * self.input_shape.len() * 4)?,
+            partial: Memory::new(card, partial.max().unwrap_or(0))?,
+            lstm: lstm.transpose()?,
+            recordings: HashMap::new(),
+        })
+    }
+
+    /// Logits, `[N][classes]`, of at most as many clips as the batch has room for.
+    pub(super) fn run(
+        &self,
+        batch: &mut Batch,
+        clips: usize,
+        incoming: Clips<'_>,
+    ) -> Result<Vec<f32>, CudaError> {
+        assert!(
+            clips <= batch.clips,
+            "more clips than the batch has room for"
+        );
+        match incoming {
+            Clips::Grey(bytes) => batch.incoming.upload(bytes)?,
+            Clips::Values(values) => batch.incoming.upload(&bytes_of(values))?,
+        }
+        self.compute(batch, clips, incoming.kind())?;
+        let stride = self.output.clip;
+        let mut bytes = vec![0; clips * stride * 4];
+        batch.buffers[self.output.buffer].download(&mut bytes)?;
+        let rows = floats_of(&bytes);
+        let rows = rows.chunks_exact(stride);
+        Ok(rows.flat_map(|row| &row[..self.classes]).copied().collect())
+    }
+
+    /// Launches everything, or replays its recording.
+    pub(super) fn compute(
+        &self,
+        batch: &mut Batch,
+        clips: usize,
+        kind: Kind,
+    ) -> Result<(), CudaError> {
+        match batch.recordings.get(&(clips, kind)).copied() {
+            Some(Recorded::As(recording)) => return self.card.replay(recording),
+            Some(Recorded::Warm) => {
+                let recording = self.card.record(&mut || self.launch(batch, clips, kind))?;
+                let recorded = recording.map_or(Recorded::Never, Recorded::As);
+                batch.recordings.insert((clips, kind), recorded);
+                if let Some(recording) = recording {
+                    return self.card.replay(recording);
+                }
+            }
+            Some(Recorded::Never) => {}
+            None => {
+                batch.recordings.insert((clips, kind), Recorded::Warm);
+            }
+        }
+        self.launch(batch, clips, kind)
+    }
+
+    /// Waits until everything launched has ended.
+    pub(super) fn finish(&self, batch: &Batch) -> Result<(), CudaError> {
+        batch.buffers[self.output.buffer].download(&mut [0; 4])
+    }
+
+    fn launch(&self, batch: &Batch, clips: usize, kind: Kind) -> Result<(), CudaError> {
+        let card = self.card.as_ref();
+        let from_grey = kind == Kind::Grey && self.reads_grey();
+        let at = |place: &Place| place.at(batch.buffers[place.buffer].address());
+        let incoming = batch.incoming.address();
+        if !from_grey {
+            let kind = match kind {
+                Kind::Grey => Incoming::Grey { table: self.table },
+                Kind::Values => Incoming::Values,
+            };
+            let channels = self.input_shape.channels;
+            let to = at(&self.input);
+            kernels::lay_out(card, self.precision, kind, clips, channels, incoming, to)?;
+        }
+        for (number, layer) in self.layers.iter().enumerate() {
+            match layer {
+                Layer::Conv {
+                    conv,
+                    stem,
+                    input,
+                    residual,
+                    output,
+                } => {
+                    let (mut conv, mut input) = (conv, at(input));
+                    if let (true, 0, Some(stem)) = (from_grey, number, stem) {
+                        conv = stem;
+                        input = Activations {
+                            address: incoming,
+                            clip: self.input_shape.positions(),
+                            channels: 1,
+                            ..input
+                        };
+                    }
+                    let residual = residual.as_ref().map(at);
+                    let (to, partial) = (at(output), batch.partial.address());
+                    kernels::conv(
+                        card,
+                        self.precision,
+                        clips,
+                        conv,
+                        input,
+                        residual,
+                        to,
+                        partial,
+                    )?;
+                }
+                Layer::MaxPool {
+                    window,
+                    input,
+                    output,
+                } => {
+                    kernels::max_pool(card, self.precision, clips, *window, at(input), at(output))?;
+                }
+                Layer::MeanPool {
+                    by_frame,
+                    input,
+                    output,
+                } => {
+                    let (from, to) = (at(input), at(output).address);
+                    let is_f32 = output.is_f32;
+                    kernels::mean_pool(card, self.precision, clips, *by_frame, from, to, is_f32)?;
+                }
+                Layer::Linear {
+                    layer,
+                    rows,
+                    input,
+                    output,
+                } => {
+                    let (from, to) = (at(input), at(output));
+                    let (stride, to_stride) = (from.channels, to.channels);
+                    let rows = clips * rows;
+                    kernels::linear(
+                        card,
+                        *layer,
+                        rows,
+                        from.address,
+                        stride,
+                        to.address,
+                        to_stride,
+                    )?;
+                }
+                Layer::Lstm {
+                    layers,
+                    frames,
+                    input,
+                    output,
+                } => {
+                    let Some(memory) = &batch.lstm else {
+                        continue;
+                    };
+                    self.launch_lstm(
+                        memory,
+                        layers,
+                        clips,
+                        *frames,
+                        at(input),
+                        at(output).address,
+                    )?;
+                }
+                Layer::LogMeanSoftmax {
+                    frames,
+                    classes,
+                    input,
+                    output,
+                } => {
+                    let (from, to) = (at(input), at(output).address);
+                    let (stride, from) = (from.channels, from.address);
+                    kernels::log_mean_softmax(card, clips, *frames, *classes, stride, from, to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// For each layer one product for all frames, then the recurrence.
+    fn launch_lstm(
+        &self,
+        memory: &LstmMemory,
+        layers: &[(Conv, Recurrence)],
+        clips: usize,
+        frames: usize,
+        input: Activations,
+        output: u64,
+    ) -> Result<(), CudaError> {
+        let card = self.card.as_ref();
+        let mut input = input;
+        for (number, (projection, recurrence)) in layers.iter().enumerate() {
+            let hidden = recurrence.hidden;
+            let gates = Activations {
+                address: memory.gates.address(),
+                clip: frames * 4 * hidden,
+                channels: 4 * hidden,
+                extent: [frames, 1, 1],
+            };
+            kernels::conv(
+                card,
+                self.precision,
+                clips,
+                projection,
+                input,
+                None,
+                gates,
+                0,
+            )?;
+            let is_last = number + 1 == layers.len();
+            let sequence = memory.sequences[number % 2].address();
+            let io = Sequence {
+                gates: gates.address,
+                state: memory.state.address(),
+                sequence: if is_last { 0 } else { sequence },
+                output: if is_last { output } else { 0 },
+                counters: memory.counters.address(),
+            };
+            kernels::lstm(card, self.precision, clips, frames, *recurrence, io)?;
+            input = Activations {
+                address: sequence,
+                clip: frames * hidden,
+                channels: hidden,
+                extent: [frames, 1, 1],
+            };
+        }
+        Ok(())
+    }
+}
+
+impl LstmMemory {
+    fn new(
+        card: &Arc<dyn Card>,
+        precision: Precision,
+        clips: usize,
+        frames: usize,
+        hidden: usize,
+    ) -> Result<Self, CudaError> {
+        let sequence = || Memory::new(card, clips * frames * hidden * value_bytes(precision));
+        let counters = clips.div_ceil(kernels::LSTM_CLIPS) * 8;
+        Ok(Self {
+            gates: Memory::new(card, clips * frames * 4 * hidden * 4)?,
+            state: Memory::new(card, 2 * clips * hidden * 4)?,
+            sequences: [sequence()?, sequence()?],
+            counters: Memory::of(card, &vec![0; counters])?,
+        })
+    }
+}
+
+impl Layer {
+    fn output(&self) -> &Place {
+        match self {
+            Self::Conv { output, .. }
+            | Self::MaxPool { output, .. }
+            | Self::MeanPool { output, .. }
+            | Self::Linear { output, .. }
+            | Self::Lstm { output, .. }
+            | Self::LogMeanSoftmax { output, .. } => output,
+        }
+    }
+
+    fn reads(&self, buffer: usize) -> bool {
+        let residual = match self {
+            Self::Conv { residual, .. } => *residual,
+            _ => None,
+        };
+        let (Self::Conv { input, .. }
+        | Self::MaxPool { input, .. }
+        | Self::MeanPool { input, .. }
+        | Self::Linear { input, .. }
+        | Self::Lstm { input, .. }
+        | Self::LogMeanSoftmax { input, .. }) = self;
+        input.buffer == buffer || residual.is_some_and(|place| place.buffer == buffer)
+    }
+}
+
+impl Place {
+    /// On a card, in a buffer at this address.
+    fn at(&self, buffer: u64) -> Activations {
+        Activations {
+            address: buffer + self.offset as u64,
+            clip: self.clip,
+            channels: self.channels,
+            extent: self.extent,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The suite on a card: every kernel, whole networks against the CPU, timings.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::driver::DriverCard;
+use super::super::launch::Card;
+use super::super::network::{Clips, Kind, Network};
+use super::super::{CudaError, compile};
+use crate::engine::plan::Plan;
+use crate::engine::{Device, Engine, EngineError, EngineOptions, Precision};
+use crate::model::Model;
+
+/// What was run, on what, and how it went.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The card's product name.
+    pub card: String,
+    /// The newest CUDA that the driver knows, such as 13000.
+    pub driver_cuda_version: i32,
+    /// Hash of the sources of all kernels: what was validated.
+    pub kernel_sources: String,
+    /// Every kernel against its definition.
+    pub kernels: Vec<KernelResult>,
+    /// Whole networks against the CPU.
+    pub networks: Vec<NetworkResult>,
+    /// How long networks take.
+    pub timings: Vec<Timing>,
+}
+
+/// One kernel over one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelResult {
+    /// Kernel, shape and precision.
+    pub name: String,
+    /// The largest, as a part of the largest value; absent where it failed.
+    pub difference: Option<f64>,
+    /// What is allowed.
+    pub tolerance: f64,
+    /// Why there is no answer.
+    pub error: Option<String>,
+    /// Whether all is well.
+    pub passed: bool,
+}
+
+/// One network in one precision.
+#[derive(Clone, Debug, Serialize)]
+pub struct NetworkResult {
+    /// Its name.
+    pub network: String,
+    /// f32, f16 or bf16.
+    pub precision: String,
+    /// From the CPU's logits, as a part of the largest one.
+    pub difference: f32,
+    /// What is allowed.
+    pub tolerance: f32,
+    /// Whether all is well.
+    pub passed: bool,
+}
+
+/// One network in one precision and batch size.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// Its name.
+    pub network: String,
+    /// f16 or bf16.
+    pub precision: String,
+    /// Clips at once.
+    pub batch: usize,
+    /// Milliseconds of the card a batch, many in a row: the median of five.
+    pub milliseconds: f64,
+    /// The same, in clips.
+    pub clips_per_second: f64,
+    /// Milliseconds from grey pictures in memory to logits in memory.
+    pub answer_milliseconds: f64,
+}
+
+impl Report {
+    /// Whether every kernel and network passed.
+    pub fn passed(&self) -> bool {
+        let kernels = self.kernels.iter().all(|kernel| kernel.passed);
+        kernels && self.networks.iter().all(|network| network.passed)
+    }
+}
+
+/// The suite could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// The card failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// A network could not be compiled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Opens the first card and says what it is.
+///
+/// # Errors
+/// If there is none that the kernels run on.
+pub fn identify() -> Result<Report, CudaError> {
+    let card = DriverCard::open(0)?;
+    Ok(Report {
+        card: card.name(),
+        driver_cuda_version: card.driver_version(),
+        kernel_sources: compile::sources_hash(),
+        ..Report::default()
+    })
+}
+
+/// Checks every kernel. After an error the card is opened anew.
+///
+/// # Errors
+/// If the card cannot be opened.
+pub fn kernels(mut seen: impl FnMut(&KernelResult)) -> Result<Vec<KernelResult>, CudaError> {
+    let open =
+        || DriverCard::open(0).map(|card| std::sync::Arc::new(card) as std::sync::Arc<dyn Card>);
+    let mut card = open()?;
+    let mut results = Vec::new();
+    for case in super::all() {
+        let outcome = (case.check)(&card);
+        if outcome.is_err() {
+            drop(card);
+            card = open()?;
+        }
+        let result = KernelResult {
+            difference: outcome.as_ref().ok().copied(),
+            tolerance: case.tolerance,
+            passed: matches!(outcome, Ok(difference) if difference <= case.tolerance),
+            error: outcome.err().map(|error| error.to_string()),
+            name: case.name,
+        };
+        seen(&result);
+        results.push(result);
+    }
+    Ok(results)
+}
+
+/// Grey pictures without a pattern, the same every time.
+fn speckle(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    let scale = expected
+        .iter()
+        .fold(f32::MIN_POSITIVE, |scale, logit| scale.max(logit.abs()));
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let worst = differences.fold(0.0, |worst: f32, difference| {
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            worst.max(difference)
+        }
+    });
+    worst / scale
+}
+
+/// Compares a network with the CPU, in every precision, on two clips.
+///
+/// # Errors
+/// If the card fails, or the network cannot be compiled.
+pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteError> {
+    let input = &model.spec().input;
+    let shape = [2, input.channels, input.frames, input.height, input.width];
+    let grey = speckle(2 * input.frames * input.height * input.width);
+    let clip_len = input.frames * input.height * input.width;
+    // The same pictures as values, for the CPU.
+    let values: Vec<f32> = grey
+        .chunks_exact(clip_len)
+        .flat_map(|clip| {
+            crate::engine::grey_table(input)
+                .into_iter()
+                .flat_map(move |table| clip.iter().map(move |grey| table[usize::from(*grey)]))
+        })
+        .collect();
+    let cpu = EngineOptions {
+        device: Device::Cpu,
+        precision: Precision::F32,
+    };
+    let cpu = Engine::open(model, cpu)?;
+    let expected = cpu.infer_tensor(&mut cpu.workspace(), &values, &shape)?;
+
+    let plan = Plan::compile(model.graph(), model.weights())?;
+    let card = std::sync::Arc::new(DriverCard::open(0)?) as std::sync::Arc<dyn Card>;
+    [Precision::F32, Precision::F16, Precision::Bf16]
+        .into_iter()
+        .map(|precision| {
+            let network = Network::new(&card, precision, &plan, input)?;
+            let mut batch = network.batch(2)?;
+            let mut worst = 0.0_f32;
+            // Three times each: launched, recorded, replayed.
+            for _ in 0..3 {
+                for clips in [Clips::Grey(&grey), Clips::Values(&values)] {
+                    let found = network.run(&mut batch, 2, clips)?;
+                    worst = worst.max(difference(&found, &expected));
+                }
+            }
+            let tolerance = if precision == Precision::F32 {
+                1e-5
+            } else {
+                1e-2
+            };
+            Ok(NetworkResult {
+                network: name.to_owned(),
+                precision: precision.to_string(),
+                difference: worst,
+                tolerance,
+                passed: worst <= tolerance,
+            })
+        })
+        .collect()
+}
+
+/// Times a network in batches of these sizes.
+///
+/// # Errors
+/// If the card fails, or the network cannot be compiled.
+pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timing>, SuiteError> {
+    let input = &model.spec().input;
+    let plan = Plan::compile(model.graph(), model.weights())?;
+    let card = std::sync::Arc::new(DriverCard::open(0)?) as std::sync::Arc<dyn Card>;
+    let mut timings = Vec::new();
+    for precision in [Precision::F16, Precision::Bf16] {
+        let network = Network::new(&card, precision, &plan, input)?;
+        for &clips in batches {
+            let grey = speckle(clips * input.frames * input.height * input.width);
+            let mut batch = network.batch(clips)?;
+            for _ in 0..3 {
+                network.run(&mut batch, clips, Clips::Grey(&grey))?;
+            }
+            // As many in a row as take a tenth of a second or so.
+            let begin = Instant::now();
+            network.run(&mut batch, clips, Clips::Grey(&grey))?;
+            let repeats = (0.1 / begin.elapsed().as_secs_f64()).clamp(3.0, 2000.0) as usize;
+            let mut computed = Vec::new();
+            let mut answered = Vec::new();
+            for _ in 0..5 {
+                let begin = Instant::now();
+                for _ in 0..repeats {
+                    network.compute(&mut batch, clips, Kind::Grey)?;
+                }
+                network.finish(&batch)?;
+                computed.push(begin.elapsed() / repeats as u32);
+                let begin = Instant::now();
+                for _ in 0..repeats {
+                    network.run(&mut batch, clips, Clips::Grey(&grey))?;
+                }
+                answered.push(begin.elapsed() / repeats as u32);
+            }
+            let milliseconds = median(&mut computed);
+            timings.push(Timing {
+                network: name.to_owned(),
+                precision: precision.to_string(),
+                batch: clips,
+                milliseconds,
+                clips_per_second: clips as f64 / milliseconds * 1e3,
+                answer_milliseconds: median(&mut answered),
+            });
+        }
+    }
+    Ok(timings)
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}
