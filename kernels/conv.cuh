@@ -90,3 +90,31 @@ __device__ __forceinline__ long long input_under(const Conv& p, const Origin& or
     const long long position = (static_cast<long long>(t) * p.in[1] + h) * p.in[2] + w;
     return origin.clip + position * p.channels + tap.channel;
 }
+
+// What follows the sum, for two channels beside each other.
+template <typename E>
+__device__ __forceinline__ void finish(const Conv& p, int m, int n, float x, float y) {
+    const int positions = p.out[0] * p.out[1] * p.out[2];
+    const int clip = m / positions;
+    const long long place = static_cast<long long>(m % positions) * p.channels_out + n;
+    x += p.bias[n];
+    y += p.bias[n + 1];
+    if (p.residual) {
+        const uint32_t pair = *reinterpret_cast<const uint32_t*>(
+            static_cast<const E*>(p.residual) + clip * p.residual_clip + place);
+        E low, high;
+        low.bits = static_cast<uint16_t>(pair);
+        high.bits = static_cast<uint16_t>(pair >> 16);
+        x += to_float(low);
+        y += to_float(high);
+    }
+    if (p.relu) x = relu(x), y = relu(y);
+    const long long to = clip * p.output_clip + place;
+    if (p.output_is_f32) {
+        float* output = static_cast<float*>(p.output) + to;
+        output[0] = x;
+        output[1] = y;
+    } else {
+        *reinterpret_cast<uint32_t*>(static_cast<E*>(p.output) + to) = pack<E>(x, y);
+    }
+}

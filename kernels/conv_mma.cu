@@ -27,34 +27,6 @@ __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return row * kRowBytes + (chunk ^ (row / 2 % 4)) * 16;
 }
 
-// What follows the sum, for two channels beside each other.
-template <typename E>
-__device__ __forceinline__ void finish(const Conv& p, int m, int n, float x, float y) {
-    const int positions = p.out[0] * p.out[1] * p.out[2];
-    const int clip = m / positions;
-    const long long place = static_cast<long long>(m % positions) * p.channels_out + n;
-    x += p.bias[n];
-    y += p.bias[n + 1];
-    if (p.residual) {
-        const uint32_t pair = *reinterpret_cast<const uint32_t*>(
-            static_cast<const E*>(p.residual) + clip * p.residual_clip + place);
-        E low, high;
-        low.bits = static_cast<uint16_t>(pair);
-        high.bits = static_cast<uint16_t>(pair >> 16);
-        x += to_float(low);
-        y += to_float(high);
-    }
-    if (p.relu) x = relu(x), y = relu(y);
-    const long long to = clip * p.output_clip + place;
-    if (p.output_is_f32) {
-        float* output = static_cast<float*>(p.output) + to;
-        output[0] = x;
-        output[1] = y;
-    } else {
-        *reinterpret_cast<uint32_t*>(static_cast<E*>(p.output) + to) = pack<E>(x, y);
-    }
-}
-
 // Activations, by cp.async: four threads take the four chunks of a row.
 template <typename E>
 struct ActivationLoader {

@@ -40,15 +40,14 @@ __device__ __forceinline__ void max_pool(const MaxPool& p) {
     Eight largest;
 #pragma unroll
     for (int i = 0; i < 8; ++i) largest.value[i] = negative_infinity();
-    // Not unrolled: the window's extent is known at run time only.
-#pragma unroll 1
+    const long long frame = static_cast<long long>(p.in[1]) * p.in[2];
     for (int t = begin[0]; t < end[0]; ++t) {
-#pragma unroll 1
         for (int h = begin[1]; h < end[1]; ++h) {
+            const E* from = input + (t * frame + h * p.in[2] + begin[2]) * p.channels;
+            // Not unrolled: the window's extent is known at run time only.
 #pragma unroll 1
-            for (int w = begin[2]; w < end[2]; ++w) {
-                const long long from = (static_cast<long long>(t) * p.in[1] + h) * p.in[2] + w;
-                const Eight here = load_eight(input + from * p.channels);
+            for (int w = begin[2]; w < end[2]; ++w, from += p.channels) {
+                const Eight here = load_eight(from);
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {
                     const float x = here.value[i];

@@ -34,6 +34,22 @@ struct Copies {
     int open_group = 0;
 };
 
+struct Product {
+    float* sums;
+    int columns;
+    uint64_t a, b;
+    const float* values;  // what each of 65,536 patterns of bits means
+    int group;
+};
+
+// A thread's asynchronous products, oldest first, and what the sums were before
+// they were poisoned.
+struct Products {
+    std::vector<Product> pending;
+    std::map<float*, std::vector<float>> saved;
+    int open_group = 0;
+};
+
 namespace {
 
 constexpr size_t kStack = 128 * 1024;
@@ -83,6 +99,7 @@ struct Launch {
     std::vector<Block> blocks;  // resident ones
     std::vector<Thread> fibers;
     std::vector<Copies> copies;
+    std::vector<Products> products;
     std::vector<Warp> warps;
     std::vector<Thread*> waiting;  // with a condition
     int warp = 0;                  // that runs
@@ -382,6 +399,74 @@ void wait_for_copies(int groups_left_pending) {
     }
 }
 
+void issue_product(float* sums, int columns, uint64_t a, uint64_t b, const float* values) {
+    Products& products = *current->products;
+    if (!products.saved.count(sums)) {
+        products.saved[sums].assign(sums, sums + columns / 2);
+        std::memset(sums, 0xff, sizeof(float) * columns / 2);
+    }
+    products.pending.push_back({sums, columns, a, b, values, products.open_group});
+}
+
+void commit_products() { ++current->products->open_group; }
+
+// Row r of a matrix whose rows are 128 bytes, eight rows an atom, chunks of 16
+// bytes swizzled (PTX ISA 9.7.15.5.1, 128-byte swizzle): sixteen columns.
+static void read_row(const Product& product, uint64_t descriptor, int r, float (&row)[16]) {
+    const uint32_t start = (descriptor & 0x3fff) << 4;
+    const uint32_t stride = (descriptor >> 32 & 0x3fff) << 4;
+    if (descriptor >> 62 != 1) fail("wgmma: the matrix is not swizzled by 128 bytes");
+    for (int chunk = 0; chunk < 2; ++chunk) {
+        uint32_t at = start + r / 8 * stride + r % 8 * 128 + chunk * 16;
+        at ^= (at >> 7 & 7) << 4;
+        const unsigned char* from = shared_memory() + at;
+        check_shared(from, 16, 16, "wgmma");
+        uint16_t bits[8];
+        std::memcpy(bits, from, 16);
+        for (int i = 0; i < 8; ++i) row[8 * chunk + i] = product.values[bits[i]];
+    }
+}
+
+void wait_for_products(int groups_left_pending) {
+    Products& products = *current->products;
+    auto& pending = products.pending;
+    const int done = products.open_group - groups_left_pending;
+    // Warp w of the four has rows 16 w to 16 w + 15, lane l of them l / 4 and
+    // l / 4 + 8, columns 2 (l % 4) and one more of every eight.
+    const int lane = current->linear % 32, warp = current->linear / 32 % 4;
+    size_t count = 0;
+    for (; count < pending.size() && pending[count].group < done; ++count) {
+        const Product& product = pending[count];
+        std::vector<float>& sums = products.saved[product.sums];
+        float a[2][16];
+        for (int half = 0; half < 2; ++half) {
+            read_row(product, product.a, 16 * warp + lane / 4 + 8 * half, a[half]);
+        }
+        for (int j = 0; j < product.columns / 8; ++j) {
+            for (int odd = 0; odd < 2; ++odd) {
+                float b[16];
+                read_row(product, product.b, 8 * j + lane % 4 * 2 + odd, b);
+                for (int half = 0; half < 2; ++half) {
+                    float& sum = sums[4 * j + 2 * half + odd];
+                    for (int k = 0; k < 16; ++k) sum += a[half][k] * b[k];
+                }
+            }
+        }
+    }
+    pending.erase(pending.begin(), pending.begin() + count);
+    for (auto saved = products.saved.begin(); saved != products.saved.end();) {
+        const bool used = std::any_of(pending.begin(), pending.end(), [&](const Product& product) {
+            return product.sums == saved->first;
+        });
+        if (used) {
+            ++saved;
+            continue;
+        }
+        std::copy(saved->second.begin(), saved->second.end(), saved->first);
+        saved = products.saved.erase(saved);
+    }
+}
+
 float half_to_float(uint16_t bits) {
     const uint32_t sign = (bits & 0x8000u) << 16;
     const uint32_t exponent = bits >> 10 & 31;
@@ -446,6 +531,7 @@ void run_blocks(unsigned first, unsigned count) {
     l.blocks.assign(count, Block());
     l.fibers.assign(fibers, Thread());
     l.copies.assign(fibers, Copies());
+    l.products.assign(fibers, Products());
     l.warps.assign(fibers / kWarp, Warp());
     l.waiting.clear();
     l.unfinished = static_cast<int>(fibers);
@@ -466,6 +552,7 @@ void run_blocks(unsigned first, unsigned count) {
             thread.resident = b;
             thread.waiting_for = "its turn";
             thread.copies = &l.copies[number];
+            thread.products = &l.products[number];
             prepare(thread, stacks + number * kStack);
             Warp& warp = l.warps[number / kWarp];
             warp.lanes[t % kWarp] = &thread;

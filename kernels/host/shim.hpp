@@ -58,6 +58,7 @@ struct Thread {
     bool (*condition)(const void*);
     const void* condition_argument;
     struct Copies* copies;   // asynchronous ones, not yet performed
+    struct Products* products;  // of a warpgroup, likewise
 };
 
 extern Thread* current;
@@ -77,6 +78,13 @@ void wait_until(const char* what, bool (*condition)(const void*), const void* ar
 void issue_copy(void* target, const void* source, int bytes);
 void commit_copies();
 void wait_for_copies(int groups_left_pending);
+
+// Asynchronous products of this thread's part of a 64 x `columns` matrix, see
+// `multiply_add_group` in hopper.cuh.
+// `values` says what each pattern of 16 bits means.
+void issue_product(float* sums, int columns, uint64_t a, uint64_t b, const float* values);
+void commit_products();
+void wait_for_products(int groups_left_pending);
 
 // Ends the launch with an error; does not return.
 [[noreturn]] void fail(const char* format, ...);

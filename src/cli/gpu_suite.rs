@@ -17,8 +17,8 @@ use crate::model::{Architecture, Graph, InputSpec, Lstm, Model, ModelSpec, Op, u
 ///
 /// First every kernel against its definition, then whole networks against the
 /// CPU, then timings in batches of 1, 8 and 32. The networks have random weights
-/// and are left in the output folder, where scripts/gpu_peer.py finds them to
-/// time PyTorch. scripts/gpu_suite.sh runs both.
+/// and are left in the output folder, where `scripts/gpu_peer.py` finds them to
+/// time PyTorch. `scripts/gpu_suite.sh` runs both.
 #[derive(Args)]
 pub(super) struct GpuSuiteArgs {
     /// Where networks and results.json go.
@@ -205,7 +205,7 @@ fn write_model(folder: &Path, spec: &ModelSpec) -> anyhow::Result<Model> {
     Ok(Model::load(folder)?)
 }
 
-/// The graph as scripts/gpu_peer.py reads it.
+/// The graph as `scripts/gpu_peer.py` reads it.
 fn describe(graph: &Graph) -> Vec<serde_json::Value> {
     let nodes = graph.nodes().iter();
     nodes

@@ -92,7 +92,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         },
         model: model.hash(),
         scorers: (0..pipeline.model.threads)
-            .map(|_| scorer(&engine))
+            .map(|_| scorer(&engine, &metrics))
             .collect(),
         workers: usize::from(args.workers),
         store,
@@ -169,19 +169,31 @@ fn short(file: &Path) -> PathBuf {
 struct EngineScorer {
     engine: Arc<Engine>,
     workspace: Workspace,
+    metrics: Metrics,
 }
 
-fn scorer(engine: &Arc<Engine>) -> Box<dyn Scorer> {
+fn scorer(engine: &Arc<Engine>, metrics: &Metrics) -> Box<dyn Scorer> {
     Box::new(EngineScorer {
         engine: Arc::clone(engine),
         workspace: engine.workspace(),
+        metrics: metrics.clone(),
     })
 }
 
 impl Scorer for EngineScorer {
     fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
         let logits = self.engine.infer(&mut self.workspace, clips)?;
+        let (health, metrics) = (self.engine.health(), &self.metrics);
+        let count = |times: usize| i64::try_from(times).unwrap_or(i64::MAX);
+        let halved = count(health.batches_halved);
+        metrics.engine_batches_halved.set(halved);
+        metrics.engine_rebuilds.set(count(health.engines_rebuilt));
+        metrics.engine_fell_back.set(health.fell_back.into());
         Ok(logits.iter().map(|row| softmax(row)).collect())
+    }
+
+    fn batch(&self) -> usize {
+        self.engine.batch()
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use timely::dataflow::StreamVec;
@@ -19,7 +19,16 @@ pub trait Scorer: Send {
     /// # Errors
     /// Whatever keeps the engine from answering; it ends the run.
     fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>>;
+
+    /// Clips, of whatever streams, that are better scored together than one
+    /// after the other; 1 where nothing is gained by it.
+    fn batch(&self) -> usize {
+        1
+    }
 }
+
+/// How long a clip may wait for others to be scored with.
+const COMPANY: Duration = Duration::from_millis(2);
 
 /// The threads that inference runs on, apart from the workers, so that a worker
 /// keeps moving frames while networks are evaluated.
@@ -74,31 +83,55 @@ impl InferenceThreads {
 }
 
 fn score_all(mut scorer: Box<dyn Scorer>, tasks: &Receiver<Task>, metrics: &Metrics) {
-    for Task {
-        number,
-        clip,
-        reply,
-        waker,
-    } in tasks
-    {
-        let arrived = clip.frames.last().map(|frame| frame.arrived);
+    while let Some(batch) = gather(tasks, scorer.batch(), COMPANY) {
+        let (clips, askers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|task| (task.clip, (task.number, task.reply, task.waker)))
+            .unzip();
         let timer = metrics.inference.start_timer();
-        let scored = scorer.score(std::slice::from_ref(&clip));
+        let scored = scorer.score(&clips);
         timer.observe_duration();
-        let probabilities = scored.map_err(RunError::Engine).and_then(|rows| {
-            let row = rows.into_iter().next().unwrap_or_default();
-            let row: Option<Vec<_>> = row.into_iter().map(Probability::from_f64).collect();
-            row.filter(|row| !row.is_empty())
-                .ok_or(RunError::NotANumber)
-        });
-        // The operator is gone only if the run is being torn down.
-        let _ = reply.send(Scored {
-            number,
-            arrived,
-            probabilities,
-        });
-        waker.wake();
+        let (mut rows, mut error) = match scored {
+            Ok(rows) => (rows.into_iter(), None),
+            Err(error) => (Vec::new().into_iter(), Some(error)),
+        };
+        for ((number, reply, waker), clip) in askers.into_iter().zip(&clips) {
+            let probabilities = match error.take() {
+                // One error is the error of all.
+                Some(cause) => {
+                    error = Some(cause.to_string().into());
+                    Err(RunError::Engine(cause))
+                }
+                None => {
+                    let row = rows.next().unwrap_or_default();
+                    let row: Option<Vec<_>> = row.into_iter().map(Probability::from_f64).collect();
+                    row.filter(|row| !row.is_empty())
+                        .ok_or(RunError::NotANumber)
+                }
+            };
+            // The operator is gone only if the run is being torn down.
+            let _ = reply.send(Scored {
+                number,
+                arrived: clip.frames.last().map(|frame| frame.arrived),
+                probabilities,
+            });
+            waker.wake();
+        }
     }
+}
+
+/// What comes first, and what comes soon after it: at most so many. None when
+/// nobody sends any more.
+fn gather<T>(tasks: &Receiver<T>, most: usize, wait: Duration) -> Option<Vec<T>> {
+    let mut batch = vec![tasks.recv().ok()?];
+    let deadline = Instant::now() + wait;
+    while batch.len() < most {
+        match tasks.recv_deadline(deadline) {
+            Ok(task) => batch.push(task),
+            Err(_) => break,
+        }
+    }
+    Some(batch)
 }
 
 /// What inference operators work with; one set for all workers.
@@ -192,5 +225,26 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_scored_together_as_far_as_that_helps() {
+        let (sender, tasks) = unbounded();
+        (0..5).for_each(|task| sender.send(task).unwrap());
+        let wait = Duration::from_millis(1);
+        assert_eq!(gather(&tasks, 3, wait), Some(vec![0, 1, 2]));
+        // Nothing else comes: it does not wait for ever.
+        assert_eq!(gather(&tasks, 3, wait), Some(vec![3, 4]));
+        sender.send(5).unwrap();
+        sender.send(6).unwrap();
+        assert_eq!(gather(&tasks, 1, wait), Some(vec![5]));
+        drop(sender);
+        assert_eq!(gather(&tasks, 3, wait), Some(vec![6]));
+        assert_eq!(gather(&tasks, 3, wait), None);
     }
 }

@@ -134,7 +134,7 @@ pub struct Engine {
 #[derive(Debug)]
 enum Backend {
     Cpu(cpu::Program),
-    Cuda(cuda::Backend),
+    Cuda(Box<cuda::Backend>),
 }
 
 /// What an engine on a card has been through.
@@ -154,8 +154,8 @@ pub struct Workspace(Scratch);
 
 #[derive(Debug)]
 enum Scratch {
-    Cpu(cpu::Buffers),
-    Cuda(cuda::Workspace),
+    Cpu(Box<cpu::Buffers>),
+    Cuda(Box<cuda::Workspace>),
 }
 
 impl Engine {
@@ -169,7 +169,7 @@ impl Engine {
         let plan = Plan::compile(model.graph(), model.weights())?;
         let on_card = || {
             let backend = cuda::Backend::new(&plan, options.precision, &input);
-            backend.map(Backend::Cuda)
+            backend.map(|backend| Backend::Cuda(Box::new(backend)))
         };
         let backend = match options.device {
             Device::Cpu => None,
@@ -205,6 +205,15 @@ impl Engine {
         }
     }
 
+    /// Clips that are better given to [`Engine::infer`] together than one after
+    /// the other: 1 on the CPU.
+    pub fn batch(&self) -> usize {
+        match &self.backend {
+            Backend::Cpu(_) => 1,
+            Backend::Cuda(backend) => backend.batch(),
+        }
+    }
+
     /// What an engine on a card has been through; on the CPU, nothing.
     pub fn health(&self) -> Health {
         match &self.backend {
@@ -216,8 +225,10 @@ impl Engine {
     /// Memory to score one clip at a time on the calling thread.
     pub fn workspace(&self) -> Workspace {
         Workspace(match &self.backend {
-            Backend::Cpu(program) => Scratch::Cpu(cpu::Buffers::new(program, Team::alone())),
-            Backend::Cuda(_) => Scratch::Cuda(cuda::Workspace::default()),
+            Backend::Cpu(program) => {
+                Scratch::Cpu(Box::new(cpu::Buffers::new(program, Team::alone())))
+            }
+            Backend::Cuda(_) => Scratch::Cuda(Box::default()),
         })
     }
 
@@ -232,7 +243,9 @@ impl Engine {
             return Ok(self.workspace());
         };
         let team = Team::of(threads).map_err(|error| EngineError::Threads(error.to_string()))?;
-        Ok(Workspace(Scratch::Cpu(cpu::Buffers::new(program, team))))
+        Ok(Workspace(Scratch::Cpu(Box::new(cpu::Buffers::new(
+            program, team,
+        )))))
     }
 
     /// What the engine takes of the machine's memory, or the card's.
@@ -362,7 +375,7 @@ impl Engine {
         workspace: &'a mut Workspace,
     ) -> (&'a cpu::Program, &'a mut cpu::Buffers) {
         match (&self.backend, &mut workspace.0) {
-            (Backend::Cpu(program), Scratch::Cpu(buffers)) => (program, buffers),
+            (Backend::Cpu(program), Scratch::Cpu(buffers)) => (program, &mut **buffers),
             (Backend::Cuda(backend), Scratch::Cuda(scratch)) => {
                 let program = backend.fallback();
                 (program, scratch.cpu(program))

@@ -56,6 +56,12 @@ pub struct Metrics {
     pub clips_in_flight: IntGauge,
     /// Patients with a standing answer.
     pub patients: IntGauge,
+    /// How often a batch was halved, since the card had no room.
+    pub engine_batches_halved: IntGauge,
+    /// How often the engine was rebuilt after an error of the card.
+    pub engine_rebuilds: IntGauge,
+    /// 1 when the card was given up, and the CPU computes.
+    pub engine_fell_back: IntGauge,
     /// Seconds that inference took for one batch of clips.
     pub inference: Histogram,
     /// Seconds from the arrival of a window's last frame to its prediction.
@@ -168,6 +174,18 @@ impl Metrics {
                 "Clips waiting for inference or in it.",
             )?,
             patients: gauge("hepaflow_patients", "Patients with a standing answer.")?,
+            engine_batches_halved: gauge(
+                "hepaflow_engine_batches_halved",
+                "How often a batch was halved, since the card had no room.",
+            )?,
+            engine_rebuilds: gauge(
+                "hepaflow_engine_rebuilds",
+                "How often the engine was rebuilt after an error of the card.",
+            )?,
+            engine_fell_back: gauge(
+                "hepaflow_engine_fell_back",
+                "1 when the card was given up, and the CPU computes.",
+            )?,
             inference: histogram(
                 "hepaflow_inference_seconds",
                 "Time that inference took for one batch of clips.",

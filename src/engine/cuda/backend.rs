@@ -76,7 +76,7 @@ impl Backend {
         precision: Precision,
         spec: &InputSpec,
     ) -> Result<Self, CudaError> {
-        let open = || DriverCard::open(0).map(|card| Arc::new(card) as Arc<dyn Card>);
+        let open = || DriverCard::open_checked(0);
         Self::on(plan, precision, spec, Box::new(open))
     }
 
@@ -126,6 +126,15 @@ impl Backend {
     pub(in crate::engine) fn workspace_bytes(&self) -> usize {
         let network = self.state().network.clone();
         network.map_or(0, |network| network.clip_bytes())
+    }
+
+    /// Clips at once, as far as the card has room; 1 when it was given up.
+    pub(in crate::engine) fn batch(&self) -> usize {
+        if self.state().network.is_some() {
+            self.batch.load(Relaxed)
+        } else {
+            1
+        }
     }
 
     pub(in crate::engine) fn health(&self) -> Health {

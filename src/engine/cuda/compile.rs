@@ -1,7 +1,7 @@
 //! Kernels into machine code for the card at hand: by NVRTC, kept on disk.
 //!
 //! The sources are in the binary. NVRTC, NVIDIA's compiler as a library, comes
-//! with the CUDA toolkit and with PyPI's `nvidia-cuda-nvrtc` wheels, and needs
+//! with the CUDA toolkit and with Python's `nvidia-cuda-nvrtc` wheels, and needs
 //! no driver. What it makes is kept under the hash of the sources, the
 //! architecture and the options, so that a machine compiles once; and a machine
 //! that was handed a filled cache needs no NVRTC at all.
@@ -14,7 +14,7 @@ use libloading::Library;
 use sha2::{Digest, Sha256};
 
 use super::CudaError;
-use super::kernels::{HEADERS, SOURCES, Source};
+use super::kernels::{HEADERS, SOURCES, Source, sources_for};
 
 /// A module's machine code, and what the assembler said about its kernels.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Nvrtc {
         })
     }
 
-    fn check(&self, what: &str, status: c_int) -> Result<(), CudaError> {
+    fn check(what: &str, status: c_int) -> Result<(), CudaError> {
         if status == 0 {
             return Ok(());
         }
@@ -175,16 +175,16 @@ impl Nvrtc {
                 texts.as_ptr(),
                 names.as_ptr(),
             );
-            self.check("nvrtcCreateProgram", status)?;
+            Self::check("nvrtcCreateProgram", status)?;
             let compile = self.function::<Compile>(c"nvrtcCompileProgram")?;
             let compiled = compile(program, options.len() as c_int, options.as_ptr());
             let read = |size: &CStr, get: &CStr| -> Result<Vec<u8>, CudaError> {
                 let mut bytes = 0_usize;
                 let status = self.function::<Size>(size)?(program, &raw mut bytes);
-                self.check(&size.to_string_lossy(), status)?;
+                Self::check(&size.to_string_lossy(), status)?;
                 let mut buffer = vec![0_u8; bytes];
                 let status = self.function::<Get>(get)?(program, buffer.as_mut_ptr().cast());
-                self.check(&get.to_string_lossy(), status)?;
+                Self::check(&get.to_string_lossy(), status)?;
                 Ok(buffer)
             };
             let log = read(c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog").map(|log| {
@@ -219,8 +219,10 @@ pub(crate) fn sources_hash() -> String {
     hex(&hash.finalize())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn key(source: Source, architecture: &str) -> String {
@@ -326,7 +328,7 @@ pub(crate) fn modules(cache: &Cache, architecture: &str) -> Result<Vec<Module>, 
             cubin,
         })
     };
-    SOURCES.into_iter().map(&mut module).collect()
+    sources_for(architecture).map(&mut module).collect()
 }
 
 #[cfg(test)]

@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
 use cudarc::driver::{CudaContext, sys};
 
 use super::CudaError;
 use super::compile::{self, Cache};
-use super::kernels::SOURCES;
+use super::kernels::sources_for;
 use super::launch::{Card, Launch, Limits, Recording};
+use super::suite;
 
 /// Shared memory that a block may have without asking.
 const ORDINARY_SHARED_BYTES: usize = 48 * 1024;
@@ -26,6 +29,8 @@ pub(crate) struct DriverCard {
     name: String,
     limits: Limits,
     modules: Vec<LoadedModule>,
+    /// Whether the modules hold kernels for warpgroups.
+    has_warpgroup_kernels: bool,
     functions: Mutex<HashMap<String, Function>>,
     lanes: Mutex<HashMap<ThreadId, Arc<Mutex<Lane>>>>,
     recordings: Mutex<Vec<Option<Graph>>>,
@@ -74,7 +79,7 @@ fn failed(error: DriverError) -> CudaError {
 impl DriverCard {
     /// Opens a card in a context of its own, so that dropping it clears whatever
     /// error it is in.
-    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
+    fn open(ordinal: usize) -> Result<Self, CudaError> {
         let unavailable = |reason: String| CudaError::Unavailable { reason };
         // SAFETY: only tries to load the driver's library; nothing unloads it.
         if !unsafe { sys::is_culib_present() } {
@@ -101,29 +106,52 @@ impl DriverCard {
             let value = context.attribute(attribute).map_err(refused)?;
             Ok::<_, CudaError>(usize::try_from(value).unwrap_or(0))
         };
-        use sys::CUdevice_attribute as Attribute;
         let limits = Limits {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
+            warpgroups: false,
         };
         let mut card = Self {
             context,
             name,
             limits,
             modules: Vec::new(),
+            has_warpgroup_kernels: false,
             functions: Mutex::default(),
             lanes: Mutex::default(),
             recordings: Mutex::default(),
         };
         card.bind()?;
         card.modules = load(&compile::architecture(capability))?;
+        card.has_warpgroup_kernels = capability == (9, 0);
         Ok(card)
     }
 
-    /// The newest CUDA that the driver knows, such as 13000.
-    pub(crate) fn driver_version(&self) -> i32 {
+    /// Opens a card, and on Hopper tries its products of whole warpgroups: where
+    /// they do not do what the kernels rest on, the kernels for older cards
+    /// compute.
+    pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
+        let plain = Self::open(ordinal)?;
+        if !plain.has_warpgroup_kernels {
+            return Ok(Arc::new(plain));
+        }
+        let probed: Arc<dyn Card> = Arc::new(plain);
+        let conforms = suite::products_conform(&probed);
+        drop(probed);
+        // Opened anew: a failed probe may have left the context in its error.
+        let mut card = Self::open(ordinal)?;
+        match conforms {
+            Ok(true) => card.limits.warpgroups = true,
+            Ok(false) => tracing::warn!("wgmma does not conform: the kernels for sm_80 compute"),
+            Err(error) => tracing::warn!(%error, "wgmma fails: the kernels for sm_80 compute"),
+        }
+        Ok(Arc::new(card))
+    }
+
+    /// The newest CUDA that the driver knows, such as 13000; where a card is open.
+    pub(crate) fn driver_version() -> i32 {
         let mut version = 0;
         // SAFETY: writes one number; the library is loaded.
         let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
@@ -176,7 +204,6 @@ impl DriverCard {
             });
         };
         if self.limits.shared_bytes > ORDINARY_SHARED_BYTES {
-            use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
             // SAFETY: the function belongs to a loaded module.
             unsafe {
                 result::function::set_function_attribute(
@@ -208,7 +235,7 @@ fn load(architecture: &str) -> Result<Vec<LoadedModule>, CudaError> {
     if let Ok(loaded) = loaded {
         return Ok(loaded.into_iter().map(LoadedModule).collect());
     }
-    for source in SOURCES {
+    for source in sources_for(architecture) {
         cache.forget(source, architecture);
     }
     compile::modules(&cache, architecture)?

@@ -21,9 +21,10 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 8] = sources![
+pub(crate) const SOURCES: [Source; 9] = sources![
     "conv_f32.cu",
     "conv_mma.cu",
+    "conv_wgmma.cu",
     "dense.cu",
     "input.cu",
     "lstm.cu",
@@ -33,7 +34,14 @@ pub(crate) const SOURCES: [Source; 8] = sources![
 ];
 
 /// What the sources include.
-pub(crate) const HEADERS: [Source; 3] = sources!["common.cuh", "conv.cuh", "ptx.cuh"];
+pub(crate) const HEADERS: [Source; 4] = sources!["common.cuh", "conv.cuh", "hopper.cuh", "ptx.cuh"];
+
+/// Sources for an architecture: some instructions are Hopper's alone.
+pub(crate) fn sources_for(architecture: &str) -> impl Iterator<Item = Source> {
+    let is_hopper = architecture == "sm_90a";
+    let all = SOURCES.into_iter();
+    all.filter(move |source| is_hopper || source.name != "conv_wgmma.cu")
+}
 
 /// An `int` of the sources; what does not fit is refused.
 fn int(value: usize) -> Result<i32, CudaError> {
@@ -385,8 +393,10 @@ pub(crate) struct Conv {
     pub(crate) bias: u64,
     /// Taps times channels in, padded as the kernel wants.
     pub(crate) k: usize,
-    /// Of `k`, summed on its own; a multiple of 32.
+    /// Of `k`, summed on its own; a multiple of 64.
     pub(crate) segment: usize,
+    /// Whether Hopper's products of whole warpgroups compute it.
+    pub(crate) by_warpgroups: bool,
     pub(crate) relu: bool,
     pub(crate) output_is_f32: bool,
     /// For a stem that reads grey pictures.
@@ -424,18 +434,31 @@ impl Conv {
     }
 }
 
+/// What a convolution reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConvIo {
+    pub(crate) input: Activations,
+    pub(crate) residual: Option<Activations>,
+    pub(crate) output: Activations,
+    /// Memory of [`Conv::partial_bytes`].
+    pub(crate) partial: u64,
+}
+
 /// `output = relu?(conv(input) + bias + residual?)`.
 pub(crate) fn conv(
     card: &dyn Card,
     precision: Precision,
     clips: usize,
     conv: &Conv,
-    input: Activations,
-    residual: Option<Activations>,
-    output: Activations,
-    partial: u64,
+    io: ConvIo,
 ) -> Result<(), CudaError> {
     const STAGES: usize = 4;
+    let ConvIo {
+        input,
+        residual,
+        output,
+        partial,
+    } = io;
     let rows = clips * output.positions();
     let multiprocessors = card.limits().multiprocessors;
     let is_split = conv.is_split(clips, output, multiprocessors);
@@ -474,20 +497,21 @@ pub(crate) fn conv(
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
     }
     let wide_blocks = rows.div_ceil(128) * output.channels.div_ceil(128);
-    let (kernel, width) = if conv.grey.is_some() {
-        ("stem64", 64)
-    } else if conv.segments() == 1
-        && output.channels % 128 == 0
-        && wide_blocks >= 2 * multiprocessors
-    {
-        ("conv128", 128)
-    } else {
-        ("conv64", 64)
+    let is_wide = conv.segments() == 1
+        && output.channels.is_multiple_of(128)
+        && wide_blocks >= 2 * multiprocessors;
+    // Kernel, channels and bytes of k of a stage's rows.
+    let (kernel, width, row_bytes) = match (conv.grey, conv.by_warpgroups, is_wide) {
+        (Some(_), ..) => ("stem64", 64, 64),
+        (None, false, true) => ("conv128", 128, 64),
+        (None, false, false) => ("conv64", 64, 64),
+        (None, true, true) => ("hopper128", 128, 128),
+        (None, true, false) => ("hopper64", 64, 128),
     };
     let suffix = suffix(precision);
     let splits = if is_split { conv.segments() } else { 1 };
     let grid = [rows.div_ceil(128), output.channels.div_ceil(width), splits];
-    let shared = STAGES * (128 + width) * 64;
+    let shared = STAGES * (128 + width) * row_bytes;
     run(
         card,
         &format!("{kernel}_{suffix}"),
@@ -724,19 +748,15 @@ struct Probe {
     output: u64,
 }
 
-/// Runs one of the conformance probes, a single warp.
+/// Runs one of the conformance probes, a single block.
 pub(crate) fn probe(
     card: &dyn Card,
     kernel: &str,
+    threads: usize,
+    shared_bytes: usize,
     input: u64,
     output: u64,
 ) -> Result<(), CudaError> {
-    run(
-        card,
-        kernel,
-        [1, 1, 1],
-        32,
-        32 * 16,
-        &Probe { input, output },
-    )
+    let parameters = Probe { input, output };
+    run(card, kernel, [1, 1, 1], threads, shared_bytes, &parameters)
 }

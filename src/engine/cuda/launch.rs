@@ -18,6 +18,8 @@ pub(crate) struct Limits {
     pub(crate) multiprocessors: usize,
     /// Shared memory that a block may ask for, in bytes.
     pub(crate) shared_bytes: usize,
+    /// Whether it has Hopper's products of whole warpgroups, and they conform.
+    pub(crate) warpgroups: bool,
 }
 
 /// A kernel's parameters: one struct, given by value.

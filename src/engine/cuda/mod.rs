@@ -1,7 +1,7 @@
 //! The CUDA backend: the plan of the CPU backend, executed by our own kernels.
 //!
-//! `weights.rs` lays weights out, `network.rs` turns a plan into launches and
-//! runs them through [`launch::Card`], which is a card of the driver's
+//! `layers.rs` lays a plan's weights and values out, `network.rs` turns it into
+//! launches and runs them through [`launch::Card`], which is a card of the driver's
 //! (`driver.rs`) or, in tests, the host shim. The kernels of `kernels/` are
 //! compiled for the card at hand and kept on disk (`compile.rs`). Nothing here
 //! needs a CUDA toolkit to build, nor a driver to start.
@@ -13,6 +13,7 @@ mod compile;
 mod driver;
 mod kernels;
 mod launch;
+mod layers;
 mod network;
 #[cfg(test)]
 mod shim;

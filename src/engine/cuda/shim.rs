@@ -104,7 +104,8 @@ impl Shim {
             // As many as give every path of the planning some work.
             limits: Limits {
                 multiprocessors: 4,
-                shared_bytes: 99 * 1024,
+                shared_bytes: 227 * 1024,
+                warpgroups: true,
             },
             memory: Mutex::default(),
             fault: Mutex::default(),
@@ -115,6 +116,14 @@ impl Shim {
 }
 
 impl Shim {
+    /// As cards for workstations are: no warpgroups, and less shared memory.
+    pub(crate) fn small(schedule: Schedule) -> Self {
+        let mut shim = Self::new(schedule);
+        shim.limits.shared_bytes = 99 * 1024;
+        shim.limits.warpgroups = false;
+        shim
+    }
+
     /// Bytes allocated.
     pub(crate) fn used(&self) -> usize {
         let memory = self.memory.lock().unwrap();
@@ -151,9 +160,10 @@ fn compiled(patches: &[Patch]) -> PathBuf {
     let flags = std::env::var("HEPAFLOW_SHIM_FLAGS").unwrap_or_default();
     let hash = |texts: &[&str]| -> String {
         let mut hash = Sha256::new();
-        texts.iter().for_each(|text| hash.update(text));
-        let hash = hash.finalize();
-        hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        for text in texts {
+            hash.update(text);
+        }
+        super::compile::hex(&hash.finalize()[..8])
     };
     // An object is made of a source, and of whatever it may include.
     let is_source = |name: &Path| {

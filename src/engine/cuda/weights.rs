@@ -42,7 +42,7 @@ impl Matrix<'_> {
     /// With channels in and out padded to these: `[k, outputs]` for f32, `[outputs,
     /// k]` for the others.
     pub(super) fn packed(&self, precision: Precision, channels: usize, outputs: usize) -> Packed {
-        let depth = if precision == Precision::F32 { 16 } else { 32 };
+        let depth = if precision == Precision::F32 { 16 } else { 64 };
         let k = (self.taps * channels).next_multiple_of(depth);
         let mut values = vec![0.0; k * outputs];
         for tap in 0..self.taps {

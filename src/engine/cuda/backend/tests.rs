@@ -36,7 +36,7 @@ fn on(model: &Model, precision: Precision, open: Open) -> Result<Engine, CudaErr
     let spec = model.spec();
     let backend = Backend::on(&plan, precision, &spec.input, open)?;
     Ok(Engine {
-        backend: crate::engine::Backend::Cuda(backend),
+        backend: crate::engine::Backend::Cuda(Box::new(backend)),
         input: spec.input.clone(),
         classes: spec.classes.len(),
     })
@@ -46,7 +46,13 @@ fn on_shim(model: &Model, precision: Precision, schedule: Schedule) -> Engine {
     on(
         model,
         precision,
-        Box::new(move || Ok(Arc::new(Shim::new(schedule)))),
+        // Both kinds of cards: Hopper's for bfloat16, others for the rest.
+        Box::new(move || {
+            Ok(Arc::new(match precision {
+                Precision::Bf16 => Shim::new(schedule),
+                Precision::F16 | Precision::F32 => Shim::small(schedule),
+            }))
+        }),
     )
     .unwrap()
 }
@@ -171,7 +177,7 @@ fn a_card_without_room_gets_smaller_batches() {
     let model = Model::load(&golden("fibro2d_lstm")).unwrap();
     let clips = grey_clips(&model, 5);
     let expected = on_shim(&model, Precision::F16, Schedule::Forward).infer_all(&clips);
-    let shim = Arc::new(Shim::new(Schedule::Forward));
+    let shim = Arc::new(Shim::small(Schedule::Forward));
     let same = Arc::clone(&shim);
     let card = on(&model, Precision::F16, Box::new(move || Ok(same.clone()))).unwrap();
     // Room for the weights, which are there, and for one clip.
@@ -192,7 +198,7 @@ fn an_engine_that_failed_is_rebuilt_and_no_clip_is_lost() {
     let expected = on_shim(&model, Precision::F16, Schedule::Forward).infer_all(&clips);
     let first = AtomicBool::new(true);
     let open: Open = Box::new(move || {
-        let shim = Shim::new(Schedule::Forward);
+        let shim = Shim::small(Schedule::Forward);
         if first.swap(false, Relaxed) {
             *shim.fault.lock().unwrap() = Some((4, sticky()));
         }
@@ -219,7 +225,7 @@ fn a_card_that_keeps_failing_is_given_up_for_the_cpu() {
     let clips = grey_clips(&model, 3);
     let expected = on_cpu(&model).infer_all(&clips);
     let open: Open = Box::new(|| {
-        let shim = Shim::new(Schedule::Forward);
+        let shim = Shim::small(Schedule::Forward);
         *shim.fault.lock().unwrap() = Some((4, sticky()));
         Ok(Arc::new(shim))
     });
@@ -236,7 +242,7 @@ fn a_card_that_keeps_failing_is_given_up_for_the_cpu() {
 
 #[test]
 fn weights_that_half_precision_cannot_hold_are_refused() {
-    let card: Arc<dyn Card> = Arc::new(Shim::new(Schedule::Forward));
+    let card: Arc<dyn Card> = Arc::new(Shim::small(Schedule::Forward));
     let model = Model::load(&golden("fibro3d")).unwrap();
     let mut plan = Plan::compile(model.graph(), model.weights()).unwrap();
     let crate::engine::plan::Kernel::Conv(conv) = &mut plan.steps[1].kernel else {

@@ -47,6 +47,7 @@ fn budget(kernel: &str) -> usize {
         // One block in 64 KiB of shared memory and more: two fit by registers.
         name if name.starts_with("conv128") => 128,
         name if name.starts_with("conv64") || name.starts_with("stem64") => 128,
+        name if name.starts_with("hopper") => 128,
         name if name.starts_with("conv_f32") => 96,
         _ => 64,
     }
@@ -82,8 +83,10 @@ fn every_kernel_compiles_for_every_card_within_its_registers() {
     };
     let compile = |architecture: &str| {
         let mut faults = Vec::new();
-        for source in SOURCES {
+        for source in sources_for(architecture) {
             let (cubin, log) = nvrtc.compile(source, architecture).unwrap();
+            // Said where sums are touched between issue and wait.
+            assert!(!log.contains("serialized"), "{log}");
             assert_eq!(
                 &cubin[..4],
                 b"\x7fELF",
@@ -96,7 +99,14 @@ fn every_kernel_compiles_for_every_card_within_its_registers() {
             for usage in usages {
                 println!("{architecture} {usage:?}");
                 assert!(usage.registers > 0, "{log}");
-                if usage.registers > budget(&usage.kernel) || usage.spilled_bytes > 0 {
+                // Two words before its loops: the assembler's price for having
+                // as many threads at once as there can be.
+                let spills = if usage.kernel.starts_with("max_pool") {
+                    16
+                } else {
+                    0
+                };
+                if usage.registers > budget(&usage.kernel) || usage.spilled_bytes > spills {
                     faults.push(format!("{architecture}: {usage:?}"));
                 }
             }
@@ -164,12 +174,14 @@ fn a_cached_kernel_that_was_cut_short_is_not_used() {
 fn modules_come_from_a_filled_cache_without_a_compiler() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::at(folder.path());
-    for source in SOURCES {
+    for source in sources_for("sm_99") {
         cache.put(source, "sm_99", source.name.as_bytes());
     }
     let modules = modules(&cache, "sm_99").unwrap();
-    let names: Vec<_> = modules.iter().map(|module| module.cubin.clone()).collect();
-    assert_eq!(names, SOURCES.map(|source| source.name.as_bytes().to_vec()));
+    assert_eq!(modules.len(), SOURCES.len() - 1);
+    for module in modules {
+        assert_eq!(module.cubin, module.source.as_bytes());
+    }
 }
 
 #[test]

@@ -10,13 +10,25 @@ use super::super::kernels;
 use super::super::launch::{Card, Memory};
 use super::Case;
 
-/// Runs a probe on words; gives `[32][4]` words.
+/// Runs a probe of one warp on words; gives `[32][4]` words.
 fn run(card: &Arc<dyn Card>, kernel: &str, input: &[u32]) -> Result<Vec<u32>, CudaError> {
+    run_block(card, kernel, 32, 32 * 16, input, 32 * 4)
+}
+
+fn run_block(
+    card: &Arc<dyn Card>,
+    kernel: &str,
+    threads: usize,
+    shared_bytes: usize,
+    input: &[u32],
+    words: usize,
+) -> Result<Vec<u32>, CudaError> {
     let bytes: Vec<u8> = input.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let input = Memory::of(card, &bytes)?;
-    let output = Memory::new(card, 32 * 16)?;
-    kernels::probe(card.as_ref(), kernel, input.address(), output.address())?;
-    let mut bytes = vec![0; 32 * 16];
+    let output = Memory::new(card, words * 4)?;
+    let (from, to) = (input.address(), output.address());
+    kernels::probe(card.as_ref(), kernel, threads, shared_bytes, from, to)?;
+    let mut bytes = vec![0; words * 4];
     output.download(&mut bytes)?;
     let (words, _) = bytes.as_chunks::<4>();
     Ok(words.iter().map(|word| u32::from_ne_bytes(*word)).collect())
@@ -47,7 +59,42 @@ pub(super) fn cases() -> Vec<Case> {
             multiply_add(card, "bf16", |x| bf16::from_f32(x).to_bits())
         }),
         exact("conversions", conversions),
+        exact("wgmma", products),
     ]
+}
+
+/// Whether Hopper's products of whole warpgroups do what the kernels rest on.
+pub(crate) fn products_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
+    for (suffix, bits) in [
+        ("f16", (|x| f16::from_f32(x).to_bits()) as fn(f32) -> u16),
+        ("bf16", |x| bf16::from_f32(x).to_bits()),
+    ] {
+        let a = |m: usize, k: usize| ((m * 7 + k * 3) % 13) as f32 - 6.0;
+        let b = |k: usize, n: usize| ((k * 5 + n * 11) % 9) as f32 - 4.0;
+        let places = || (0..64).flat_map(|row| (0..64).map(move |k| (row, k)));
+        let mut halves: Vec<u16> = places().map(|(m, k)| bits(a(m, k))).collect();
+        halves.extend(places().map(|(n, k)| bits(b(k, n))));
+        let (pairs, _) = halves.as_chunks::<2>();
+        let pack = |[low, high]: &[u16; 2]| u32::from(*low) | u32::from(*high) << 16;
+        let input: Vec<u32> = pairs.iter().map(pack).collect();
+        let expected: Vec<u32> = places()
+            .map(|(m, n)| (0..64).map(|k| a(m, k) * b(k, n)).sum::<f32>().to_bits())
+            .collect();
+        let kernel = format!("probe_products_{suffix}");
+        let found = run_block(card, &kernel, 128, 2 * 64 * 128, &input, 64 * 64)?;
+        if differences(&found, &expected) > 0.0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Nothing to see on a card without them.
+fn products(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    if !card.limits().warpgroups {
+        return Ok(0.0);
+    }
+    Ok(if products_conform(card)? { 0.0 } else { 1.0 })
 }
 
 /// Register `i` of lane `l` holds row `l / 4` of matrix `i`, columns `2 (l % 4)`

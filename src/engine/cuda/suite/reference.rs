@@ -114,7 +114,9 @@ pub(super) fn conv(
                 }
             }
             if relu {
-                sums.iter_mut().for_each(|sum| *sum = sum.max(0.0));
+                for sum in &mut sums {
+                    *sum = sum.max(0.0);
+                }
             }
             output.at_mut(clip, at).copy_from_slice(&sums);
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::super::driver::DriverCard;
-use super::super::launch::Card;
 use super::super::network::{Clips, Kind, Network};
 use super::super::{CudaError, compile};
 use crate::engine::plan::Plan;
@@ -100,10 +99,10 @@ pub enum SuiteError {
 /// # Errors
 /// If there is none that the kernels run on.
 pub fn identify() -> Result<Report, CudaError> {
-    let card = DriverCard::open(0)?;
+    let card = DriverCard::open_checked(0)?;
     Ok(Report {
         card: card.name(),
-        driver_cuda_version: card.driver_version(),
+        driver_cuda_version: DriverCard::driver_version(),
         kernel_sources: compile::sources_hash(),
         ..Report::default()
     })
@@ -114,8 +113,7 @@ pub fn identify() -> Result<Report, CudaError> {
 /// # Errors
 /// If the card cannot be opened.
 pub fn kernels(mut seen: impl FnMut(&KernelResult)) -> Result<Vec<KernelResult>, CudaError> {
-    let open =
-        || DriverCard::open(0).map(|card| std::sync::Arc::new(card) as std::sync::Arc<dyn Card>);
+    let open = || DriverCard::open_checked(0);
     let mut card = open()?;
     let mut results = Vec::new();
     for case in super::all() {
@@ -190,7 +188,7 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
     let expected = cpu.infer_tensor(&mut cpu.workspace(), &values, &shape)?;
 
     let plan = Plan::compile(model.graph(), model.weights())?;
-    let card = std::sync::Arc::new(DriverCard::open(0)?) as std::sync::Arc<dyn Card>;
+    let card = DriverCard::open_checked(0)?;
     [Precision::F32, Precision::F16, Precision::Bf16]
         .into_iter()
         .map(|precision| {
@@ -227,7 +225,7 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
 pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timing>, SuiteError> {
     let input = &model.spec().input;
     let plan = Plan::compile(model.graph(), model.weights())?;
-    let card = std::sync::Arc::new(DriverCard::open(0)?) as std::sync::Arc<dyn Card>;
+    let card = DriverCard::open_checked(0)?;
     let mut timings = Vec::new();
     for precision in [Precision::F16, Precision::Bf16] {
         let network = Network::new(&card, precision, &plan, input)?;

@@ -53,7 +53,61 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 14] = [
+const BUGS: [Bug; 20] = [
+    Bug {
+        name: "a stage is replaced while products still read it",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "        products_wait<0>();\n        if (SEG",
+            to: "        if (SEG",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "sums are read before the products have ended",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "    }\n    products_wait<0>();\n\n    const int rows",
+            to: "    }\n\n    const int rows",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "products begin before all threads have brought the tile",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "__syncthreads();  // this tile has come",
+            to: "// this tile has come",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "products begin before the copies have ended",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "copies_wait<kStages - 2>();",
+            to: "copies_wait<kStages - 1>();",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "rows are swizzled otherwise than described",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "(chunk ^ row % 8)",
+            to: "(chunk ^ row / 2 % 8)",
+        },
+        cases: "conv",
+    },
+    Bug {
+        name: "a descriptor is off by one step",
+        patch: Patch {
+            file: "conv_wgmma.cu",
+            from: "describe_matrix(b + 32 * step)",
+            to: "describe_matrix(b + 32 * (step ^ 1))",
+        },
+        cases: "conv",
+    },
     Bug {
         name: "a tile is read before all have brought it, and replaced while it is read",
         patch: Patch {
@@ -210,7 +264,7 @@ const OVERRUN: Patch = Patch {
 };
 
 /// Runs a test of this file in a process of its own, with the kernels and the
-/// shim under AddressSanitizer; gives whether it passed, and what it said.
+/// shim under `AddressSanitizer`; gives whether it passed, and what it said.
 fn under_address_sanitizer(test: &str) -> (bool, String) {
     let library = Command::new("g++")
         .arg("-print-file-name=libasan.so")

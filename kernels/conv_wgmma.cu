@@ -1,0 +1,177 @@
+// Convolution in f16 and bf16 with sums in f32, for Hopper (sm_90a).
+//
+// The tiling of `conv_mma.cu` with the products of Hopper's warpgroups: a block
+// of two warpgroups computes 128 positions by BN = 64 or 128 channels, 64 of k at
+// a time, through a ring of four stages that cp.async fills. The products of a
+// tile run while the next tiles are fetched: nothing goes through registers on
+// its way to the tensor cores.
+//
+// A stage holds rows of 128 bytes, eight chunks of eight values. Chunk c of row r
+// lies at c ^ (r % 8), which is the swizzle that `describe_matrix` names; so every
+// stage begins at a multiple of 1024 bytes.
+//
+// Segments of k are as in `conv_mma.cu`: the same bits whatever the batch.
+//
+// weights: [channels_out, k], k innermost, padded to 64 with zeros.
+#include "conv.cuh"
+#include "hopper.cuh"
+
+namespace {
+
+constexpr int BM = 128;
+constexpr int BK = 64;
+constexpr int kStages = 4;
+constexpr int kRowBytes = BK * 2;
+
+__device__ __forceinline__ int chunk_at(int row, int chunk) {
+    return row * kRowBytes + (chunk ^ row % 8) * 16;
+}
+
+template <typename E, int BN, bool SEGMENTED>
+__device__ __forceinline__ void conv_wgmma(const Conv& p) {
+    constexpr int kStageBytes = (BM + BN) * kRowBytes;
+    constexpr int kFragments = BN / 8;
+    unsigned char* shared = shared_bytes();
+    const int thread = threadIdx.x;
+    const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
+    const int k_begin = p.is_split ? static_cast<int>(blockIdx.z) * p.segment : 0;
+    const int k_end = p.is_split && k_begin + p.segment < p.k ? k_begin + p.segment : p.k;
+    const int tiles = (k_end - k_begin) / BK;
+    const int tiles_in_segment = p.segment / BK;
+
+    // Loading: eight threads take the eight chunks of a row, of every 32nd row.
+    const int load_row = thread / 8, load_chunk = thread % 8;
+    Origin origin[BM / 32];
+#pragma unroll
+    for (int i = 0; i < BM / 32; ++i) origin[i] = origin_of(p, m0 + load_row + 32 * i);
+    Tap tap = tap_at(p, k_begin + load_chunk * 8);
+    int k = k_begin;
+    auto load = [&](int slot) {
+        unsigned char* stage = shared + slot * kStageBytes;
+        if (k < k_end) {
+            const E* input = static_cast<const E*>(p.input);
+#pragma unroll
+            for (int i = 0; i < BM / 32; ++i) {
+                const long long place = input_under(p, origin[i], tap);
+                copy_async_16(stage + chunk_at(load_row + 32 * i, load_chunk),
+                              input + (place < 0 ? 0 : place), place >= 0);
+            }
+            advance(p, tap, BK);
+            const E* weights = static_cast<const E*>(p.weights);
+#pragma unroll
+            for (int i = 0; i < BN / 32; ++i) {
+                const int row = load_row + 32 * i, n = n0 + row;
+                const bool valid = n < p.channels_out;
+                const long long place = static_cast<long long>(valid ? n : 0) * p.k + k + load_chunk * 8;
+                copy_async_16(stage + BM * kRowBytes + chunk_at(row, load_chunk), weights + place, valid);
+            }
+            k += BK;
+        }
+        copies_commit();
+    };
+
+    float sum[kFragments][4] = {};
+    float total[SEGMENTED ? kFragments : 1][4] = {};
+#pragma unroll
+    for (int slot = 0; slot < kStages - 1; ++slot) load(slot);
+
+    const int group = thread / 128;
+    for (int tile = 0; tile < tiles; ++tile) {
+        products_wait<0>();
+        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) {
+#pragma unroll
+            for (int j = 0; j < kFragments; ++j) {
+#pragma unroll
+                for (int r = 0; r < 4; ++r) total[j][r] += sum[j][r], sum[j][r] = 0.0f;
+            }
+        }
+        copies_wait<kStages - 2>();
+        show_to_products();
+        __syncthreads();  // this tile has come for all, and all have left the last one
+        const unsigned char* a = shared + tile % kStages * kStageBytes + group * 64 * kRowBytes;
+        const unsigned char* b = shared + tile % kStages * kStageBytes + BM * kRowBytes;
+        products_begin();
+#pragma unroll
+        for (int step = 0; step < BK / 16; ++step) {
+            ProductGroup<E, BN>::multiply_add(sum, describe_matrix(a + 32 * step),
+                                              describe_matrix(b + 32 * step));
+        }
+        products_commit();
+        load((tile + kStages - 1) % kStages);
+    }
+    products_wait<0>();
+
+    const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
+    const int warp = thread / 32, lane = thread % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int m = m0 + 16 * warp + 8 * half + lane / 4;
+        if (m >= rows) continue;
+#pragma unroll
+        for (int j = 0; j < kFragments; ++j) {
+            const int n = n0 + 8 * j + lane % 4 * 2;
+            if (n >= p.channels_out) continue;
+            float x = sum[j][2 * half], y = sum[j][2 * half + 1];
+            if (SEGMENTED && p.is_split) {
+                const long long row = static_cast<long long>(blockIdx.z) * rows + m;
+                float* partial = p.partial + row * p.channels_out + n;
+                partial[0] = x;
+                partial[1] = y;
+                continue;
+            }
+            if (SEGMENTED) {
+                x += total[j][2 * half];
+                y += total[j][2 * half + 1];
+            }
+            finish<E>(p, m, n, x, y);
+        }
+    }
+}
+
+}  // namespace
+
+KERNEL(hopper64_f16, Conv, 256) { conv_wgmma<f16, 64, true>(p); }
+KERNEL(hopper64_bf16, Conv, 256) { conv_wgmma<bf16, 64, true>(p); }
+KERNEL(hopper128_f16, Conv, 256) { conv_wgmma<f16, 128, false>(p); }
+KERNEL(hopper128_bf16, Conv, 256) { conv_wgmma<bf16, 128, false>(p); }
+
+struct Probe {
+    const uint32_t* input;
+    uint32_t* output;
+};
+
+// Conformance: one tile of 64 x 64 x 64. input: A and then B, both [64][64] of E,
+// k innermost; output [64][64] in f32.
+template <typename E>
+__device__ __forceinline__ void probe_products(const Probe& p) {
+    unsigned char* shared = shared_bytes();
+    for (int i = threadIdx.x; i < 2 * 64 * 8; i += 128) {
+        const int row = i / 8, chunk = i % 8;
+        reinterpret_cast<uint4*>(shared + chunk_at(row, chunk))[0] =
+            reinterpret_cast<const uint4*>(p.input)[i];
+    }
+    show_to_products();
+    __syncthreads();
+    float sum[8][4] = {};
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+        ProductGroup<E, 64>::multiply_add(sum, describe_matrix(shared + 32 * step),
+                                          describe_matrix(shared + 64 * kRowBytes + 32 * step));
+    }
+    products_commit();
+    products_wait<0>();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* output = reinterpret_cast<float*>(p.output);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            const int row = 16 * warp + lane / 4 + 8 * (r / 2);
+            output[row * 64 + 8 * j + lane % 4 * 2 + r % 2] = sum[j][r];
+        }
+    }
+}
+
+KERNEL(probe_products_f16, Probe, 128) { probe_products<f16>(p); }
+KERNEL(probe_products_bf16, Probe, 128) { probe_products<bf16>(p); }

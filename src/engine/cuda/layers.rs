@@ -1,0 +1,393 @@
+//! The steps of a plan as layers on a card: weights packed and uploaded, values
+//! placed in buffers.
+
+use std::sync::Arc;
+
+use super::kernels::{self, Activations, Conv, Grey, Recurrence, Window};
+use super::launch::{Card, Memory};
+use super::weights::{self, CHANNELS, Matrix};
+use super::{CudaError, Precision};
+use crate::engine::plan::{ConvStep, Kernel, LstmLayer, Step, Value};
+use crate::model::InputSpec;
+
+/// A value in a buffer, `[N, T, H, W, channels]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) buffer: usize,
+    /// Bytes from the buffer's beginning.
+    pub(super) offset: usize,
+    /// Values from one clip's to the next one's.
+    pub(super) clip: usize,
+    pub(super) channels: usize,
+    pub(super) extent: [usize; 3],
+    pub(super) is_f32: bool,
+}
+
+/// One step of a plan, with its weights on the card.
+#[derive(Debug)]
+pub(super) enum Layer {
+    Conv {
+        conv: Conv,
+        /// In place of `conv` where grey pictures come in.
+        stem: Option<Box<Conv>>,
+        input: Place,
+        residual: Option<Place>,
+        output: Place,
+    },
+    MaxPool {
+        window: Window,
+        input: Place,
+        output: Place,
+    },
+    MeanPool {
+        by_frame: bool,
+        input: Place,
+        output: Place,
+    },
+    Linear {
+        layer: kernels::Linear,
+        /// A clip.
+        rows: usize,
+        input: Place,
+        output: Place,
+    },
+    Lstm {
+        layers: Vec<(Conv, Recurrence)>,
+        frames: usize,
+        input: Place,
+        output: Place,
+    },
+    LogMeanSoftmax {
+        frames: usize,
+        classes: usize,
+        input: Place,
+        output: Place,
+    },
+}
+
+impl Layer {
+    pub(super) fn output(&self) -> &Place {
+        match self {
+            Self::Conv { output, .. }
+            | Self::MaxPool { output, .. }
+            | Self::MeanPool { output, .. }
+            | Self::Linear { output, .. }
+            | Self::Lstm { output, .. }
+            | Self::LogMeanSoftmax { output, .. } => output,
+        }
+    }
+
+    pub(super) fn reads(&self, buffer: usize) -> bool {
+        let residual = match self {
+            Self::Conv { residual, .. } => *residual,
+            _ => None,
+        };
+        let (Self::Conv { input, .. }
+        | Self::MaxPool { input, .. }
+        | Self::MeanPool { input, .. }
+        | Self::Linear { input, .. }
+        | Self::Lstm { input, .. }
+        | Self::LogMeanSoftmax { input, .. }) = self;
+        input.buffer == buffer || residual.is_some_and(|place| place.buffer == buffer)
+    }
+}
+
+impl Place {
+    /// On a card, in a buffer at this address.
+    pub(super) fn at(&self, buffer: u64) -> Activations {
+        Activations {
+            address: buffer + self.offset as u64,
+            clip: self.clip,
+            channels: self.channels,
+            extent: self.extent,
+        }
+    }
+}
+
+pub(super) fn value_bytes(precision: Precision) -> usize {
+    if precision == Precision::F32 { 4 } else { 2 }
+}
+
+/// Segments that a sum over `k` is cut into, in a layer with so few tiles that
+/// one clip cannot fill a card. By the clip's shape alone: the same bits on
+/// every card and in every batch.
+fn segment_of(k: usize, positions: usize, outputs: usize) -> usize {
+    /// Multiprocessors of a data centre's card, about.
+    const BLOCKS: usize = 128;
+    /// Of k, at the least: below, adding the segments costs more than it saves.
+    const SHORTEST: usize = 512;
+    let tiles = positions.div_ceil(128) * outputs.div_ceil(64);
+    let segments = (BLOCKS / tiles).min(k / SHORTEST).max(1);
+    k.div_ceil(segments).next_multiple_of(64)
+}
+
+/// Lays a plan out, step by step.
+pub(super) struct Builder<'a> {
+    pub(super) card: &'a Arc<dyn Card>,
+    pub(super) precision: Precision,
+    pub(super) spec: &'a InputSpec,
+    pub(super) weights: Vec<Memory>,
+    pub(super) buffers: Vec<usize>,
+    /// What each buffer holds at this step, and whether it is the input.
+    pub(super) held: Vec<Option<(Place, bool)>>,
+}
+
+impl Builder<'_> {
+    pub(super) fn upload(
+        &mut self,
+        values: &[f32],
+        precision: Precision,
+    ) -> Result<u64, CudaError> {
+        let largest = match precision {
+            Precision::F16 => f32::from(half::f16::MAX),
+            Precision::F32 | Precision::Bf16 => f32::MAX,
+        };
+        // Not a number fails the comparison, too.
+        if !values.iter().all(|value| value.abs() <= largest) {
+            return Err(CudaError::Weights { precision });
+        }
+        let memory = Memory::of(self.card, &weights::rounded(values, precision))?;
+        let address = memory.address();
+        self.weights.push(memory);
+        Ok(address)
+    }
+
+    /// Where a value of the plan lies now.
+    pub(super) fn place(&self, value: Value) -> Option<Place> {
+        let (held, _) = self.held.get(value.buffer).copied().flatten()?;
+        let bytes = if held.is_f32 {
+            4
+        } else {
+            value_bytes(self.precision)
+        };
+        Some(Place {
+            offset: value.offset / value.shape.channels * held.channels * bytes,
+            extent: value.shape.extent,
+            ..held
+        })
+    }
+
+    /// Room for a step's value, which the buffer holds from now on.
+    pub(super) fn put(&mut self, value: Value, channels: usize, is_f32: bool) -> Place {
+        let bytes = if is_f32 {
+            4
+        } else {
+            value_bytes(self.precision)
+        };
+        let place = Place {
+            buffer: value.buffer,
+            offset: 0,
+            clip: value.shape.positions() * channels,
+            channels,
+            extent: value.shape.extent,
+            is_f32: is_f32 || self.precision == Precision::F32,
+        };
+        let room = &mut self.buffers[value.buffer];
+        *room = (*room).max(place.clip * bytes);
+        self.held[value.buffer] = Some((place, false));
+        place
+    }
+
+    fn conv(&mut self, step: &ConvStep, input: Place) -> Result<(Conv, Option<Conv>), CudaError> {
+        let outputs = step.output.channels.next_multiple_of(CHANNELS);
+        let matrix = Matrix {
+            values: &step.weights,
+            taps: step.conv.kernel.iter().product(),
+            channels: step.input.channels,
+            outputs: step.output.channels,
+        };
+        let mut bias = step.bias.clone();
+        bias.resize(outputs, 0.0);
+        let packed = matrix.packed(self.precision, input.channels, outputs);
+        let conv = Conv {
+            window: Window {
+                kernel: step.conv.kernel,
+                stride: step.conv.stride,
+                padding: step.conv.padding,
+            },
+            weights: self.upload(&packed.values, self.precision)?,
+            bias: self.upload(&bias, Precision::F32)?,
+            k: packed.k,
+            segment: segment_of(packed.k, step.output.positions(), outputs),
+            by_warpgroups: self.card.limits().warpgroups,
+            relu: step.relu,
+            output_is_f32: false,
+            grey: None,
+        };
+        let of_input = self.held[input.buffer].is_some_and(|(_, is_input)| is_input);
+        let fits = step.conv.kernel.iter().all(|extent| *extent <= 128);
+        if !of_input || !fits || input.offset > 0 || self.precision == Precision::F32 {
+            return Ok((conv, None));
+        }
+        let centre = weights::centre_of(&self.spec.mean);
+        let packed = matrix.packed_for_grey(&self.spec.mean, &self.spec.std, centre, outputs);
+        let taps = Memory::of(self.card, &weights::stem_taps(step.conv.kernel, packed.k))?;
+        let grey = Grey {
+            taps: taps.address(),
+            centre,
+        };
+        self.weights.push(taps);
+        let stem = Conv {
+            weights: self.upload(&packed.values, self.precision)?,
+            k: packed.k,
+            segment: packed.k,
+            grey: Some(grey),
+            ..conv
+        };
+        Ok((conv, Some(stem)))
+    }
+
+    fn lstm_layer(
+        &mut self,
+        layer: &LstmLayer,
+        channels: usize,
+    ) -> Result<(Conv, Recurrence), CudaError> {
+        let hidden = layer.hidden.next_multiple_of(16);
+        let wide = weights::padded_gates(&layer.input, layer.features, layer.hidden, hidden);
+        let packed = Matrix {
+            values: &wide,
+            taps: 1,
+            channels: layer.features,
+            outputs: 4 * hidden,
+        }
+        .packed(self.precision, channels, 4 * hidden);
+        let bias = weights::padded_gates(&layer.bias, 1, layer.hidden, hidden);
+        let projection = Conv {
+            window: Window {
+                kernel: [1; 3],
+                stride: [1; 3],
+                padding: [0; 3],
+            },
+            weights: self.upload(&packed.values, self.precision)?,
+            bias: self.upload(&bias, Precision::F32)?,
+            k: packed.k,
+            segment: packed.k,
+            by_warpgroups: self.card.limits().warpgroups,
+            relu: false,
+            output_is_f32: true,
+            grey: None,
+        };
+        let limit = self.card.limits().shared_bytes;
+        let units = [16, 8, 4]
+            .into_iter()
+            .find(|&units| kernels::lstm_shared_bytes(self.precision, hidden, units) <= limit)
+            .ok_or(CudaError::TooLarge { value: hidden })?;
+        let packed = weights::recurrent(&layer.recurrent, layer.hidden, hidden, units);
+        let recurrence = Recurrence {
+            recurrent: self.upload(&packed, self.precision)?,
+            hidden,
+            units,
+        };
+        Ok((projection, recurrence))
+    }
+
+    /// One step; `next` are the steps behind it.
+    pub(super) fn layer(&mut self, step: &Step, next: &[Step]) -> Result<Layer, CudaError> {
+        let misplaced = || CudaError::Plan {
+            problem: "a value is read before it is written",
+        };
+        let input = self.place(step.input).ok_or_else(misplaced)?;
+        let padded = step.output.shape.channels.next_multiple_of(CHANNELS);
+        let wants = |is_f32: bool| {
+            if input.is_f32 == is_f32 || self.precision == Precision::F32 {
+                return Ok(());
+            }
+            Err(CudaError::Plan {
+                problem: "a layer of the head lies between convolutions",
+            })
+        };
+        // Rows of all clips lie behind one another.
+        let whole = || {
+            if input.offset == 0
+                && input.clip == input.extent.iter().product::<usize>() * input.channels
+            {
+                return Ok(());
+            }
+            Err(CudaError::Plan {
+                problem: "the head reads a part of a value",
+            })
+        };
+        Ok(match &step.kernel {
+            Kernel::Conv(conv) => {
+                wants(false)?;
+                let residual = match conv.residual {
+                    Some(value) => Some(self.place(value).ok_or_else(misplaced)?),
+                    None => None,
+                };
+                let (conv, stem) = self.conv(conv, input)?;
+                Layer::Conv {
+                    conv,
+                    stem: stem.map(Box::new),
+                    input,
+                    residual,
+                    output: self.put(step.output, padded, false),
+                }
+            }
+            Kernel::MaxPool(pool) => {
+                wants(false)?;
+                Layer::MaxPool {
+                    window: Window {
+                        kernel: pool.kernel,
+                        stride: pool.stride,
+                        padding: pool.padding,
+                    },
+                    input,
+                    output: self.put(step.output, padded, false),
+                }
+            }
+            Kernel::GlobalAveragePool | Kernel::FrameAveragePool => {
+                wants(false)?;
+                let reader = next
+                    .iter()
+                    .find(|next| next.input.buffer == step.output.buffer);
+                let to_lstm = reader.is_some_and(|step| matches!(step.kernel, Kernel::Lstm(_)));
+                Layer::MeanPool {
+                    by_frame: matches!(step.kernel, Kernel::FrameAveragePool),
+                    input,
+                    output: self.put(step.output, padded, !to_lstm),
+                }
+            }
+            Kernel::Linear { weights, bias } => {
+                wants(true)?;
+                whole()?;
+                let layer = kernels::Linear {
+                    weights: self.upload(weights, Precision::F32)?,
+                    bias: self.upload(bias, Precision::F32)?,
+                    features: weights.len() / bias.len(),
+                    classes: bias.len(),
+                };
+                Layer::Linear {
+                    layer,
+                    rows: step.input.shape.positions(),
+                    input,
+                    output: self.put(step.output, padded, true),
+                }
+            }
+            Kernel::Lstm(steps) => {
+                wants(false)?;
+                let mut layers = Vec::new();
+                let mut channels = input.channels;
+                for layer in steps {
+                    layers.push(self.lstm_layer(layer, channels)?);
+                    channels = layer.hidden.next_multiple_of(16);
+                }
+                Layer::Lstm {
+                    layers,
+                    frames: step.input.shape.extent[0],
+                    input,
+                    output: self.put(step.output, channels, true),
+                }
+            }
+            Kernel::LogMeanSoftmax => {
+                wants(true)?;
+                whole()?;
+                Layer::LogMeanSoftmax {
+                    frames: step.input.shape.positions(),
+                    classes: step.output.shape.channels,
+                    input,
+                    output: self.put(step.output, input.channels, true),
+                }
+            }
+        })
+    }
+}
