@@ -17,7 +17,7 @@ use std::str::FromStr;
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
-use cpu::Team;
+use cpu::{Storage, Team};
 use plan::Plan;
 
 /// An engine could not be opened, or a clip not scored.
@@ -29,7 +29,7 @@ pub enum EngineError {
     )]
     NoCuda,
     /// A precision that the device does not compute in.
-    #[error("the CPU computes in f32; precision \"{0}\" needs another device")]
+    #[error("the CPU computes in f32 or bf16; precision \"{0}\" needs another device")]
     Precision(Precision),
     /// The network has an operation where the backend does not expect one.
     #[error("the engine cannot execute `{node}` of this network: {problem}")]
@@ -70,7 +70,8 @@ pub enum Precision {
     /// IEEE single precision.
     #[default]
     F32,
-    /// bfloat16 products, single precision sums.
+    /// Weights in bfloat16; products and sums of it in bfloat16 and f32 on a
+    /// card, in f32 on the CPU.
     Bf16,
     /// Half precision products, single precision sums.
     F16,
@@ -124,6 +125,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Engine {
     program: cpu::Program,
+    precision: Precision,
     input: InputSpec,
     classes: usize,
 }
@@ -142,11 +144,15 @@ impl Engine {
         if options.device == Device::Cuda {
             return Err(EngineError::NoCuda);
         }
-        if options.precision != Precision::F32 {
-            return Err(EngineError::Precision(options.precision));
-        }
+        let storage = match options.precision {
+            Precision::F32 => Storage::F32,
+            Precision::Bf16 => Storage::Bf16,
+            Precision::F16 => return Err(EngineError::Precision(Precision::F16)),
+        };
+        let plan = Plan::compile(model.graph(), model.weights())?;
         Ok(Self {
-            program: cpu::Program::new(Plan::compile(model.graph(), model.weights())?),
+            precision: options.precision,
+            program: cpu::Program::new(plan, storage),
             input: model.spec().input.clone(),
             classes: model.spec().classes.len(),
         })
@@ -154,7 +160,7 @@ impl Engine {
 
     /// For people: what executes the network.
     pub fn description(&self) -> String {
-        format!("cpu ({}), f32", self.program.isa())
+        format!("cpu ({}), {}", self.program.isa(), self.precision)
     }
 
     /// Memory to score one clip at a time on the calling thread.
