@@ -1,7 +1,7 @@
 // Pooling, channels last: [N, T, H, W, C], C a multiple of eight.
 #include "common.cuh"
 
-struct MaxPool {
+struct WindowPool {
     const void* input;
     void* output;
     long long input_clip;  // values from one clip's to the next one's
@@ -10,12 +10,13 @@ struct MaxPool {
     int kernel[3], stride[3], padding[3];
 };
 
-// output[n, p, c] = max over the window around p of input[n, .., c]; padding
-// does not count, and what is not a number wins.
+// output[n, p, c] = max or mean over the window around p of input[n, .., c]. For
+// the largest value padding does not count, and what is not a number wins; for
+// the mean padding counts as zeros.
 //
 // A thread computes eight channels of one position.
-template <typename E>
-__device__ __forceinline__ void max_pool(const MaxPool& p) {
+template <typename E, bool MEAN>
+__device__ __forceinline__ void window_pool(const WindowPool& p) {
     const int chunks = p.channels / 8;
     const int item = blockIdx.x * blockDim.x + threadIdx.x;
     const int positions = p.out[0] * p.out[1] * p.out[2];
@@ -37,9 +38,9 @@ __device__ __forceinline__ void max_pool(const MaxPool& p) {
         end[axis] = last > p.in[axis] ? p.in[axis] : last;
     }
     const E* input = static_cast<const E*>(p.input) + clip * p.input_clip + chunk * 8;
-    Eight largest;
+    Eight result;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) largest.value[i] = negative_infinity();
+    for (int i = 0; i < 8; ++i) result.value[i] = MEAN ? 0.0f : negative_infinity();
     const long long frame = static_cast<long long>(p.in[1]) * p.in[2];
     for (int t = begin[0]; t < end[0]; ++t) {
         for (int h = begin[1]; h < end[1]; ++h) {
@@ -51,18 +52,30 @@ __device__ __forceinline__ void max_pool(const MaxPool& p) {
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {
                     const float x = here.value[i];
-                    if (x > largest.value[i] || x != x) largest.value[i] = x;
+                    if (MEAN) {
+                        result.value[i] += x;
+                    } else if (x > result.value[i] || x != x) {
+                        result.value[i] = x;
+                    }
                 }
             }
         }
     }
+    if (MEAN) {
+        const float count = static_cast<float>(p.kernel[0] * p.kernel[1] * p.kernel[2]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) result.value[i] /= count;
+    }
     store_eight(static_cast<E*>(p.output) + static_cast<long long>(row) * p.channels + chunk * 8,
-                largest);
+                result);
 }
 
-KERNEL(max_pool_f32, MaxPool, 256) { max_pool<float>(p); }
-KERNEL(max_pool_f16, MaxPool, 256) { max_pool<f16>(p); }
-KERNEL(max_pool_bf16, MaxPool, 256) { max_pool<bf16>(p); }
+KERNEL(max_pool_f32, WindowPool, 256) { window_pool<float, false>(p); }
+KERNEL(max_pool_f16, WindowPool, 256) { window_pool<f16, false>(p); }
+KERNEL(max_pool_bf16, WindowPool, 256) { window_pool<bf16, false>(p); }
+KERNEL(average_pool_f32, WindowPool, 256) { window_pool<float, true>(p); }
+KERNEL(average_pool_f16, WindowPool, 256) { window_pool<f16, true>(p); }
+KERNEL(average_pool_bf16, WindowPool, 256) { window_pool<bf16, true>(p); }
 
 struct MeanPool {
     const void* input;

@@ -97,6 +97,8 @@ class Network(nn.Module):
                 y = x.mean((3, 4), keepdim=True)
             elif op == "max_pool":
                 y = F.max_pool3d(x, node["kernel"], node["stride"], node["padding"])
+            elif op == "average_pool":
+                y = F.avg_pool3d(x, node["kernel"], node["stride"], node["padding"])
             elif op == "lstm":
                 rows = x.flatten(2).transpose(1, 2)
                 y = self.modules_by_node[str(number)](rows)[0][:, -1, :, None, None, None]

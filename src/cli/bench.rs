@@ -85,6 +85,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "cpu_ms": summary(&mut cpu),
         "weights_bytes": memory.weights,
         "workspace_bytes": memory.workspace,
+        "peak_bytes": peak_memory(),
     });
     if args.json {
         println!("{report}");
@@ -107,6 +108,14 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         memory.workspace as f64 / 1e6
     );
     Ok(())
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 fn summary(times: &mut [f64]) -> serde_json::Value {

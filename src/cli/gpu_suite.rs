@@ -127,6 +127,7 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
             architecture,
             widths: widths.to_vec(),
             depths: None,
+            layers: Vec::new(),
             lstm: hidden.map(|hidden| Lstm { hidden, layers: 1 }),
             classes: usual_classes(5).unwrap_or_default(),
             synthetic: true,
@@ -227,14 +228,18 @@ fn describe(graph: &Graph) -> Vec<serde_json::Value> {
                 }
                 Op::Relu => set("op", json!("relu")),
                 Op::Add => set("op", json!("add")),
-                Op::CropTime(frames) => {
+                Op::CropTime { frames } => {
                     set("op", json!("crop_time"));
                     set("frames", json!(frames));
                 }
                 Op::GlobalAveragePool => set("op", json!("global_average_pool")),
                 Op::FrameAveragePool => set("op", json!("frame_average_pool")),
-                Op::MaxPool(pool) => {
-                    set("op", json!("max_pool"));
+                Op::MaxPool(pool) | Op::AveragePool(pool) => {
+                    let is_max = matches!(node.op, Op::MaxPool(_));
+                    set(
+                        "op",
+                        json!(if is_max { "max_pool" } else { "average_pool" }),
+                    );
                     set("kernel", json!(pool.kernel));
                     set("stride", json!(pool.stride));
                     set("padding", json!(pool.padding));
@@ -244,7 +249,7 @@ fn describe(graph: &Graph) -> Vec<serde_json::Value> {
                     set("hidden", json!(lstm.hidden));
                     set("layers", json!(lstm.layers));
                 }
-                Op::Linear(_) => set("op", json!("linear")),
+                Op::Linear { .. } => set("op", json!("linear")),
                 Op::LogMeanSoftmax => set("op", json!("log_mean_softmax")),
             }
             described

@@ -18,7 +18,7 @@ use std::str::FromStr;
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
-use cpu::Team;
+use cpu::{Storage, Team};
 pub use cuda::CudaError;
 use plan::Plan;
 
@@ -32,7 +32,7 @@ pub enum EngineError {
     #[error("device \"cuda\": {0}")]
     Cuda(CudaError),
     /// A precision that the device does not compute in.
-    #[error("the CPU computes in f32; precision \"{0}\" needs another device")]
+    #[error("the CPU computes in f32 or bf16; precision \"{0}\" needs another device")]
     Precision(Precision),
     /// The network has an operation where the backend does not expect one.
     #[error("the engine cannot execute `{node}` of this network: {problem}")]
@@ -73,7 +73,8 @@ pub enum Precision {
     /// IEEE single precision.
     #[default]
     F32,
-    /// bfloat16 products, single precision sums.
+    /// Weights in bfloat16; products and sums of it in bfloat16 and f32 on a
+    /// card, in f32 on the CPU.
     Bf16,
     /// Half precision products, single precision sums.
     F16,
@@ -127,6 +128,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Engine {
     backend: Backend,
+    precision: Precision,
     input: InputSpec,
     classes: usize,
 }
@@ -185,13 +187,15 @@ impl Engine {
                 }
             },
         };
-        let backend = match backend {
-            Some(backend) => backend,
-            None if options.precision == Precision::F32 => Backend::Cpu(cpu::Program::new(plan)),
-            None => return Err(EngineError::Precision(options.precision)),
+        let backend = match (backend, options.precision) {
+            (Some(backend), _) => backend,
+            (None, Precision::F32) => Backend::Cpu(cpu::Program::new(plan, Storage::F32)),
+            (None, Precision::Bf16) => Backend::Cpu(cpu::Program::new(plan, Storage::Bf16)),
+            (None, Precision::F16) => return Err(EngineError::Precision(Precision::F16)),
         };
         Ok(Self {
             backend,
+            precision: options.precision,
             input,
             classes: model.spec().classes.len(),
         })
@@ -200,7 +204,7 @@ impl Engine {
     /// For people: what executes the network.
     pub fn description(&self) -> String {
         match &self.backend {
-            Backend::Cpu(program) => format!("cpu ({}), f32", program.isa()),
+            Backend::Cpu(program) => format!("cpu ({}), {}", program.isa(), self.precision),
             Backend::Cuda(backend) => backend.description(),
         }
     }

@@ -1,7 +1,7 @@
 //! Convolutions: which method, and what both have in common.
 
 use super::direct::Direct;
-use super::product::Isa;
+use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
 use super::winograd::Winograd;
 
@@ -113,23 +113,30 @@ enum Method {
 
 impl Convolution {
     /// `weights` are `[kt, kh, kw, C, C']`.
-    pub(super) fn new(isa: Isa, geometry: Geometry, weights: &[f32], epilogue: Epilogue) -> Self {
+    pub(super) fn new(
+        isa: Isa,
+        storage: Storage,
+        geometry: Geometry,
+        weights: &[f32],
+        epilogue: Epilogue,
+    ) -> Self {
         let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
-        Self::by(winograd, isa, geometry, weights, epilogue)
+        Self::by(winograd, isa, storage, geometry, weights, epilogue)
     }
 
     /// By Winograd's method, if told so; it must fit.
     pub(super) fn by(
         winograd: bool,
         isa: Isa,
+        storage: Storage,
         geometry: Geometry,
         weights: &[f32],
         epilogue: Epilogue,
     ) -> Self {
         let method = if winograd {
-            Method::Winograd(Winograd::new(isa, geometry, weights))
+            Method::Winograd(Winograd::new(isa, storage, geometry, weights))
         } else {
-            Method::Direct(Direct::new(isa, geometry, weights))
+            Method::Direct(Direct::new(isa, storage, geometry, weights))
         };
         Self { epilogue, method }
     }

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::product::{Isa, Panels, Rows, Task, multiply};
+use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
 use crate::engine::plan;
 
 /// `output[t] = weights * input[t] + bias` for every frame; sums in f64.
@@ -39,10 +39,11 @@ pub(super) struct LstmLayer {
 }
 
 impl LstmLayer {
-    pub(super) fn new(isa: Isa, layer: plan::LstmLayer) -> Self {
+    pub(super) fn new(isa: Isa, storage: Storage, layer: plan::LstmLayer) -> Self {
         let gates = 4 * layer.hidden;
-        let pack =
-            |rows, matrix: &[f32]| Panels::pack(isa, rows, gates, |k, n| matrix[k * gates + n]);
+        let pack = |rows, matrix: &[f32]| {
+            Panels::pack(isa, storage, rows, gates, |k, n| matrix[k * gates + n])
+        };
         Self {
             input: pack(layer.features, &layer.input),
             recurrent: pack(layer.hidden, &layer.recurrent),
@@ -66,7 +67,7 @@ pub(super) struct LstmState {
     gates: Vec<f32>,
     cell: Vec<f32>,
     hidden: Vec<f32>,
-    sums: Vec<f32>,
+    sums: Sums,
     bases: Vec<usize>,
 }
 
@@ -137,7 +138,7 @@ struct AddProduct<'a> {
     bases: &'a [usize],
     matrix: &'a Panels,
     output: &'a mut [f32],
-    sums: &'a mut Vec<f32>,
+    sums: &'a mut Sums,
 }
 
 impl Task for AddProduct<'_> {

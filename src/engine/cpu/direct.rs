@@ -11,7 +11,7 @@
 use pulp::Simd;
 
 use super::conv::{Epilogue, FrameClass, Geometry};
-use super::product::{Isa, Panels, Rows, Task, multiply};
+use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
 
 /// Output positions of one task: their inputs stay in cache while the weights
@@ -38,11 +38,13 @@ struct Chunk {
 }
 
 impl Direct {
-    pub(super) fn new(isa: Isa, geometry: Geometry, weights: &[f32]) -> Self {
+    pub(super) fn new(isa: Isa, storage: Storage, geometry: Geometry, weights: &[f32]) -> Self {
         let [kt, kh, kw] = geometry.kernel;
         let filters = geometry.filters;
         let depth = kt * kh * kw * geometry.channels;
-        let panels = Panels::pack(isa, depth, filters, |k, n| weights[k * filters + n]);
+        let panels = Panels::pack(isa, storage, depth, filters, |k, n| {
+            weights[k * filters + n]
+        });
         let [_, height, width] = geometry.input;
         let [_, top, left] = geometry.padding;
         let classes = geometry.frame_classes();

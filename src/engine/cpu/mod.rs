@@ -19,6 +19,7 @@ use crate::model::{Pool, Shape};
 use conv::{Convolution, Epilogue, Geometry};
 use dense::{LstmLayer, LstmState};
 use product::Isa;
+pub(super) use product::Storage;
 pub(super) use team::Team;
 
 /// A network, ready for this machine.
@@ -47,6 +48,13 @@ enum Kind {
         residual: Option<Value>,
     },
     MaxPool(Pool, Shape, Shape),
+    AveragePool(Pool, Shape, Shape),
+    Pointwise {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        other: Option<Value>,
+        relu: bool,
+    },
     GlobalAveragePool,
     FrameAveragePool(Shape),
     Linear {
@@ -68,12 +76,12 @@ pub(super) struct Buffers {
 
 impl Program {
     /// Packs a plan's weights.
-    pub(super) fn new(plan: Plan) -> Self {
+    pub(super) fn new(plan: Plan, storage: Storage) -> Self {
         let isa = Isa::detect();
         let steps: Vec<_> = plan
             .steps
             .into_iter()
-            .map(|step| Operation::new(isa, step))
+            .map(|step| Operation::new(isa, storage, step))
             .collect();
         let scratch = steps.iter().map(|step| match &step.kind {
             Kind::Conv { conv, .. } => conv.scratch_len(),
@@ -137,6 +145,18 @@ impl Program {
                 Kind::MaxPool(window, from, to) => {
                     pool::largest(*window, *from, *to, input, output)
                 }
+                Kind::AveragePool(window, from, to) => {
+                    pool::average(*window, *from, *to, input, output);
+                }
+                Kind::Pointwise {
+                    scale,
+                    shift,
+                    other,
+                    relu,
+                } => {
+                    let other = other.map(|value| buffers.get(value));
+                    pointwise(scale, shift, other, *relu, input, output);
+                }
                 Kind::GlobalAveragePool => pool::mean(input, output),
                 Kind::FrameAveragePool(from) => pool::mean_by_frame(*from, input, output),
                 Kind::Linear { weights, bias } => dense::linear(weights, bias, input, output),
@@ -154,7 +174,7 @@ impl Program {
 }
 
 impl Operation {
-    fn new(isa: Isa, step: Step) -> Self {
+    fn new(isa: Isa, storage: Storage, step: Step) -> Self {
         let kind = match step.kernel {
             Kernel::Conv(conv) => {
                 let geometry = Geometry {
@@ -171,17 +191,35 @@ impl Operation {
                     relu: conv.relu,
                 };
                 Kind::Conv {
-                    conv: Convolution::new(isa, geometry, &conv.weights, epilogue),
+                    conv: Convolution::new(isa, storage, geometry, &conv.weights, epilogue),
                     residual: conv.residual,
                 }
             }
             Kernel::MaxPool(window) => Kind::MaxPool(window, step.input.shape, step.output.shape),
+            Kernel::AveragePool(window) => {
+                Kind::AveragePool(window, step.input.shape, step.output.shape)
+            }
+            Kernel::Pointwise {
+                scale,
+                shift,
+                other,
+                relu,
+            } => Kind::Pointwise {
+                scale,
+                shift,
+                other,
+                relu,
+            },
             Kernel::GlobalAveragePool => Kind::GlobalAveragePool,
             Kernel::FrameAveragePool => Kind::FrameAveragePool(step.input.shape),
             Kernel::Linear { weights, bias } => Kind::Linear { weights, bias },
             Kernel::Lstm(layers) => {
                 let layers = layers.into_iter();
-                Kind::Lstm(layers.map(|layer| LstmLayer::new(isa, layer)).collect())
+                Kind::Lstm(
+                    layers
+                        .map(|layer| LstmLayer::new(isa, storage, layer))
+                        .collect(),
+                )
             }
             Kernel::LogMeanSoftmax => Kind::LogMeanSoftmax,
         };
@@ -221,6 +259,31 @@ impl Buffers {
 
     fn get(&self, value: Value) -> &[f32] {
         &self.values[value.buffer][value.offset..][..value.shape.len()]
+    }
+}
+
+/// `output = relu?(input * scale + shift + other?)`, channel by channel.
+fn pointwise(
+    scale: &[f32],
+    shift: &[f32],
+    other: Option<&[f32]>,
+    relu: bool,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let channels = scale.len();
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    for (place, (output, input)) in output
+        .chunks_exact_mut(channels)
+        .zip(input.chunks_exact(channels))
+        .enumerate()
+    {
+        let other = other.map(|other| &other[place * channels..][..channels]);
+        for channel in 0..channels {
+            let other = other.map_or(0.0, |other| other[channel]);
+            let value = input[channel] * scale[channel] + shift[channel] + other;
+            output[channel] = value.max(floor);
+        }
     }
 }
 

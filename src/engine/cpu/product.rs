@@ -122,10 +122,29 @@ impl Isa {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
+/// The same of bfloat16, the upper halves of f32.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct HalfLine([u16; 32]);
+
+/// What a right matrix is kept in; sums are f32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Storage {
+    F32,
+    /// Half the memory, and half the traffic where weights are the most of it.
+    Bf16,
+}
+
+#[derive(Debug)]
+enum Lines {
+    F32(Vec<Line>),
+    Bf16(Vec<HalfLine>),
+}
+
 /// A right matrix, packed.
 #[derive(Debug)]
 pub(super) struct Panels {
-    lines: Vec<Line>,
+    lines: Lines,
     /// Rows of the matrix: K.
     depth: usize,
     /// Columns of the matrix: N.
@@ -139,23 +158,35 @@ impl Panels {
     /// Packs `matrix(k, n)`.
     pub(super) fn pack(
         isa: Isa,
+        storage: Storage,
         depth: usize,
         columns: usize,
         matrix: impl Fn(usize, usize) -> f32,
     ) -> Self {
         let width = isa.panel_width();
         let panels = columns.div_ceil(width);
-        let pitch = (depth * width).next_multiple_of(16);
-        let mut lines = vec![Line([0.0; 16]); panels * pitch / 16];
-        let values: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
-        for (panel, values) in values.chunks_exact_mut(pitch).enumerate() {
-            let used = width.min(columns - panel * width);
-            for (k, row) in values.chunks_exact_mut(width).take(depth).enumerate() {
-                for (n, value) in row[..used].iter_mut().enumerate() {
-                    *value = matrix(k, panel * width + n);
-                }
+        let pitch = (depth * width).next_multiple_of(32);
+        let place = |panel: usize, k: usize, n: usize| panel * pitch + k * width + n;
+        let fill = |put: &mut dyn FnMut(usize, f32)| {
+            for column in 0..columns {
+                let (panel, n) = (column / width, column % width);
+                (0..depth).for_each(|k| put(place(panel, k, n), matrix(k, column)));
             }
-        }
+        };
+        let lines = match storage {
+            Storage::F32 => {
+                let mut lines = vec![Line([0.0; 16]); panels * pitch / 16];
+                let values: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
+                fill(&mut |place, value| values[place] = value);
+                Lines::F32(lines)
+            }
+            Storage::Bf16 => {
+                let mut lines = vec![HalfLine([0; 32]); panels * pitch / 32];
+                let values: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
+                fill(&mut |place, value| values[place] = half::bf16::from_f32(value).to_bits());
+                Lines::Bf16(lines)
+            }
+        };
         Self {
             lines,
             depth,
@@ -183,12 +214,37 @@ impl Panels {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.lines.len() * 64
+        match &self.lines {
+            Lines::F32(lines) => lines.len() * 64,
+            Lines::Bf16(lines) => lines.len() * 64,
+        }
     }
 
+    /// Rows of a panel, from row `first` on, in f32: where they lie, or in
+    /// `expanded`.
     #[inline(always)]
-    fn panel(&self, panel: usize) -> &[f32] {
-        &bytemuck::cast_slice(&self.lines)[panel * self.pitch..][..self.depth * self.width]
+    fn rows<'a>(
+        &'a self,
+        panel: usize,
+        first: usize,
+        count: usize,
+        expanded: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        assert!(first + count <= self.depth, "rows outside the matrix");
+        let begin = panel * self.pitch + first * self.width;
+        let len = count * self.width;
+        match &self.lines {
+            Lines::F32(lines) => &bytemuck::cast_slice(lines)[begin..][..len],
+            Lines::Bf16(lines) => {
+                let halves: &[u16] = &bytemuck::cast_slice(lines)[begin..][..len];
+                expanded.clear();
+                let wide = halves
+                    .iter()
+                    .map(|&half| f32::from_bits(u32::from(half) << 16));
+                expanded.extend(wide);
+                expanded
+            }
+        }
     }
 }
 
@@ -204,13 +260,22 @@ pub(super) struct Rows<'a> {
     pub(super) run: usize,
 }
 
+/// Scratch memory of a product.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    /// One tile for each group of rows.
+    tiles: Vec<f32>,
+    /// Weights that are kept in bfloat16, as f32.
+    expanded: Vec<f32>,
+}
+
 /// Rows of the right matrix that go through a tile at once: with 16 columns, 32
 /// KiB of them, which stay in the first level of cache for all rows.
 const DEPTH_AT_ONCE: usize = 512;
 
 /// One panel's columns of the product with every row; `sink` gets each row's
 /// number and its values, a panel's width of them. The rows' segments meet the
-/// right matrix from its row `first` on. `scratch` grows as it must.
+/// right matrix from its row `first` on. Scratch memory grows as it must.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
@@ -218,11 +283,15 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     panels: &Panels,
     panel: usize,
     first: usize,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Sums,
     mut sink: impl FnMut(usize, &[f32]),
 ) {
     let width = NV * S::F32_LANES;
-    let panel = &panels.panel(panel)[first * width..];
+    assert_eq!(width, panels.width, "packed for other vectors");
+    let Sums {
+        tiles: scratch,
+        expanded,
+    } = scratch;
     let groups = rows.bases.len().div_ceil(MR);
     let tile_len = MR * width;
     if scratch.len() < groups * tile_len {
@@ -233,8 +302,8 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
     for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {
         let depth = deltas.len() * rows.run;
-        let begin = number * at_once * rows.run * width;
-        let (panel, _) = S::as_simd_f32s(&panel[begin..][..depth * width]);
+        let begin = first + number * at_once * rows.run;
+        let (panel, _) = S::as_simd_f32s(panels.rows(panel, begin, depth, expanded));
         for (group, tile) in tiles.chunks_exact_mut(MR * NV).enumerate() {
             let mut bases = [0; MR];
             for (i, base) in bases.iter_mut().enumerate() {

@@ -5,11 +5,13 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
+use super::product::Sums;
+
 /// Scratch memory of one thread; grows once, then stays.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// Sums of a panel.
-    pub(super) sums: Vec<f32>,
+    pub(super) sums: Sums,
     /// Where rows begin.
     pub(super) bases: Vec<usize>,
     /// How far behind, each segment of a row.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::conv::{Convolution, Epilogue, Geometry};
-use super::product::{Isa, Panels, Rows, Task, multiply};
+use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
 use super::team::Team;
 use super::winograd::Winograd;
 
@@ -126,7 +126,7 @@ proptest! {
                     continue;
                 }
                 let epilogue = Epilogue { bias: bias.clone(), relu };
-                let conv = Convolution::by(winograd, isa, geometry.clone(), &weights, epilogue);
+                let conv = Convolution::by(winograd, isa, Storage::F32, geometry.clone(), &weights, epilogue);
                 let mut outputs = Vec::new();
                 for threads in [1, 3] {
                     let mut output = vec![f32::NAN; sums.len()];
@@ -160,6 +160,7 @@ proptest! {
     fn products_of_scattered_rows_are_right(
         (rows, segments, run, columns) in (1..40usize, 1..5usize, 1..70usize, 1..50usize),
         first in 0..3usize,
+        storage in prop::sample::select(vec![Storage::F32, Storage::Bf16]),
         seed in 1..u64::MAX,
     ) {
         let input = noise(4096, seed);
@@ -168,9 +169,15 @@ proptest! {
         let bases: Vec<_> = places[..rows].iter().map(|value| place(*value)).collect();
         let deltas: Vec<_> = places[rows..].iter().map(|value| place(*value)).collect();
         let depth = (first + segments) * run;
-        let matrix = noise(depth * columns, seed ^ 2);
+        let mut matrix = noise(depth * columns, seed ^ 2);
+        if storage == Storage::Bf16 {
+            // As it is kept: products are of these values.
+            for value in &mut matrix {
+                *value = half::bf16::from_f32(*value).to_f32();
+            }
+        }
         for isa in Isa::all() {
-            let panels = Panels::pack(isa, depth, columns, |k, n| matrix[k * columns + n]);
+            let panels = Panels::pack(isa, storage, depth, columns, |k, n| matrix[k * columns + n]);
             let mut found = vec![f32::NAN; rows * columns];
             let left = Rows { input: &input, bases: &bases, deltas: &deltas, run };
             isa.run(Multiply { rows: left, panels: &panels, first: first * run, output: &mut found });
@@ -214,7 +221,7 @@ impl Task for Multiply<'_> {
                 self.panels,
                 panel,
                 self.first,
-                &mut Vec::new(),
+                &mut Sums::default(),
                 sink,
             );
         }

@@ -19,7 +19,7 @@
 use pulp::Simd;
 
 use super::conv::{Epilogue, FrameClass, Geometry};
-use super::product::{Isa, Panels, Rows, Task, mul_add, multiply};
+use super::product::{Isa, Panels, Rows, Storage, Task, mul_add, multiply};
 use super::team::{Parts, Scratch, Team};
 
 /// Outputs of a tile, in rows and columns.
@@ -73,7 +73,7 @@ impl Winograd {
     }
 
     /// `weights` are `[kt, 3, 3, C, C']`.
-    pub(super) fn new(isa: Isa, geometry: Geometry, weights: &[f32]) -> Self {
+    pub(super) fn new(isa: Isa, storage: Storage, geometry: Geometry, weights: &[f32]) -> Self {
         let (channels, filters) = (geometry.channels, geometry.filters);
         let depth = geometry.kernel[0] * channels;
         let weight = |t: usize, tap: usize, channel: usize, filter: usize| {
@@ -89,7 +89,7 @@ impl Winograd {
             sum as f32
         };
         let panels = (0..POINTS)
-            .map(|point| Panels::pack(isa, depth, filters, |k, n| at(point, k, n)))
+            .map(|point| Panels::pack(isa, storage, depth, filters, |k, n| at(point, k, n)))
             .collect();
         let tiles = tiles(&geometry);
         let row_values = POINTS * geometry.input[0] * tiles[1] * channels;

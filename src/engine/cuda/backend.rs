@@ -8,7 +8,7 @@ use super::driver::DriverCard;
 use super::launch::Card;
 use super::network::{Batch, Clips, Network};
 use super::{CudaError, Precision};
-use crate::engine::cpu::{self, Team};
+use crate::engine::cpu::{self, Storage, Team};
 use crate::engine::{Health, Plan};
 use crate::model::InputSpec;
 
@@ -148,7 +148,7 @@ impl Backend {
     /// The network on the CPU, for when the card was given up.
     pub(in crate::engine) fn fallback(&self) -> &cpu::Program {
         self.fallback
-            .get_or_init(|| cpu::Program::new(self.plan.clone()))
+            .get_or_init(|| cpu::Program::new(self.plan.clone(), Storage::F32))
     }
 
     /// Logits, `[N][classes]`; none when the card was given up, and the CPU must

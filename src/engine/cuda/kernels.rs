@@ -21,7 +21,7 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 9] = sources![
+pub(crate) const SOURCES: [Source; 10] = sources![
     "conv_f32.cu",
     "conv_mma.cu",
     "conv_wgmma.cu",
@@ -29,6 +29,7 @@ pub(crate) const SOURCES: [Source; 9] = sources![
     "input.cu",
     "lstm.cu",
     "picture.cu",
+    "pointwise.cu",
     "pool.cu",
     "probe.cu"
 ];
@@ -104,10 +105,10 @@ fn run<P: Copy>(
     })
 }
 
-/// `struct MaxPool` of `pool.cu`.
+/// `struct WindowPool` of `pool.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct MaxPool {
+struct WindowPool {
     input: u64,
     output: u64,
     input_clip: i64,
@@ -121,18 +122,26 @@ struct MaxPool {
     _end: i32,
 }
 
-/// The largest value under a window.
-pub(crate) fn max_pool(
+/// What is taken of the values under a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    Largest,
+    Mean,
+}
+
+/// The largest value under a window, or the mean.
+pub(crate) fn window_pool(
     card: &dyn Card,
     precision: Precision,
     clips: usize,
+    of: Of,
     window: Window,
     input: Activations,
     output: Activations,
 ) -> Result<(), CudaError> {
     let items = clips * output.positions() * (output.channels / 8);
     int(items)?;
-    let parameters = MaxPool {
+    let parameters = WindowPool {
         input: input.address,
         output: output.address,
         input_clip: input.clip as i64,
@@ -145,7 +154,11 @@ pub(crate) fn max_pool(
         padding: ints(window.padding)?,
         _end: 0,
     };
-    let kernel = format!("max_pool_{}", suffix(precision));
+    let name = match of {
+        Of::Largest => "max_pool",
+        Of::Mean => "average_pool",
+    };
+    let kernel = format!("{name}_{}", suffix(precision));
     run(
         card,
         &kernel,
@@ -154,6 +167,59 @@ pub(crate) fn max_pool(
         0,
         &parameters,
     )
+}
+
+/// `struct Pointwise` of `pointwise.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PointwiseParameters {
+    input: u64,
+    other: u64,
+    output: u64,
+    scale: u64,
+    shift: u64,
+    input_clip: i64,
+    other_clip: i64,
+    clips: i32,
+    positions: i32,
+    channels: i32,
+    relu: i32,
+}
+
+/// A factor and a summand a channel, f32, zero in the padding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pointwise {
+    pub(crate) scale: u64,
+    pub(crate) shift: u64,
+    pub(crate) relu: bool,
+}
+
+/// `output = relu?(input * scale + shift + other?)`.
+pub(crate) fn pointwise(
+    card: &dyn Card,
+    precision: Precision,
+    clips: usize,
+    layer: Pointwise,
+    input: Activations,
+    other: Option<Activations>,
+    output: Activations,
+) -> Result<(), CudaError> {
+    let parameters = PointwiseParameters {
+        input: input.address,
+        other: other.map_or(0, |other| other.address),
+        output: output.address,
+        scale: layer.scale,
+        shift: layer.shift,
+        input_clip: input.clip as i64,
+        other_clip: other.map_or(0, |other| other.clip as i64),
+        clips: int(clips)?,
+        positions: int(output.positions())?,
+        channels: int(output.channels)?,
+        relu: i32::from(layer.relu),
+    };
+    let kernel = format!("pointwise_{}", suffix(precision));
+    let blocks = (clips * output.positions() * output.channels / 8).div_ceil(256);
+    run(card, &kernel, [blocks, 1, 1], 256, 0, &parameters)
 }
 
 /// `struct MeanPool` of `pool.cu`.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::kernels::{self, Activations, Conv, Grey, Recurrence, Window};
+use super::kernels::{self, Activations, Conv, Grey, Of, Recurrence, Window};
 use super::launch::{Card, Memory};
 use super::weights::{self, CHANNELS, Matrix};
 use super::{CudaError, Precision};
@@ -34,9 +34,16 @@ pub(super) enum Layer {
         residual: Option<Place>,
         output: Place,
     },
-    MaxPool {
+    WindowPool {
+        of: Of,
         window: Window,
         input: Place,
+        output: Place,
+    },
+    Pointwise {
+        layer: kernels::Pointwise,
+        input: Place,
+        other: Option<Place>,
         output: Place,
     },
     MeanPool {
@@ -69,7 +76,8 @@ impl Layer {
     pub(super) fn output(&self) -> &Place {
         match self {
             Self::Conv { output, .. }
-            | Self::MaxPool { output, .. }
+            | Self::WindowPool { output, .. }
+            | Self::Pointwise { output, .. }
             | Self::MeanPool { output, .. }
             | Self::Linear { output, .. }
             | Self::Lstm { output, .. }
@@ -80,10 +88,12 @@ impl Layer {
     pub(super) fn reads(&self, buffer: usize) -> bool {
         let residual = match self {
             Self::Conv { residual, .. } => *residual,
+            Self::Pointwise { other, .. } => *other,
             _ => None,
         };
         let (Self::Conv { input, .. }
-        | Self::MaxPool { input, .. }
+        | Self::WindowPool { input, .. }
+        | Self::Pointwise { input, .. }
         | Self::MeanPool { input, .. }
         | Self::Linear { input, .. }
         | Self::Lstm { input, .. }
@@ -323,9 +333,13 @@ impl Builder<'_> {
                     output: self.put(step.output, padded, false),
                 }
             }
-            Kernel::MaxPool(pool) => {
+            Kernel::MaxPool(pool) | Kernel::AveragePool(pool) => {
                 wants(false)?;
-                Layer::MaxPool {
+                Layer::WindowPool {
+                    of: match step.kernel {
+                        Kernel::MaxPool(_) => Of::Largest,
+                        _ => Of::Mean,
+                    },
                     window: Window {
                         kernel: pool.kernel,
                         stride: pool.stride,
@@ -333,6 +347,33 @@ impl Builder<'_> {
                     },
                     input,
                     output: self.put(step.output, padded, false),
+                }
+            }
+            Kernel::Pointwise {
+                scale,
+                shift,
+                other,
+                relu,
+            } => {
+                let wide = |values: &[f32]| {
+                    let mut values = values.to_vec();
+                    values.resize(input.channels, 0.0);
+                    values
+                };
+                let layer = kernels::Pointwise {
+                    scale: self.upload(&wide(scale), Precision::F32)?,
+                    shift: self.upload(&wide(shift), Precision::F32)?,
+                    relu: *relu,
+                };
+                let other = match other {
+                    Some(value) => Some(self.place(*value).ok_or_else(misplaced)?),
+                    None => None,
+                };
+                Layer::Pointwise {
+                    layer,
+                    input,
+                    other,
+                    output: self.put(step.output, input.channels, input.is_f32),
                 }
             }
             Kernel::GlobalAveragePool | Kernel::FrameAveragePool => {

@@ -340,12 +340,29 @@ impl Network {
                     };
                     kernels::conv(card, self.precision, clips, conv, io)?;
                 }
-                Layer::MaxPool {
+                Layer::WindowPool {
+                    of,
                     window,
                     input,
                     output,
                 } => {
-                    kernels::max_pool(card, self.precision, clips, *window, at(input), at(output))?;
+                    let (from, to) = (at(input), at(output));
+                    kernels::window_pool(card, self.precision, clips, *of, *window, from, to)?;
+                }
+                Layer::Pointwise {
+                    layer,
+                    input,
+                    other,
+                    output,
+                } => {
+                    let precision = if input.is_f32 {
+                        Precision::F32
+                    } else {
+                        self.precision
+                    };
+                    let (from, to) = (at(input), at(output));
+                    let other = other.as_ref().map(at);
+                    kernels::pointwise(card, precision, clips, *layer, from, other, to)?;
                 }
                 Layer::MeanPool {
                     by_frame,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::super::kernels::{self, Activations, Conv, ConvIo, Grey, Incoming, Window};
+use super::super::kernels::{self, Activations, Conv, ConvIo, Grey, Incoming, Of, Window};
 use super::super::launch::{Card, Memory, bytes_of, floats_of};
 use super::super::weights::{self, Matrix};
 use super::super::{CudaError, Precision};
@@ -182,7 +182,13 @@ pub(super) fn cases() -> Vec<Case> {
                 check,
             ));
         };
-        add("max_pool", Box::new(move |card| max_pool(card, precision)));
+        let pool = |of| -> Check { Box::new(move |card| window_pool(card, precision, of)) };
+        add("max_pool", pool(Of::Largest));
+        add("average_pool", pool(Of::Mean));
+        add(
+            "pointwise",
+            Box::new(move |card| pointwise(card, precision)),
+        );
         add(
             "mean_pool over all",
             Box::new(move |card| mean_pool(card, precision, false)),
@@ -577,19 +583,58 @@ fn stem(card: &Arc<dyn Card>, precision: Precision, channels: usize) -> Result<f
     compare(&output, &expected, precision)
 }
 
-fn max_pool(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, CudaError> {
+fn window_pool(card: &Arc<dyn Card>, precision: Precision, of: Of) -> Result<f64, CudaError> {
     let window = Window {
         kernel: [3, 3, 2],
         stride: [2, 2, 1],
         padding: [1, 1, 1],
     };
     let input = Noise(5).tensor(3, [5, 7, 6], 11, precision);
-    let expected = reference::max_pool(&input, window);
+    let expected = reference::window_pool(&input, window, of);
     let held = hold(card, &input, precision)?;
     let output = room(card, 3, expected.extent, 11, precision)?;
     let (from, to) = (held.activations, output.activations);
-    kernels::max_pool(card.as_ref(), precision, 3, window, from, to)?;
+    kernels::window_pool(card.as_ref(), precision, 3, of, window, from, to)?;
     compare(&output, &expected, precision)
+}
+
+fn pointwise(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, CudaError> {
+    let (clips, extent, channels) = (2, [3, 5, 7], 11);
+    let mut noise = Noise(15);
+    let input = noise.tensor(clips, extent, channels, precision);
+    let other = noise.tensor(clips, extent, channels, precision);
+    let (mut scale, mut shift) = (noise.values(channels), noise.values(channels));
+    let held = [
+        hold(card, &input, precision)?,
+        hold(card, &other, precision)?,
+    ];
+    let mut worst = 0.0_f64;
+    for (adds, relu) in [(false, true), (true, false), (true, true)] {
+        let mut expected = input.clone();
+        for (place, value) in expected.values.iter_mut().enumerate() {
+            let channel = place % channels;
+            *value = *value * f64::from(scale[channel]) + f64::from(shift[channel]);
+            *value += if adds { other.values[place] } else { 0.0 };
+            *value = if relu { value.max(0.0) } else { *value };
+        }
+        scale.resize(16, 0.0);
+        shift.resize(16, 0.0);
+        let (scale, shift) = (
+            Memory::of(card, &bytes_of(&scale))?,
+            Memory::of(card, &bytes_of(&shift))?,
+        );
+        let layer = kernels::Pointwise {
+            scale: scale.address(),
+            shift: shift.address(),
+            relu,
+        };
+        let output = room(card, clips, extent, channels, precision)?;
+        let (from, to) = (held[0].activations, output.activations);
+        let other = adds.then_some(held[1].activations);
+        kernels::pointwise(card.as_ref(), precision, clips, layer, from, other, to)?;
+        worst = worst.max(compare(&output, &expected, precision)?);
+    }
+    Ok(worst)
 }
 
 fn mean_pool(card: &Arc<dyn Card>, precision: Precision, by_frame: bool) -> Result<f64, CudaError> {

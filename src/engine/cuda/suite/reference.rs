@@ -1,6 +1,6 @@
 //! Plain definitions in f64: slow, and easy to see through.
 
-use super::super::kernels::Window;
+use super::super::kernels::{Of, Window};
 
 /// Values `[N, T, H, W, C]`, without padding.
 #[derive(Clone, Debug)]
@@ -124,17 +124,23 @@ pub(super) fn conv(
     output
 }
 
-/// The largest value under a window.
-pub(super) fn max_pool(input: &Tensor, window: Window) -> Tensor {
+/// The largest value under a window, or the mean with zeros in the padding.
+pub(super) fn window_pool(input: &Tensor, window: Window, of: Of) -> Tensor {
     let mut output = Tensor::zeros(input.clips, slid(input.extent, window), input.channels);
+    let count = window.kernel.iter().product::<usize>() as f64;
     for clip in 0..input.clips {
         for at in places(output.extent) {
-            let largest = output.at_mut(clip, at);
-            largest.fill(f64::NEG_INFINITY);
+            let result = output.at_mut(clip, at);
+            if of == Of::Largest {
+                result.fill(f64::NEG_INFINITY);
+            }
             for tap in places(window.kernel) {
                 if let Some(place) = under(window, input.extent, at, tap) {
-                    for (largest, value) in largest.iter_mut().zip(input.at(clip, place)) {
-                        *largest = largest.max(*value);
+                    for (result, value) in result.iter_mut().zip(input.at(clip, place)) {
+                        match of {
+                            Of::Largest => *result = result.max(*value),
+                            Of::Mean => *result += value / count,
+                        }
                     }
                 }
             }
