@@ -1,7 +1,7 @@
 //! The CUDA backend: the plan of the CPU backend, executed by our own kernels.
 //!
 //! `layers.rs` lays a plan's weights and values out, `network.rs` turns it into
-//! launches and runs them through [`launch::Card`], which is a card of the driver's
+//! launches and runs them through `launch::Card`, which is a card of the driver's
 //! (`driver.rs`) or, in tests, the host shim. The kernels of `kernels/` are
 //! compiled for the card at hand and kept on disk (`compile.rs`). Nothing here
 //! needs a CUDA toolkit to build, nor a driver to start.
