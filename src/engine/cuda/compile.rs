@@ -90,6 +90,19 @@ impl Nvrtc {
     fn open(path: &Path) -> Option<Self> {
         // SAFETY: NVRTC's initialisers only set up its own state.
         let library = unsafe { Library::new(path) }.ok()?;
+        // It opens a second library by its bare name, which the linker finds
+        // beside the first one only if that is there already.
+        let beside = path.parent().filter(|folder| folder.is_absolute());
+        let entries = beside.and_then(|folder| fs::read_dir(folder).ok());
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("libnvrtc-builtins.so.") {
+                // SAFETY: as above; it holds data for NVRTC, and stays.
+                if let Ok(builtins) = unsafe { Library::new(entry.path()) } {
+                    std::mem::forget(builtins);
+                }
+            }
+        }
         Some(Self { library })
     }
 
