@@ -15,7 +15,7 @@ use crate::config::{Pipeline, SourceConfig, SourceKind};
 use crate::dataflow::{self, Control, Job, Opening, Outcome, Scorer, WindowShape};
 use crate::domain::{Clip, FrameSize, PatientId};
 use crate::engine::{Engine, Workspace, softmax};
-use crate::ingest::{Media, SourceRequest, Stream};
+use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::Server;
@@ -264,15 +264,24 @@ fn opening(
     patient: Option<PatientId>,
     size: FrameSize,
 ) -> Opening {
+    let ingest = &pipeline.ingest;
+    // A recording that is replayed ends; a scanner only pauses.
+    let is_scanner = source.live && matches!(media, Media::Launch(_));
+    let reconnect = is_scanner.then(|| Reconnect {
+        stall: ingest.stall_timeout,
+        longest_pause: ingest.reconnect_pause,
+        ..Reconnect::default()
+    });
     let request = SourceRequest {
         name: source.name.clone(),
         media,
         patient,
         crop: source.crop,
         size,
-        queue: pipeline.ingest.queue,
+        queue: ingest.queue,
         live: source.live,
-        first_frame_timeout: pipeline.ingest.first_frame_timeout,
+        reconnect,
+        first_frame_timeout: ingest.first_frame_timeout,
     };
     Opening {
         source: source.name.clone(),

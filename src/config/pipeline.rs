@@ -81,6 +81,10 @@ pub struct IngestConfig {
     pub queue: usize,
     /// A source that has given no frame by then has failed.
     pub first_frame_timeout: Duration,
+    /// A live source that is silent for this long is opened again.
+    pub stall_timeout: Duration,
+    /// The longest pause between attempts to open a lost live source.
+    pub reconnect_pause: Duration,
 }
 
 /// `[[source]]`
@@ -253,11 +257,15 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         decoders: cores(),
         queue: 64,
         first_frame_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(4),
+        reconnect_pause: Duration::from_secs(10),
     };
     if let Some(section) = root.table("ingest") {
         ingest.decoders = section.or("decoders", Count(ingest.decoders)).0;
         ingest.queue = section.or("queue", Count(ingest.queue)).0;
         ingest.first_frame_timeout = section.or("first_frame_timeout", ingest.first_frame_timeout);
+        ingest.stall_timeout = section.or("stall_timeout", ingest.stall_timeout);
+        ingest.reconnect_pause = section.or("reconnect_pause", ingest.reconnect_pause);
         section.finish();
     }
     let sections = root.tables("source");

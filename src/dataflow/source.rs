@@ -140,7 +140,6 @@ struct OpenStream {
     live: bool,
     feed: Box<dyn Feed>,
     counters: SourceMetrics,
-    opened: bool,
 }
 
 /// The streams of this worker: opens, reads and closes them.
@@ -198,9 +197,7 @@ impl Desk {
             self.waiting_live.clear();
             lock(&self.context.intake.recorded).clear();
             // Dropping a feed closes it; its queued frames count as dropped.
-            for stream in self.streams.drain(..) {
-                close(&stream);
-            }
+            self.streams.clear();
             return;
         }
         for opening in std::mem::take(&mut self.waiting_live) {
@@ -229,7 +226,6 @@ impl Desk {
             live: opening.live,
             feed: (opening.open)(wake, counters.clone()),
             counters,
-            opened: false,
         });
     }
 
@@ -247,7 +243,7 @@ impl Desk {
                 // Whoever gives credit back wakes the sources.
                 break;
             }
-            let Some(mut stream) = self.streams.pop_front() else {
+            let Some(stream) = self.streams.pop_front() else {
                 break;
             };
             let Some(arrival) = stream.feed.try_next() else {
@@ -257,14 +253,13 @@ impl Desk {
             };
             idle = 0;
             budget -= 1;
-            let event = self.accept(&mut stream, arrival);
+            let event = self.accept(&stream, arrival);
             let ended = matches!(event, StreamEvent::Ended);
             give(StreamItem {
                 stream: stream.id,
                 event,
             });
             if ended {
-                close(&stream);
                 drop(stream);
                 self.open_what_waits();
                 continue;
@@ -277,7 +272,7 @@ impl Desk {
         false
     }
 
-    fn accept(&self, stream: &mut OpenStream, arrival: Arrival) -> StreamEvent {
+    fn accept(&self, stream: &OpenStream, arrival: Arrival) -> StreamEvent {
         match arrival {
             Arrival::Opened(header) => {
                 if !lock(&self.context.intake.seen).insert(header.content) {
@@ -289,8 +284,6 @@ impl Desk {
                     lock(&self.context.outcome).duplicates += 1;
                     return StreamEvent::Ended;
                 }
-                stream.opened = true;
-                stream.counters.up.inc();
                 self.context.metrics.streams_opened.inc();
                 lock(&self.context.outcome).streams += 1;
                 StreamEvent::Opened(Arc::new(StreamInfo {
@@ -323,11 +316,5 @@ impl Desk {
         self.streams.is_empty()
             && self.waiting_live.is_empty()
             && lock(&self.context.intake.recorded).is_empty()
-    }
-}
-
-fn close(stream: &OpenStream) {
-    if stream.opened {
-        stream.counters.up.dec();
     }
 }

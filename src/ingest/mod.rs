@@ -17,6 +17,10 @@
 //! disk; a live source drops its oldest frame and counts it. Every frame is
 //! counted once as received, and once more as dropped if it does not reach the
 //! caller; what the caller takes, the caller counts as used.
+//!
+//! A live source that is interrupted stays one stream: it is opened again until
+//! it is back ([`Reconnect`]), its frames are counted on, and the first frame
+//! behind the interruption is marked as a discontinuity.
 
 mod container;
 mod dicom;
@@ -26,6 +30,7 @@ mod pipeline;
 mod preprocess;
 mod queue;
 mod reader;
+mod reconnect;
 mod timing;
 
 use std::convert::Infallible;
@@ -37,6 +42,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
+pub use reconnect::Reconnect;
 
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId, StudyUid};
 use crate::metrics::{DropReason, SourceMetrics};
@@ -68,6 +74,9 @@ pub struct SourceRequest {
     /// replayed at its own pace. A source that is not live is a recording: the
     /// same request gives the same frames every time.
     pub live: bool,
+    /// Opens the source again whenever it ends, fails or falls silent. Without
+    /// this, any of them is the end of the stream.
+    pub reconnect: Option<Reconnect>,
     /// How long to wait for the first frame. A recording that pauses longer
     /// than this between frames has stalled, too.
     pub first_frame_timeout: Duration,
@@ -139,6 +148,7 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 ///     size: FrameSize { height: 224, width: 224 },
 ///     queue: 32,
 ///     live: false,
+///     reconnect: None,
 ///     first_frame_timeout: Duration::from_secs(10),
 /// };
 /// let metrics = Metrics::new()?.source("archive");
@@ -167,7 +177,8 @@ impl Stream {
     /// Begins to read, on a thread of its own; returns at once. Whatever is
     /// wrong with the request arrives as [`Arrival::Ended`].
     ///
-    /// Of `metrics` this counts `received` and `dropped`, nothing else.
+    /// Of `metrics` this keeps everything but `used`, `windows`, `gaps` and
+    /// `failures`, which are the caller's.
     pub fn open(request: SourceRequest, wake: Wake, metrics: SourceMetrics) -> Self {
         let queue = Arc::new(Queue::new(request.queue));
         let (bell, rung) = channel::bounded(1);
