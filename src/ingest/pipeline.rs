@@ -80,13 +80,16 @@ impl Playback {
         origin: &Origin,
         bell: Bell,
     ) -> Result<Self, IngestError> {
-        let compressed = matches!(cine.coding, Coding::Jpeg { .. });
-        let source = DicomSrc::of(path.to_owned(), cine).upcast();
-        if !compressed {
-            return Self::decoded_from(&[&source], origin, bell);
-        }
         // Named rather than found by rank, so that every machine decodes alike.
-        let decoder = make("jpegdec", origin)?;
+        let decoder = match cine.coding {
+            Coding::Jpeg { .. } => Some(make("jpegdec", origin)?),
+            Coding::Jpeg2000 { .. } => Some(make("openjpegdec", origin)?),
+            _ => None,
+        };
+        let source = DicomSrc::of(path.to_owned(), cine).upcast();
+        let Some(decoder) = decoder else {
+            return Self::decoded_from(&[&source], origin, bell);
+        };
         // Decoders swallow the first few broken pictures. In a cine every
         // picture stands for itself, so a missing one is an error.
         decoder.set_property("max-errors", 1_i32);

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use prometheus::IntGauge;
 use sha2::{Digest, Sha256};
 
 use super::container::{self, Kind};
-use super::dicom::{Cine, Facts};
+use super::dicom::{Cine, Coding, Facts};
 use super::error::{IngestError, Origin};
 use super::pipeline::{Bell, Playback, unusable};
 use super::preprocess::{Luma, Preprocessor, Range, fits};
@@ -64,6 +65,8 @@ impl From<IngestError> for Stop {
 /// A source before its first frame.
 struct Opening {
     playback: Playback,
+    /// A video that was unwrapped; open for as long as it plays.
+    _bitstream: Option<File>,
     content: ContentHash,
     patient: PatientId,
     /// From the DICOM header; nothing for other media.
@@ -178,6 +181,7 @@ impl Reader {
                 let playback = Playback::of_launch(line, &self.origin, self.ring())?;
                 Ok(Opening {
                     playback,
+                    _bitstream: None,
                     content: launch_content(line, self.request.live),
                     patient,
                     facts: Facts::default(),
@@ -232,17 +236,25 @@ impl Reader {
         };
         let facts = cine.as_ref().map(|cine| cine.facts.clone());
         let facts = facts.unwrap_or_default();
-        let expected = cine.as_ref().map(|cine| cine.len() as u64);
+        let expected = cine.as_ref().and_then(Cine::len).map(|len| len as u64);
         let patient = self.patient(facts.patient.clone())?;
         let content = container::hash(&mut file, || self.queue.is_closed())
             .map_err(unreadable)?
             .ok_or(Stop::Closed)?;
+        let mut bitstream = None;
         let playback = match cine {
+            Some(mut cine) if cine.coding == Coding::Video => {
+                let stream = bitstream.insert(cine.bitstream().map_err(unreadable)?);
+                // By way of /proc it can be opened again, though it has no name.
+                let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+                Playback::of_file(Path::new(&path), &self.origin, self.ring())?
+            }
             Some(cine) => Playback::of_dicom(path, cine, &self.origin, self.ring())?,
             None => Playback::of_file(path, &self.origin, self.ring())?,
         };
         Ok(Opening {
             playback,
+            _bitstream: bitstream,
             content,
             patient,
             facts,
