@@ -12,9 +12,10 @@ use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{self, Control, Job, Opening, Outcome, Scorer, WindowShape};
+use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, Scorer, WindowShape};
 use crate::domain::{Clip, FrameSize, PatientId};
 use crate::engine::{Engine, Workspace, softmax};
+use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -62,7 +63,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         height: spec.input.height,
         width: spec.input.width,
     };
-    let (openings, mut failures) = openings(&pipeline, size);
+    let (mut openings, mut failures) = openings(&pipeline, size);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -73,6 +74,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
+    let listeners = listeners(&pipeline, size, &control, &metrics, &mut openings)?;
 
     tracing::info!(
         model = %model.hash().short(),
@@ -101,6 +103,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let outcome = dataflow::run(job, &control);
     drop(progress);
+    // Until here, what was pushed while the run ended was still kept.
+    drop(listeners);
     let outcome = outcome?;
     failures.extend(
         outcome
@@ -231,7 +235,51 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
             Ok(files)
         }
         SourceKind::Cohort(directory) => cohort(&directory.value),
+        // Its recordings come by and by.
+        SourceKind::Listener(_) => Ok(Vec::new()),
     }
+}
+
+/// Starts the pipeline's listeners: what they receive becomes a stream of the
+/// run, and what an earlier run received becomes one of `openings`.
+fn listeners(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    control: &Control,
+    metrics: &Metrics,
+    openings: &mut Vec<Opening>,
+) -> anyhow::Result<Vec<(Listener, KeepOpen)>> {
+    let mut listeners = Vec::new();
+    for source in &pipeline.sources {
+        let SourceKind::Listener(section) = &source.kind else {
+            continue;
+        };
+        let config = ListenerConfig {
+            name: source.name.clone(),
+            address: section.listen,
+            ae_title: section.ae_title.clone(),
+            allow: section.allow.clone(),
+            folder: section.folder.clone(),
+            associations: section.associations,
+            largest: section.largest,
+            timeout: section.timeout,
+        };
+        let on_stored = {
+            let (pipeline, source) = (pipeline.clone(), source.clone());
+            let control = control.clone();
+            Arc::new(move |path| {
+                control.add(opening(&pipeline, &source, Media::File(path), None, size));
+            })
+        };
+        let started = Listener::start(config, on_stored, metrics.listener(&source.name));
+        let (listener, left) = started.map_err(BadInput::new)?;
+        openings.extend(
+            left.into_iter()
+                .map(|path| opening(pipeline, source, Media::File(path), None, size)),
+        );
+        listeners.push((listener, control.keep_open()));
+    }
+    Ok(listeners)
 }
 
 /// `videos.csv` of a cohort directory: columns `patient_id` and `path`.

@@ -113,9 +113,30 @@ pub enum SourceKind {
     Cohort(Located<PathBuf>),
     /// A GStreamer launch line whose last element gives video.
     Launch(String),
+    /// A DICOM listener to which scanners and archives push.
+    Listener(ListenerSection),
 }
 
-const SOURCE_KINDS: [&str; 3] = ["file", "cohort", "launch"];
+/// The keys of a source of kind `listener`.
+#[derive(Clone, Debug)]
+pub struct ListenerSection {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The title that peers must call.
+    pub ae_title: String,
+    /// The titles that may call; empty only on a loopback address.
+    pub allow: Vec<String>,
+    /// Where received instances are kept.
+    pub folder: PathBuf,
+    /// Associations at once.
+    pub associations: usize,
+    /// The largest instance, in bytes.
+    pub largest: u64,
+    /// A peer that is silent for this long is cut off.
+    pub timeout: Duration,
+}
+
+const SOURCE_KINDS: [&str; 4] = ["file", "cohort", "launch", "listener"];
 
 impl Pipeline {
     /// Reads and checks a pipeline file.
@@ -214,7 +235,7 @@ impl Pipeline {
                         "a cohort directory has a videos.csv with the columns patient_id and path",
                     );
                 }
-                SourceKind::Cohort(_) | SourceKind::Launch(_) => {}
+                SourceKind::Cohort(_) | SourceKind::Launch(_) | SourceKind::Listener(_) => {}
             }
         }
         if missing.is_empty() {
@@ -350,17 +371,23 @@ fn read_source(
         Some("cohort") => section
             .required("path")
             .map(|path| SourceKind::Cohort(located(path))),
+        Some("listener") => read_listener(base, &section).map(SourceKind::Listener),
         Some(_) => section
             .required("line")
             .map(|line| SourceKind::Launch(line.value)),
         // The kind is wrong, so which keys belong to it is not known either.
         None => {
-            section.allow(&["path", "line"]);
+            section.allow(&["path", "line", "listen", "ae_title", "allow", "folder"]);
+            section.allow(&["associations", "largest_mib", "timeout"]);
             None
         }
     };
     let patient = section.optional::<String>("patient");
-    let live = section.or("live", false);
+    let live = match &kind {
+        // What is pushed is a recording, read as fast as it can be.
+        Some(SourceKind::Listener(_)) => false,
+        _ => section.or("live", false),
+    };
     let crop = section.table("crop").and_then(|crop| {
         let (x, y) = (crop.required("x"), crop.required("y"));
         let (width, height) = (crop.required("width"), crop.required("height"));
@@ -389,6 +416,12 @@ fn read_source(
             "a launch line does not say whose picture it gives",
             "add `patient = \"...\"`",
         ),
+        (Some(SourceKind::Listener(_)), Some(patient)) => section.mistake(
+            "patient",
+            patient.span.clone(),
+            "what is pushed here names its patients itself",
+            "leave this key out; DICOM has the Patient ID (0010,0020)",
+        ),
         (Some(SourceKind::Cohort(_)), Some(patient)) => section.mistake(
             "patient",
             patient.span.clone(),
@@ -405,6 +438,50 @@ fn read_source(
         live,
         crop,
         span,
+    })
+}
+
+fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> {
+    let listen = section.required::<SocketAddr>("listen");
+    let ae_title = section.or("ae_title", "HEPAFLOW".to_owned());
+    let allow = section.or("allow", Vec::new());
+    let folder = section.required::<String>("folder");
+    let associations = section.or("associations", Count(16)).0;
+    let largest = section.or("largest_mib", Count(4096)).0;
+    let timeout = section.or("timeout", Duration::from_secs(30));
+    // PS3.5 section 6.2: at most 16 characters, no control characters.
+    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
+    for (key, title) in
+        std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
+    {
+        if !is_title(title) {
+            section.mistake(
+                key,
+                section.span(),
+                format!("\"{title}\" is no application entity title"),
+                "expected at most 16 characters, letters and digits as a rule",
+            );
+        }
+    }
+    if let Some(listen) = &listen
+        && !listen.value.ip().is_loopback()
+        && allow.is_empty()
+    {
+        section.mistake(
+            "allow",
+            listen.span.clone(),
+            "this address can be reached from other machines, and everyone may push to it",
+            "add `allow = [\"SCANNER1\", ..]`, the titles of those who may",
+        );
+    }
+    Some(ListenerSection {
+        listen: listen?.value,
+        ae_title,
+        allow,
+        folder: base.join(folder?.value),
+        associations,
+        largest: (largest as u64) << 20,
+        timeout,
     })
 }
 

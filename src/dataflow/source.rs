@@ -153,6 +153,7 @@ pub(super) fn sources(
         let waiting_live = std::mem::take(&mut *lock(&context.intake.live[scope.index()]));
         let mut desk = Desk {
             waiting_live,
+            removals_seen: 0,
             context,
             waker: waker.clone(),
             streams: VecDeque::new(),
@@ -168,8 +169,9 @@ pub(super) fn sources(
             if now > *held.time() {
                 held.downgrade(&now);
             }
-            desk.open_what_waits();
             let mut session = output.session(&*held);
+            desk.make_changes(|item| session.give(item));
+            desk.open_what_waits();
             let more = desk.read(|item| session.give(item));
             drop(session);
             if desk.is_done() {
@@ -188,10 +190,40 @@ struct Desk {
     context: SourceContext,
     waker: Waker,
     waiting_live: Vec<Opening>,
+    /// How many of [`Control::remove`]'s names were seen to.
+    removals_seen: usize,
     streams: VecDeque<OpenStream>,
 }
 
 impl Desk {
+    /// Ends what was removed and takes in what was added, in this order: a
+    /// source that was removed and added again goes on with its new stream.
+    fn make_changes(&mut self, mut give: impl FnMut(StreamItem)) {
+        let (added, removed) = self.context.control.take_changes(self.removals_seen);
+        self.removals_seen += removed.len();
+        for source in removed {
+            self.waiting_live.retain(|opening| opening.source != source);
+            lock(&self.context.intake.recorded).retain(|opening| opening.source != source);
+            self.streams.retain(|stream| {
+                let stays = stream.source != source;
+                if !stays {
+                    give(StreamItem {
+                        stream: stream.id,
+                        event: StreamEvent::Ended,
+                    });
+                }
+                stays
+            });
+        }
+        for opening in added {
+            if opening.live {
+                self.waiting_live.push(opening);
+            } else {
+                lock(&self.context.intake.recorded).push_back(opening);
+            }
+        }
+    }
+
     fn open_what_waits(&mut self) {
         if self.context.control.is_stopping() {
             self.waiting_live.clear();
@@ -316,5 +348,7 @@ impl Desk {
         self.streams.is_empty()
             && self.waiting_live.is_empty()
             && lock(&self.context.intake.recorded).is_empty()
+            && (self.context.control.is_stopping()
+                || !(self.context.control.is_kept_open() || self.context.control.has_added()))
     }
 }

@@ -26,6 +26,7 @@ mod container;
 mod dicom;
 pub mod dicomsrc;
 mod error;
+pub mod listener;
 mod pipeline;
 mod preprocess;
 mod queue;

@@ -71,6 +71,50 @@ impl Interruption {
     }
 }
 
+/// What became of a DICOM instance that a peer pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceOutcome {
+    /// Acknowledged, and new.
+    Stored,
+    /// Acknowledged, and there already.
+    Duplicate,
+    /// Answered with a failure.
+    Refused,
+}
+
+impl InstanceOutcome {
+    /// All outcomes.
+    pub const ALL: [Self; 3] = [Self::Stored, Self::Duplicate, Self::Refused];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The counters of one DICOM listener.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Associations under way.
+    pub associations: IntGauge,
+    /// Peers turned away because there were too many.
+    pub turned_away: IntCounter,
+    /// Associations that were refused or ended without a release.
+    pub broken: IntCounter,
+    instances: [IntCounter; InstanceOutcome::ALL.len()],
+}
+
+impl ListenerMetrics {
+    /// Instances that met with `outcome`.
+    pub fn instances(&self, outcome: InstanceOutcome) -> &IntCounter {
+        &self.instances[outcome as usize]
+    }
+}
+
 /// The counters of one run.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -84,6 +128,10 @@ pub struct Metrics {
     last_frame: GaugeVec,
     interruptions: IntCounterVec,
     source_failures: IntCounterVec,
+    associations: IntGaugeVec,
+    associations_turned_away: IntCounterVec,
+    associations_broken: IntCounterVec,
+    instances: IntCounterVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
     /// Clip predictions made.
@@ -182,6 +230,14 @@ impl Metrics {
             &["source"],
         )?;
         registry.register(Box::new(last_frame.clone()))?;
+        let associations = IntGaugeVec::new(
+            Opts::new(
+                "hepaflow_dicom_associations",
+                "DICOM associations under way.",
+            ),
+            &["source"],
+        )?;
+        registry.register(Box::new(associations.clone()))?;
         Ok(Self {
             frames_received: counters(
                 "hepaflow_frames_received_total",
@@ -216,6 +272,22 @@ impl Metrics {
             )?,
             stream_up,
             last_frame,
+            associations,
+            associations_turned_away: counters(
+                "hepaflow_dicom_associations_turned_away_total",
+                "DICOM peers turned away because there were too many at once.",
+                &["source"],
+            )?,
+            associations_broken: counters(
+                "hepaflow_dicom_associations_broken_total",
+                "DICOM associations that were refused or ended without a release.",
+                &["source"],
+            )?,
+            instances: counters(
+                "hepaflow_dicom_instances_total",
+                "DICOM instances that peers pushed, by what became of them.",
+                &["source", "outcome"],
+            )?,
             streams_opened: counter(
                 "hepaflow_streams_opened_total",
                 "Streams that gave a first frame.",
@@ -267,6 +339,17 @@ impl Metrics {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])
             }),
+        }
+    }
+
+    /// The counters of the DICOM listener called `name` in the pipeline file.
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        ListenerMetrics {
+            associations: self.associations.with_label_values(&[name]),
+            turned_away: self.associations_turned_away.with_label_values(&[name]),
+            broken: self.associations_broken.with_label_values(&[name]),
+            instances: InstanceOutcome::ALL
+                .map(|outcome| self.instances.with_label_values(&[name, outcome.as_str()])),
         }
     }
 

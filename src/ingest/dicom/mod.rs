@@ -27,6 +27,7 @@ use crate::domain::{Crop, PatientId, StudyUid};
 use layout::Extent;
 pub(super) use pixels::Coding;
 use pixels::Unpacking;
+pub(super) use syntax::TRANSFER_SYNTAXES;
 
 /// Why a DICOM file is no cine that can be read.
 #[derive(Clone, Debug, thiserror::Error)]
