@@ -459,7 +459,17 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     );
     let mut out = run.scrape();
     out += &run.end();
-    for entry in fs::read_dir(folder.path().join("incoming")).unwrap() {
+    let incoming = folder.path().join("incoming");
+    for entry in fs::read_dir(incoming.join("quarantine")).unwrap() {
+        let path = entry.unwrap().path();
+        out += &path.to_string_lossy();
+        if path.extension().unwrap() == "txt" {
+            let reason = fs::read_to_string(&path).unwrap();
+            assert!(reason.starts_with("dicom_bit_depth\n"), "{reason}");
+            out += &reason;
+        }
+    }
+    for entry in fs::read_dir(incoming).unwrap() {
         out += &entry.unwrap().file_name().to_string_lossy();
     }
     assert!(out.contains("listening for DICOM"), "{out}");

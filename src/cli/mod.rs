@@ -4,6 +4,8 @@
 //! go to stdout or to files, errors to stderr.
 
 mod check;
+#[cfg(feature = "gstreamer")]
+mod decode_worker;
 mod devices;
 mod infer;
 mod log;
@@ -54,6 +56,9 @@ enum Command {
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Devices(devices::DevicesArgs),
+    #[cfg(feature = "gstreamer")]
+    #[command(hide = true)]
+    DecodeWorker(decode_worker::WorkerArgs),
 }
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
@@ -93,6 +98,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(args) => model::run(args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::DecodeWorker(args) => decode_worker::run(&args),
     }
 }
 

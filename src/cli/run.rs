@@ -16,6 +16,7 @@ use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, Scorer, Wi
 use crate::domain::{Clip, FrameSize, PatientId};
 use crate::engine::{Engine, Workspace, softmax};
 use crate::ingest::listener::{Listener, ListenerConfig};
+use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -63,7 +64,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         height: spec.input.height,
         width: spec.input.width,
     };
-    let (mut openings, mut failures) = openings(&pipeline, size);
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let sandbox = Sandbox::new(program, pipeline.ingest.worker_memory);
+    let (mut openings, mut failures) = openings(&pipeline, size, &sandbox);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -74,7 +77,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
-    let listeners = listeners(&pipeline, size, &control, &metrics, &mut openings)?;
+    let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
     tracing::info!(
         model = %model.hash().short(),
@@ -190,16 +193,20 @@ impl Scorer for EngineScorer {
 }
 
 /// All streams that the pipeline names, and what could not be found.
-fn openings(pipeline: &Pipeline, size: FrameSize) -> (Vec<Opening>, Vec<String>) {
+fn openings(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    sandbox: &Sandbox,
+) -> (Vec<Opening>, Vec<String>) {
     let mut openings = Vec::new();
     let mut failures = Vec::new();
     for source in &pipeline.sources {
         match recordings(source) {
-            Ok(recordings) => openings.extend(
-                recordings
-                    .into_iter()
-                    .map(|(media, patient)| opening(pipeline, source, media, patient, size)),
-            ),
+            Ok(recordings) => {
+                openings.extend(recordings.into_iter().map(|(media, patient)| {
+                    opening(pipeline, source, media, patient, size, sandbox)
+                }))
+            }
             Err(error) => {
                 let error = format!("source `{}`: {error:#}", source.name);
                 tracing::error!("{error}");
@@ -245,6 +252,7 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
 fn listeners(
     pipeline: &Pipeline,
     size: FrameSize,
+    sandbox: &Sandbox,
     control: &Control,
     metrics: &Metrics,
     openings: &mut Vec<Opening>,
@@ -264,18 +272,27 @@ fn listeners(
             largest: section.largest,
             timeout: section.timeout,
         };
+        // What was pushed here is ours to move.
+        let sandbox = sandbox.with_quarantine(section.folder.join("quarantine"));
         let on_stored = {
             let (pipeline, source) = (pipeline.clone(), source.clone());
-            let control = control.clone();
+            let (control, sandbox) = (control.clone(), sandbox.clone());
             Arc::new(move |path| {
-                control.add(opening(&pipeline, &source, Media::File(path), None, size));
+                control.add(opening(
+                    &pipeline,
+                    &source,
+                    Media::File(path),
+                    None,
+                    size,
+                    &sandbox,
+                ));
             })
         };
         let started = Listener::start(config, on_stored, metrics.listener(&source.name));
         let (listener, left) = started.map_err(BadInput::new)?;
         openings.extend(
             left.into_iter()
-                .map(|path| opening(pipeline, source, Media::File(path), None, size)),
+                .map(|path| opening(pipeline, source, Media::File(path), None, size, &sandbox)),
         );
         listeners.push((listener, control.keep_open()));
     }
@@ -311,6 +328,7 @@ fn opening(
     media: Media,
     patient: Option<PatientId>,
     size: FrameSize,
+    sandbox: &Sandbox,
 ) -> Opening {
     let ingest = &pipeline.ingest;
     // A recording that is replayed ends; a scanner only pauses.
@@ -331,10 +349,18 @@ fn opening(
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
     };
+    let sandbox = sandbox.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
-        open: Box::new(move |wake, counters| Box::new(Stream::open(request, wake, counters))),
+        open: Box::new(move |wake, counters| {
+            // A recording that plays live was chosen by hand.
+            Box::new(if request.live {
+                Stream::open(request, wake, counters)
+            } else {
+                Stream::open_in(sandbox, request, wake, counters)
+            })
+        }),
     }
 }
 

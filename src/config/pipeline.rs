@@ -85,6 +85,8 @@ pub struct IngestConfig {
     pub stall_timeout: Duration,
     /// The longest pause between attempts to open a lost live source.
     pub reconnect_pause: Duration,
+    /// What a worker that reads DICOM may map, in bytes.
+    pub worker_memory: u64,
 }
 
 /// `[[source]]`
@@ -280,6 +282,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         first_frame_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(4),
         reconnect_pause: Duration::from_secs(10),
+        worker_memory: 4096 << 20,
     };
     if let Some(section) = root.table("ingest") {
         ingest.decoders = section.or("decoders", Count(ingest.decoders)).0;
@@ -287,6 +290,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         ingest.first_frame_timeout = section.or("first_frame_timeout", ingest.first_frame_timeout);
         ingest.stall_timeout = section.or("stall_timeout", ingest.stall_timeout);
         ingest.reconnect_pause = section.or("reconnect_pause", ingest.reconnect_pause);
+        ingest.worker_memory = (section.or("worker_memory_mib", Count(4096)).0 as u64) << 20;
         section.finish();
     }
     let sections = root.tables("source");

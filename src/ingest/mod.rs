@@ -32,12 +32,15 @@ mod preprocess;
 mod queue;
 mod reader;
 mod reconnect;
+pub mod sandbox;
 mod timing;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
@@ -48,6 +51,7 @@ pub use reconnect::Reconnect;
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId, StudyUid};
 use crate::metrics::{DropReason, SourceMetrics};
 use queue::Queue;
+use sandbox::Sandbox;
 
 /// How long dropping a [`Stream`] waits for its pipeline to come down. One that
 /// takes longer is left to finish on its own thread.
@@ -97,7 +101,7 @@ pub enum Media {
 }
 
 /// What is known of a stream once its first frame is decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamHeader {
     /// What the stream is. For a file, the SHA-256 of its bytes; for a launch
     /// line that is live, a digest of the line and the instant of opening,
@@ -181,6 +185,26 @@ impl Stream {
     /// Of `metrics` this keeps everything but `used`, `windows`, `gaps` and
     /// `failures`, which are the caller's.
     pub fn open(request: SourceRequest, wake: Wake, metrics: SourceMetrics) -> Self {
+        Self::start(request, wake, metrics, None)
+    }
+
+    /// The same, but DICOM files are read in `sandbox`, so that no file can
+    /// harm this process.
+    pub fn open_in(
+        sandbox: Sandbox,
+        request: SourceRequest,
+        wake: Wake,
+        metrics: SourceMetrics,
+    ) -> Self {
+        Self::start(request, wake, metrics, Some(sandbox))
+    }
+
+    fn start(
+        request: SourceRequest,
+        wake: Wake,
+        metrics: SourceMetrics,
+        sandbox: Option<Sandbox>,
+    ) -> Self {
         let queue = Arc::new(Queue::new(request.queue));
         let (bell, rung) = channel::bounded(1);
         let (running, done) = channel::bounded(0);
@@ -203,6 +227,7 @@ impl Stream {
             rung,
             wake,
             metrics,
+            sandbox,
         };
         let spawned = std::thread::Builder::new()
             .name("ingest".into())

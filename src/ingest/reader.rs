@@ -26,6 +26,7 @@ use super::pipeline::{Bell, Playback, unusable};
 use super::preprocess::{Luma, Preprocessor, Range, fits};
 use super::queue::{Closed, Queue};
 use super::reconnect::{Backoff, Outage, Reconnect, interruption, is_lasting};
+use super::sandbox::{self, Sandbox};
 use super::timing::Timeline;
 use super::{Media, SourceRequest, StreamHeader, Wake, dicomsrc};
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId};
@@ -40,6 +41,8 @@ pub(super) struct Reader {
     pub(super) rung: Receiver<()>,
     pub(super) wake: Wake,
     pub(super) metrics: SourceMetrics,
+    /// Where DICOM is read; without it, here.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// Why reading stopped early.
@@ -93,10 +96,10 @@ struct Running {
 }
 
 /// Counts a stream as up for as long as it lives.
-struct Presence(IntGauge);
+pub(super) struct Presence(IntGauge);
 
 impl Presence {
-    fn new(up: &IntGauge) -> Self {
+    pub(super) fn new(up: &IntGauge) -> Self {
         up.inc();
         Self(up.clone())
     }
@@ -126,6 +129,18 @@ impl Reader {
     }
 
     fn read(&self) -> Result<(), Stop> {
+        if let (Some(sandbox), true) = (&self.sandbox, self.is_dicom()) {
+            let job = sandbox::Job {
+                request: &self.request,
+                origin: &self.origin,
+                queue: &self.queue,
+                rung: &self.rung,
+                wake: &self.wake,
+                metrics: &self.metrics,
+            };
+            let result = sandbox.read(&job).ok_or(Stop::Closed)?;
+            return result.map_err(Stop::Failed);
+        }
         gst::init().map_err(|error| unusable(&self.origin, &error))?;
         dicomsrc::register().map_err(|error| unusable(&self.origin, &error))?;
         let mut stream = None;
@@ -133,6 +148,18 @@ impl Reader {
             None => self.connect(&mut stream, &mut Outage::default()),
             Some(policy) => self.keep(&mut stream, policy),
         }
+    }
+
+    /// Whether this is a file that says it is DICOM. Anything else, what cannot
+    /// be opened included, is told by the reader.
+    fn is_dicom(&self) -> bool {
+        let Media::File(path) = &self.request.media else {
+            return false;
+        };
+        std::fs::metadata(path).is_ok_and(|about| about.is_file())
+            && File::open(path)
+                .and_then(|mut file| container::kind(&mut file))
+                .is_ok_and(|kind| kind == Kind::Dicom)
     }
 
     /// Opens the source and plays it to its end.
@@ -531,7 +558,7 @@ impl Running {
     }
 }
 
-fn seconds_since_1970() -> f64 {
+pub(super) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs_f64()
 }

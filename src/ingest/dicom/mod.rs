@@ -139,6 +139,29 @@ pub enum DicomError {
     },
 }
 
+impl DicomError {
+    /// See [`super::IngestError::code`].
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "unreadable",
+            Self::Malformed { .. } => "dicom_malformed",
+            Self::Header => "dicom_header",
+            Self::TooDeep { .. } => "dicom_too_deep",
+            Self::Truncated { .. } => "truncated",
+            Self::TransferSyntax(_) => "dicom_transfer_syntax",
+            Self::NoPixelData => "dicom_no_pixel_data",
+            Self::Lacks(_) => "dicom_lacks_attribute",
+            Self::NoArea { .. } => "dicom_no_area",
+            Self::TooLarge { .. } => "dicom_too_large",
+            Self::Palette => "dicom_palette",
+            Self::Photometric { .. } => "dicom_photometric",
+            Self::BitDepth { .. } => "dicom_bit_depth",
+            Self::OddColumns { .. } => "dicom_odd_columns",
+            Self::FrameCount { .. } => "dicom_frame_count",
+        }
+    }
+}
+
 impl From<io::Error> for DicomError {
     fn from(error: io::Error) -> Self {
         Self::Io(Arc::new(error))
