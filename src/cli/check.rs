@@ -52,6 +52,11 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let what = match &source.kind {
             SourceKind::File(path) => format!("files {}", path.value.display()),
             SourceKind::Cohort(path) => format!("cohort {}", path.value.display()),
+            SourceKind::Archive { path, report } => format!(
+                "archive {}, reported in {}",
+                path.value.display(),
+                report.display()
+            ),
             SourceKind::Launch(_) => "launch line".to_owned(),
             SourceKind::Listener(listener) => format!(
                 "DICOM pushed to {} at {}, kept in {}",

@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+#[cfg(feature = "gstreamer")]
+mod archive;
 mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;

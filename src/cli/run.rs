@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::archive::{self, Report};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::{BadInput, engine_options};
@@ -77,6 +78,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
+    let reports = archives(
+        &pipeline,
+        size,
+        &sandbox,
+        &control,
+        &mut openings,
+        &mut failures,
+    );
     let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
     tracing::info!(
@@ -109,10 +118,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
     let outcome = outcome?;
+    for (_, report) in &reports {
+        report.write()?;
+        eprintln!("{}", report.summary());
+    }
+    // What an archive holds that cannot be read is told by its report.
+    let told = |source: &str| reports.iter().any(|(name, _)| name == source);
     failures.extend(
         outcome
             .failures
             .iter()
+            .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
     report(&pipeline, &model, &metrics, &outcome)?;
@@ -242,9 +258,50 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
             Ok(files)
         }
         SourceKind::Cohort(directory) => cohort(&directory.value),
-        // Its recordings come by and by.
-        SourceKind::Listener(_) => Ok(Vec::new()),
+        // Opened elsewhere: one with a report, the other by and by.
+        SourceKind::Archive { .. } | SourceKind::Listener(_) => Ok(Vec::new()),
     }
+}
+
+/// Finds the recordings of the pipeline's archives, with the report of each.
+fn archives(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    sandbox: &Sandbox,
+    control: &Control,
+    openings: &mut Vec<Opening>,
+    failures: &mut Vec<String>,
+) -> Vec<(String, Report)> {
+    let mut reports = Vec::new();
+    for source in &pipeline.sources {
+        let SourceKind::Archive { path, report } = &source.kind else {
+            continue;
+        };
+        match archive::discover(&path.value, source.patient.as_ref(), report) {
+            Ok((entries, report)) => {
+                openings.extend(entries.into_iter().map(|entry| {
+                    let media = Media::File(entry.path.clone());
+                    let plain = opening(pipeline, source, media, entry.patient, size, sandbox);
+                    let (report, control) = (report.clone(), control.clone());
+                    Opening {
+                        source: plain.source,
+                        live: plain.live,
+                        open: Box::new(move |wake, counters| {
+                            let feed = (plain.open)(wake, counters);
+                            report.follow(entry.path, feed, control)
+                        }),
+                    }
+                }));
+                reports.push((source.name.clone(), report));
+            }
+            Err(error) => {
+                let error = format!("source `{}`: {error:#}", source.name);
+                tracing::error!("{error}");
+                failures.push(error);
+            }
+        }
+    }
+    reports
 }
 
 /// Starts the pipeline's listeners: what they receive becomes a stream of the

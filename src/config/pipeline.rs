@@ -115,6 +115,14 @@ pub enum SourceKind {
     Cohort(Located<PathBuf>),
     /// A GStreamer launch line whose last element gives video.
     Launch(String),
+    /// Any number of recordings, good, bad and foreign: a folder and all below
+    /// it, a glob, or a CSV file with the columns `patient_id` and `path`.
+    Archive {
+        /// The folder, glob or CSV file.
+        path: Located<PathBuf>,
+        /// Where the report of every file is written.
+        report: PathBuf,
+    },
     /// A DICOM listener to which scanners and archives push.
     Listener(ListenerSection),
 }
@@ -138,7 +146,7 @@ pub struct ListenerSection {
     pub timeout: Duration,
 }
 
-const SOURCE_KINDS: [&str; 4] = ["file", "cohort", "launch", "listener"];
+const SOURCE_KINDS: [&str; 5] = ["file", "cohort", "archive", "launch", "listener"];
 
 impl Pipeline {
     /// Reads and checks a pipeline file.
@@ -214,7 +222,10 @@ impl Pipeline {
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
             match &source.kind {
-                SourceKind::File(path) => {
+                SourceKind::File(path) | SourceKind::Archive { path, .. } => {
+                    if path.value.is_dir() && matches!(source.kind, SourceKind::Archive { .. }) {
+                        continue;
+                    }
                     let found = glob::glob(&path.value.to_string_lossy()).is_ok_and(|mut paths| {
                         paths.any(|path| path.is_ok_and(|path| path.is_file()))
                     });
@@ -375,21 +386,30 @@ fn read_source(
         Some("cohort") => section
             .required("path")
             .map(|path| SourceKind::Cohort(located(path))),
+        Some("archive") => {
+            let report = section.or("report", "archive-report.csv".to_owned());
+            section.required("path").map(|path| SourceKind::Archive {
+                path: located(path),
+                report: base.join(report),
+            })
+        }
         Some("listener") => read_listener(base, &section).map(SourceKind::Listener),
         Some(_) => section
             .required("line")
             .map(|line| SourceKind::Launch(line.value)),
         // The kind is wrong, so which keys belong to it is not known either.
         None => {
-            section.allow(&["path", "line", "listen", "ae_title", "allow", "folder"]);
+            section.allow(&[
+                "path", "line", "report", "listen", "ae_title", "allow", "folder",
+            ]);
             section.allow(&["associations", "largest_mib", "timeout"]);
             None
         }
     };
     let patient = section.optional::<String>("patient");
     let live = match &kind {
-        // What is pushed is a recording, read as fast as it can be.
-        Some(SourceKind::Listener(_)) => false,
+        // Recordings, read as fast as they can be.
+        Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
         _ => section.or("live", false),
     };
     let crop = section.table("crop").and_then(|crop| {

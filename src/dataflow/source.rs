@@ -33,6 +33,12 @@ impl Feed for crate::ingest::Stream {
     }
 }
 
+impl<F: Feed + ?Sized> Feed for Box<F> {
+    fn try_next(&self) -> Option<Arrival> {
+        (**self).try_next()
+    }
+}
+
 /// Opens a feed, given how to wake its reader and where to count.
 type Open = Box<dyn FnOnce(Wake, SourceMetrics) -> Box<dyn Feed> + Send>;
 

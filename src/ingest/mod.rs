@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
+pub use container::{Recognised, recognise};
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
 pub use reconnect::Reconnect;

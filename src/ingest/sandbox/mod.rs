@@ -128,6 +128,19 @@ impl Sandbox {
         })
     }
 
+    /// A worker that has read `line`. One that died while it was idle is no
+    /// fault of the file: the next is asked. Why a fresh one takes nothing,
+    /// its end will tell.
+    fn hand_to_a_worker(&self, line: &[u8]) -> io::Result<Worker> {
+        loop {
+            let mut worker = self.take()?;
+            let written = worker.input.write_all(line);
+            if written.is_ok() || worker.files == 0 {
+                return Ok(worker);
+            }
+        }
+    }
+
     fn give_back(&self, mut worker: Worker) {
         worker.files += 1;
         if worker.files < FILES_A_WORKER {
@@ -163,11 +176,10 @@ impl Sandbox {
         let Media::File(path) = &job.request.media else {
             return Some(Err(crashed("it is no file".to_owned())));
         };
-        let started = self.take().and_then(|mut worker| {
-            let mut line = serde_json::to_vec(&job.work(path)?)?;
+        let started = job.work(path).and_then(|work| {
+            let mut line = serde_json::to_vec(&work)?;
             line.push(b'\n');
-            worker.input.write_all(&line)?;
-            Ok(worker)
+            self.hand_to_a_worker(&line)
         });
         let worker = match started {
             Ok(worker) => worker,
