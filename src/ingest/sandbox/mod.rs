@@ -20,10 +20,10 @@ use std::fs;
 use std::io::{self, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded, select};
 
@@ -42,6 +42,9 @@ const FILES_A_WORKER: u32 = 500;
 
 /// What a worker may take to start and to load its libraries.
 const STARTING_TIME: Duration = Duration::from_secs(10);
+
+/// What a worker that talks nonsense is given to end by itself.
+const ENDING_TIME: Duration = Duration::from_secs(1);
 
 /// A pool of workers; clones share it.
 #[derive(Clone, Debug)]
@@ -68,6 +71,22 @@ struct Worker {
 /// A child process, ended when dropped.
 #[derive(Debug)]
 struct Process(Child);
+
+impl Process {
+    /// How the process ended: it has a moment to do so by itself, so that its
+    /// own end is told.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        let deadline = Instant::now() + ENDING_TIME;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.0.kill()?;
+        self.0.wait()
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -212,8 +231,8 @@ impl Sandbox {
                 waited,
             })),
             Told::Nonsense => {
-                // Give it the time to end by itself, so that its own end is told.
-                let status = process.0.wait();
+                drop(input);
+                let status = process.end();
                 let how = status.map_or_else(
                     |error| error.to_string(),
                     |status| match status.signal() {
