@@ -34,6 +34,10 @@ lint: ## Formatting, clippy and documentation, warnings denied; dependency rules
 bench: setup ## Run the benchmarks; see benches/README.md for what they say
 	cargo bench --locked
 
+.PHONY: bench-peers
+bench-peers: setup ## Time the CPU engine beside PyTorch, ONNX Runtime and OpenVINO
+	scripts/bench_peers.sh
+
 .PHONY: setup
 setup:
 	@scripts/install-dependencies.sh

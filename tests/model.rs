@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hepaflow::domain::{Clip, EventTime, Frame, StreamId};
 use hepaflow::engine::{Device, Engine, EngineError, EngineOptions, Precision};
-use hepaflow::model::{Model, ModelError};
+use hepaflow::model::{Model, ModelError, OnnxOptions, import_onnx, to_onnx, usual_classes};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
@@ -306,5 +306,111 @@ proptest::proptest! {
         fs::write(&file, &bytes).unwrap();
         // Refused or, where only a weight changed, taken; never a panic.
         drop(Model::load(folder.path()));
+    }
+}
+
+fn onnx_options(classes: usize, extent: [usize; 3]) -> OnnxOptions {
+    OnnxOptions {
+        classes: usual_classes(classes).unwrap(),
+        extent,
+        mean: Vec::new(),
+        std: Vec::new(),
+        synthetic: true,
+        note: String::new(),
+    }
+}
+
+#[test]
+fn networks_that_pytorch_exported_answer_as_in_pytorch() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx");
+    let scratch = TempDir::new().unwrap();
+    for name in ["clips", "memory", "odd", "pictures"] {
+        let file = folder.join(format!("{name}.safetensors"));
+        let (shape, clips) = tensor(&file, "clips");
+        let (answers, expected) = tensor(&file, "logits");
+        let options = onnx_options(answers[1], [shape[2], shape[3], shape[4]]);
+        let file = folder.join(format!("{name}.onnx"));
+        let model = import_onnx(&file, &scratch.path().join(name), &options).unwrap();
+        let engine = Engine::open(&model, EngineOptions::default()).unwrap();
+        let mut workspace = engine.workspace();
+        let logits = engine.infer_tensor(&mut workspace, &clips, &shape).unwrap();
+        let difference = largest_difference(&logits, &expected);
+        assert!(difference < 1e-5, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn what_is_exported_can_be_imported_and_answers_the_same() {
+    let scratch = TempDir::new().unwrap();
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let name = folder.unwrap().file_name().into_string().unwrap();
+        let model = Model::load(&golden(&name)).unwrap();
+        let file = scratch.path().join(format!("{name}.onnx"));
+        fs::write(&file, to_onnx(&model)).unwrap();
+        let mut options = onnx_options(2, [1, 1, 1]);
+        options.classes.clone_from(&model.spec().classes);
+        let again = import_onnx(&file, &scratch.path().join(&name), &options).unwrap();
+        let (shape, clips) = tensor(&golden(&name).join("clips.safetensors"), "clips");
+        let logits = [&model, &again].map(|model| {
+            let engine = Engine::open(model, EngineOptions::default()).unwrap();
+            let mut workspace = engine.workspace();
+            engine.infer_tensor(&mut workspace, &clips, &shape).unwrap()
+        });
+        let difference = largest_difference(&logits[1], &logits[0]);
+        assert!(difference < 2e-6, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn an_onnx_file_that_cannot_be_used_says_why_and_leaves_nothing_behind() {
+    let scratch = TempDir::new().unwrap();
+    let whole =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/odd.onnx")).unwrap();
+    let options = onnx_options(4, [1, 1, 1]);
+    let refuse = |bytes: &[u8]| {
+        let file = scratch.path().join("network.onnx");
+        fs::write(&file, bytes).unwrap();
+        let directory = scratch.path().join("model");
+        let error = import_onnx(&file, &directory, &options).unwrap_err();
+        assert!(!directory.exists());
+        error.to_string()
+    };
+    // Names of one length, so that the file stays well formed.
+    let replaced = |from: &[u8], to: &[u8]| {
+        let mut bytes = whole.clone();
+        let place = bytes.windows(from.len()).position(|part| part == from);
+        bytes[place.unwrap()..][..to.len()].copy_from_slice(to);
+        bytes
+    };
+    let error = refuse(&replaced(b"\"\x07MaxPool", b"\"\x07MixPool"));
+    assert!(
+        error.contains("MixPool `/5/MaxPool`: this operation is") && error.contains("not known"),
+        "{error}"
+    );
+    for len in [0, 1, 100, whole.len() / 2, whole.len() - 1] {
+        refuse(&whole[..len]);
+    }
+    refuse(b"no network at all");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_damage_to_an_onnx_file_makes_the_reader_panic(
+        place: proptest::sample::Index,
+        value: u8,
+        cut in proptest::option::of(proptest::prelude::any::<proptest::sample::Index>()),
+    ) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/memory.onnx");
+        let mut bytes = fs::read(file).unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] = value;
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let scratch = TempDir::new().unwrap();
+        let file = scratch.path().join("network.onnx");
+        fs::write(&file, bytes).unwrap();
+        // Either is right, as long as it comes back.
+        let _ = import_onnx(&file, &scratch.path().join("model"), &onnx_options(3, [6, 11, 13]));
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct InferArgs {
     /// What it computes in.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// Threads that share each clip's layers; the answer is the same.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
 }
 
 pub(super) fn run(args: &InferArgs) -> anyhow::Result<()> {
@@ -44,7 +47,7 @@ pub(super) fn run(args: &InferArgs) -> anyhow::Result<()> {
     };
     let engine = Engine::open(&model, options).map_err(BadInput::new)?;
     let (shape, clips) = read_clips(&args.input).map_err(BadInput)?;
-    let mut workspace = engine.workspace();
+    let mut workspace = engine.workspace_of(args.threads.into())?;
     let logits = engine
         .infer_tensor(&mut workspace, &clips, &shape)
         .with_context(|| args.input.display().to_string())

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "gstreamer")]
 mod archive;
+mod bench;
 mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
@@ -57,6 +58,7 @@ enum Command {
     Phantom(phantom::Phantom),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
+    Bench(bench::BenchArgs),
     Devices(devices::DevicesArgs),
     #[cfg(feature = "gstreamer")]
     #[command(hide = true)]
@@ -98,6 +100,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
         Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "gstreamer")]

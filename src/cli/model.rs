@@ -1,8 +1,9 @@
 //! `hepaflow model`: make a model directory from PyTorch weights, look into one.
 
+use std::fs;
 use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
@@ -10,7 +11,10 @@ use serde_json::json;
 use super::BadInput;
 use super::results::print;
 use crate::domain::StageRange;
-use crate::model::{Architecture, Graph, ImportOptions, Model, Node, Op, import, usual_classes};
+use crate::model::{
+    Architecture, Graph, ImportOptions, Model, Node, OnnxOptions, Op, import, import_onnx, to_onnx,
+    usual_classes,
+};
 
 /// Makes and inspects model directories.
 #[derive(Args)]
@@ -23,6 +27,7 @@ pub(super) struct ModelArgs {
 enum ModelCommand {
     Import(ImportArgs),
     Inspect(InspectArgs),
+    Export(ExportArgs),
 }
 
 /// Makes a model directory from weights under PyTorch's own names.
@@ -31,17 +36,28 @@ enum ModelCommand {
 /// (`stem.0.weight`, `layer1.0.conv1.0.weight`, ...). Widths, depths, input
 /// channels and LSTM sizes are read off the tensors; `scripts/import_torchvision.py`
 /// saves a torchvision model in this form.
+///
+/// Or from an ONNX file with --onnx: convolutions, batch norm, `ReLU`, additions,
+/// pooling, linear layers and LSTMs are known; whatever else it holds is named.
 #[derive(Args)]
 struct ImportArgs {
     /// The network's kind.
-    #[arg(long, value_enum)]
-    architecture: Architecture,
+    #[arg(long, value_enum, required_unless_present = "onnx")]
+    architecture: Option<Architecture>,
     /// How many classes: 2 to 5, or what they mean, such as F0-F1,F2-F4.
     #[arg(long, value_name = "K|RANGES", value_parser = classes)]
     classes: Classes,
     /// The weights.
-    #[arg(long, value_name = "FILE.safetensors")]
-    weights: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE.safetensors",
+        required_unless_present = "onnx"
+    )]
+    weights: Option<PathBuf>,
+    /// A whole network instead, with its weights inside: clips [N, C, T, H, W]
+    /// or pictures [N, C, H, W] to logits.
+    #[arg(long, value_name = "FILE.onnx", conflicts_with_all = ["architecture", "weights"])]
+    onnx: Option<PathBuf>,
     /// The directory to make.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -84,6 +100,17 @@ struct InspectArgs {
     json: bool,
 }
 
+/// Writes a model as ONNX: `clips` [N, C, T, H, W], normalised, to `logits`.
+#[derive(Args)]
+struct ExportArgs {
+    /// The model directory.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// The file to write.
+    #[arg(long, value_name = "FILE.onnx")]
+    onnx: PathBuf,
+}
+
 #[derive(Clone)]
 struct Classes(Vec<StageRange>);
 
@@ -103,19 +130,8 @@ fn classes(text: &str) -> Result<Classes, String> {
 pub(super) fn run(args: ModelArgs) -> anyhow::Result<()> {
     match args.command {
         ModelCommand::Import(args) => {
-            let output = args.output;
-            let options = ImportOptions {
-                architecture: args.architecture,
-                classes: args.classes.0,
-                frames: args.frames,
-                height: args.height,
-                width: args.width,
-                mean: args.mean,
-                std: args.std,
-                synthetic: args.synthetic,
-                note: args.note,
-            };
-            let model = import(&args.weights, &output, &options).map_err(BadInput::new)?;
+            let output = args.output.clone();
+            let model = make(args)?;
             print(&format!(
                 "{}: {} {}\n",
                 output.display(),
@@ -124,7 +140,42 @@ pub(super) fn run(args: ModelArgs) -> anyhow::Result<()> {
             ))
         }
         ModelCommand::Inspect(args) => inspect(&args),
+        ModelCommand::Export(args) => {
+            let model = Model::load(&args.directory).map_err(BadInput::new)?;
+            fs::write(&args.onnx, to_onnx(&model))
+                .with_context(|| format!("cannot write {}", args.onnx.display()))
+        }
     }
+}
+
+fn make(args: ImportArgs) -> anyhow::Result<Model> {
+    let classes = args.classes.0;
+    if let Some(onnx) = &args.onnx {
+        let options = OnnxOptions {
+            classes,
+            extent: [args.frames, args.height, args.width],
+            mean: args.mean,
+            std: args.std,
+            synthetic: args.synthetic,
+            note: args.note,
+        };
+        return Ok(import_onnx(onnx, &args.output, &options).map_err(BadInput::new)?);
+    }
+    let (Some(architecture), Some(weights)) = (args.architecture, args.weights) else {
+        return Err(anyhow!("name --architecture and --weights, or --onnx"));
+    };
+    let options = ImportOptions {
+        architecture,
+        classes,
+        frames: args.frames,
+        height: args.height,
+        width: args.width,
+        mean: args.mean,
+        std: args.std,
+        synthetic: args.synthetic,
+        note: args.note,
+    };
+    Ok(import(&weights, &args.output, &options).map_err(BadInput::new)?)
 }
 
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
@@ -185,7 +236,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         // What is fused away is not worth a line.
         if matches!(
             node.op,
-            Op::Relu | Op::BatchNorm | Op::Add | Op::CropTime(_)
+            Op::Relu | Op::BatchNorm | Op::Add | Op::CropTime { .. }
         ) {
             continue;
         }
@@ -243,12 +294,13 @@ fn operation(node: &Node) -> String {
         Op::BatchNorm => "batch norm".to_owned(),
         Op::Relu => "relu".to_owned(),
         Op::Add => "add".to_owned(),
-        Op::CropTime(frames) => format!("leave out {frames} frames at each end"),
+        Op::CropTime { frames } => format!("leave out {frames} frames at each end"),
         Op::GlobalAveragePool => "mean over time and space".to_owned(),
         Op::FrameAveragePool => "mean over each frame".to_owned(),
         Op::MaxPool(pool) => format!("max {} / {}", by(pool.kernel), by(pool.stride)),
+        Op::AveragePool(pool) => format!("mean {} / {}", by(pool.kernel), by(pool.stride)),
         Op::Lstm(lstm) => format!("lstm {} x {}", lstm.hidden, lstm.layers),
-        Op::Linear(_) => "linear".to_owned(),
+        Op::Linear { .. } => "linear".to_owned(),
         Op::LogMeanSoftmax => "log mean probability".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! Execution of a network: a plan compiled once, run by a backend.
 //!
 //! [`Engine::open`] folds batch norm into the convolutions, fuses what follows
-//! them, and lays out memory (`plan.rs`); `cpu.rs` runs the plan. An engine is
+//! them, and lays out memory (`plan.rs`); `cpu` runs the plan. An engine is
 //! shared by threads, each with a [`Workspace`] of its own that holds every
 //! intermediate value, so that a clip costs no allocation but its answer's.
 //!
@@ -17,7 +17,8 @@ use std::str::FromStr;
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
-pub use plan::Plan;
+use cpu::{Storage, Team};
+use plan::Plan;
 
 /// An engine could not be opened, or a clip not scored.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum EngineError {
     )]
     NoCuda,
     /// A precision that the device does not compute in.
-    #[error("the CPU computes in f32; precision \"{0}\" needs another device")]
+    #[error("the CPU computes in f32 or bf16; precision \"{0}\" needs another device")]
     Precision(Precision),
     /// The network has an operation where the backend does not expect one.
     #[error("the engine cannot execute `{node}` of this network: {problem}")]
@@ -38,6 +39,9 @@ pub enum EngineError {
         /// What was found.
         problem: &'static str,
     },
+    /// The operating system gave no threads.
+    #[error("cannot start the engine's threads: {0}")]
+    Threads(String),
     /// Clips of another shape than the network takes.
     #[error("clips of shape {found:?} do not fit: the model takes [N, {}, {}, {}, {}]", expected[0], expected[1], expected[2], expected[3])]
     Shape {
@@ -66,7 +70,8 @@ pub enum Precision {
     /// IEEE single precision.
     #[default]
     F32,
-    /// bfloat16 products, single precision sums.
+    /// Weights in bfloat16; products and sums of it in bfloat16 and f32 on a
+    /// card, in f32 on the CPU.
     Bf16,
     /// Half precision products, single precision sums.
     F16,
@@ -107,10 +112,20 @@ pub struct EngineOptions {
     pub precision: Precision,
 }
 
+/// Memory of an engine, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights as the engine lays them out, once.
+    pub weights: usize,
+    /// Intermediate values and scratch, once a workspace.
+    pub workspace: usize,
+}
+
 /// A network, ready to score clips.
 #[derive(Debug)]
 pub struct Engine {
-    plan: Plan,
+    program: cpu::Program,
+    precision: Precision,
     input: InputSpec,
     classes: usize,
 }
@@ -129,24 +144,52 @@ impl Engine {
         if options.device == Device::Cuda {
             return Err(EngineError::NoCuda);
         }
-        if options.precision != Precision::F32 {
-            return Err(EngineError::Precision(options.precision));
-        }
+        let storage = match options.precision {
+            Precision::F32 => Storage::F32,
+            Precision::Bf16 => Storage::Bf16,
+            Precision::F16 => return Err(EngineError::Precision(Precision::F16)),
+        };
+        let plan = Plan::compile(model.graph(), model.weights())?;
         Ok(Self {
-            plan: Plan::compile(model.graph(), model.weights())?,
+            precision: options.precision,
+            program: cpu::Program::new(plan, storage),
             input: model.spec().input.clone(),
             classes: model.spec().classes.len(),
         })
     }
 
     /// For people: what executes the network.
-    pub fn description(&self) -> &'static str {
-        "cpu, f32"
+    pub fn description(&self) -> String {
+        format!("cpu ({}), {}", self.program.isa(), self.precision)
     }
 
-    /// Scratch memory for one thread, bytes and all.
+    /// Memory to score one clip at a time on the calling thread.
     pub fn workspace(&self) -> Workspace {
-        Workspace(cpu::Buffers::new(&self.plan))
+        Workspace(cpu::Buffers::new(&self.program, Team::alone()))
+    }
+
+    /// Memory to score one clip at a time on several threads, which share each
+    /// layer: for an early answer. For many clips, a workspace of
+    /// its own for each thread costs less.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn workspace_of(&self, threads: usize) -> Result<Workspace, EngineError> {
+        let team = Team::of(threads).map_err(|error| EngineError::Threads(error.to_string()))?;
+        Ok(Workspace(cpu::Buffers::new(&self.program, team)))
+    }
+
+    /// What the engine takes of the machine's memory.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            weights: self.program.weight_bytes(),
+            workspace: self.program.workspace_bytes(),
+        }
+    }
+
+    /// How each convolution is computed, in the network's order.
+    pub fn methods(&self) -> Vec<&'static str> {
+        self.program.methods().collect()
     }
 
     /// Logits, `[N][K]`, of clips as the dataflow has them: `[T]` grey pictures
@@ -169,14 +212,14 @@ impl Engine {
                 let pixels = frames.first().map_or(0, |frame| frame.pixels.len());
                 return Err(self.misshapen(vec![1, frames.len(), pixels]));
             }
-            let values = workspace.0.input_mut(&self.plan);
+            let values = workspace.0.input_mut(&self.program);
             let pixels = frames.iter().flat_map(|frame| frame.pixels.iter());
             for (values, &grey) in values.chunks_exact_mut(input.channels).zip(pixels) {
                 for (value, table) in values.iter_mut().zip(&table) {
                     *value = table[usize::from(grey)];
                 }
             }
-            logits.push(cpu::run(&self.plan, &mut workspace.0).to_vec());
+            logits.push(self.program.run(&mut workspace.0).to_vec());
         }
         Ok(logits)
     }
@@ -204,12 +247,12 @@ impl Engine {
         }
         let mut logits = Vec::with_capacity(batch * self.classes);
         for clip in clips.chunks_exact(clip_len) {
-            let values = workspace.0.input_mut(&self.plan);
+            let values = workspace.0.input_mut(&self.program);
             for (channel, plane) in clip.chunks_exact(positions).enumerate() {
                 let places = values.iter_mut().skip(channel).step_by(channels);
                 places.zip(plane).for_each(|(place, value)| *place = *value);
             }
-            logits.extend_from_slice(cpu::run(&self.plan, &mut workspace.0));
+            logits.extend_from_slice(self.program.run(&mut workspace.0));
         }
         Ok(logits)
     }

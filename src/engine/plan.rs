@@ -9,12 +9,10 @@ use crate::model::{Conv, Graph, Lstm, NodeId, Op, Pool, Shape, Weights};
 
 /// Steps and the memory that they need.
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Length of each buffer, in values. Buffer 0 is the input.
     pub(super) buffers: Vec<usize>,
-    /// The longest run of im2col rows that a step asks for, in values.
-    pub(super) tile: usize,
     /// Values in the input.
     pub(super) input_len: usize,
 }
@@ -42,6 +40,15 @@ pub(super) struct Step {
 pub(super) enum Kernel {
     Conv(ConvStep),
     MaxPool(Pool),
+    AveragePool(Pool),
+    /// `output = relu?(input * scale + shift + other?)`, channel by channel:
+    /// what does not follow a convolution.
+    Pointwise {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        other: Option<Value>,
+        relu: bool,
+    },
     /// `output[c] = mean over positions of input[.., c]`.
     GlobalAveragePool,
     /// `output[t, c] = mean over rows and columns of input[t, .., c]`.
@@ -82,25 +89,6 @@ pub(super) struct LstmLayer {
     pub(super) bias: Vec<f32>,
 }
 
-impl ConvStep {
-    /// Products that make up one value: `kt * kh * kw * C`.
-    pub(super) fn taps(&self) -> usize {
-        self.conv.kernel.iter().product::<usize>() * self.input.channels
-    }
-
-    /// Output rows that are computed at once: enough for the matrix product
-    /// to be worth its packing, few enough for the tile to stay in cache.
-    pub(super) fn rows_at_once(&self) -> usize {
-        const POSITIONS: usize = 224;
-        let [_, h, w] = self.output.extent;
-        POSITIONS.div_ceil(w).min(h)
-    }
-
-    fn tile(&self) -> usize {
-        self.rows_at_once() * self.output.extent[2] * self.taps()
-    }
-}
-
 impl Plan {
     /// Compiles a graph.
     pub(super) fn compile(graph: &Graph, weights: &Weights) -> Result<Self, EngineError> {
@@ -112,7 +100,6 @@ impl Plan {
             plan: Self {
                 steps: Vec::new(),
                 buffers: Vec::new(),
-                tile: 0,
                 input_len: graph.input_shape().len(),
             },
             busy_until: Vec::new(),
@@ -193,7 +180,7 @@ impl Compiler<'_> {
                 let value = self.allocate(id, id, node.shape);
                 self.values[id.0] = Some(value);
             }
-            Op::CropTime(frames) => {
+            Op::CropTime { frames } => {
                 let source = input(self)?;
                 let [_, h, w] = source.shape.extent;
                 let offset = source.offset + frames * h * w * source.shape.channels;
@@ -207,10 +194,11 @@ impl Compiler<'_> {
             }
             Op::Conv(conv) => self.compile_conv(id, conv)?,
             Op::MaxPool(pool) => self.push(id, Kernel::MaxPool(pool))?,
+            Op::AveragePool(pool) => self.push(id, Kernel::AveragePool(pool))?,
             Op::GlobalAveragePool => self.push(id, Kernel::GlobalAveragePool)?,
             Op::FrameAveragePool => self.push(id, Kernel::FrameAveragePool)?,
             Op::LogMeanSoftmax => self.push(id, Kernel::LogMeanSoftmax)?,
-            Op::Linear(_) => {
+            Op::Linear { .. } => {
                 let weights = self.parameter(&node.name, "weight").to_vec();
                 let bias = self.parameter(&node.name, "bias").to_vec();
                 self.push(id, Kernel::Linear { weights, bias })?;
@@ -220,9 +208,7 @@ impl Compiler<'_> {
                 let layers = layers.collect();
                 self.push(id, Kernel::Lstm(layers))?;
             }
-            Op::BatchNorm | Op::Relu | Op::Add => {
-                return Err(self.unsupported(id, "it does not follow a convolution"));
-            }
+            Op::BatchNorm | Op::Relu | Op::Add => self.compile_pointwise(id)?,
         }
         Ok(())
     }
@@ -241,6 +227,28 @@ impl Compiler<'_> {
         Ok(())
     }
 
+    /// Batch norm, an addition or `ReLU` that no convolution takes in.
+    fn compile_pointwise(&mut self, id: NodeId) -> Result<(), EngineError> {
+        let node = self.graph.node(id);
+        let channels = node.shape.channels;
+        let (scale, shift) = match node.op {
+            Op::BatchNorm => self.folded(id),
+            _ => (vec![1.0; channels], vec![0.0; channels]),
+        };
+        let other = match node.inputs.get(1) {
+            Some(other) => Some(self.value(*other)?),
+            None => None,
+        };
+        let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+        let kernel = Kernel::Pointwise {
+            scale: narrow(scale),
+            shift: narrow(shift),
+            other,
+            relu: node.op == Op::Relu,
+        };
+        self.push(id, kernel)
+    }
+
     fn lstm_layer(&self, name: &str, lstm: Lstm, layer: usize) -> LstmLayer {
         let of = |part: &str| self.parameter(name, &format!("{part}_l{layer}"));
         let gates = 4 * lstm.hidden;
@@ -255,8 +263,8 @@ impl Compiler<'_> {
         LstmLayer {
             features,
             hidden: lstm.hidden,
-            input: transposed(input, features, &unscaled),
-            recurrent: transposed(of("weight_hh"), lstm.hidden, &unscaled),
+            input: transposed(input, features, 1, &unscaled),
+            recurrent: transposed(of("weight_hh"), lstm.hidden, 1, &unscaled),
             bias,
         }
     }
@@ -292,6 +300,7 @@ impl Compiler<'_> {
         let weights = transposed(
             self.parameter(&node.name, "weight"),
             input.shape.channels,
+            conv.groups,
             &scale,
         );
         let output = self.allocate(last, id, self.graph.node(last).shape);
@@ -307,7 +316,6 @@ impl Compiler<'_> {
             residual,
             relu,
         };
-        self.plan.tile = self.plan.tile.max(step.tile());
         self.plan.steps.push(Step {
             input,
             output,
@@ -376,20 +384,19 @@ impl Compiler<'_> {
     }
 }
 
-/// Weights in PyTorch's order, `[C', C, kt, kh, kw]`, scaled by channel out, as
-/// the matrix `[kt, kh, kw, C, C']` that a product over taps wants.
-fn transposed(weights: &[f32], channels: usize, scale: &[f64]) -> Vec<f32> {
+/// Weights in PyTorch's order, `[C', C / groups, kt, kh, kw]`, scaled by channel
+/// out, as the matrix `[kt, kh, kw, C, C']` that a product over taps wants; zero
+/// where a channel out does not see a channel in.
+fn transposed(weights: &[f32], channels: usize, groups: usize, scale: &[f64]) -> Vec<f32> {
     let outputs = scale.len();
-    let kernel = weights.len() / (outputs * channels);
-    let mut matrix = vec![0.0; weights.len()];
-    for (output, (row, scale)) in weights
-        .chunks_exact(channels * kernel)
-        .zip(scale)
-        .enumerate()
-    {
+    let seen = channels / groups;
+    let kernel = weights.len() / (outputs * seen);
+    let mut matrix = vec![0.0; kernel * channels * outputs];
+    for (output, (row, scale)) in weights.chunks_exact(seen * kernel).zip(scale).enumerate() {
+        let first = output / (outputs / groups) * seen;
         for (channel, taps) in row.chunks_exact(kernel).enumerate() {
             for (tap, &weight) in taps.iter().enumerate() {
-                let place = (tap * channels + channel) * outputs + output;
+                let place = (tap * channels + first + channel) * outputs + output;
                 matrix[place] = (f64::from(weight) * scale) as f32;
             }
         }

@@ -41,7 +41,8 @@ pub struct NodeId(pub usize);
 
 /// A convolution over time and space, without bias: cross-correlation as
 /// `torch.nn.Conv3d` defines it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Conv {
     /// Channels out.
     pub channels: usize,
@@ -51,13 +52,22 @@ pub struct Conv {
     pub stride: [usize; 3],
     /// Zeros before and after, in time, rows, columns.
     pub padding: [usize; 3],
+    /// Channels fall into so many groups, each of which sees its own inputs only.
+    #[serde(default = "one")]
+    pub groups: usize,
     /// One tap in time, and a parameter of rank 4: `torch.nn.Conv2d`, applied
     /// to each frame.
+    #[serde(default)]
     pub planar: bool,
 }
 
+fn one() -> usize {
+    1
+}
+
 /// A window that slides over time and space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
     /// Extent in time, rows, columns.
     pub kernel: [usize; 3],
@@ -78,11 +88,13 @@ pub struct Lstm {
 }
 
 /// What a node computes from its inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {
     /// The clip itself.
+    #[serde(skip)]
     Input,
-    /// Parameters `NAME.weight`, `[C', C, kt, kh, kw]`.
+    /// Parameters `NAME.weight`, `[C', C / groups, kt, kh, kw]`.
     Conv(Conv),
     /// With the running statistics, as in evaluation; parameters `NAME.weight`,
     /// `NAME.bias`, `NAME.running_mean`, `NAME.running_var`, each `[C]`.
@@ -91,14 +103,20 @@ pub enum Op {
     Relu,
     /// The sum of two inputs of one shape.
     Add,
-    /// Leaves this many frames out at the beginning and at the end.
-    CropTime(usize),
+    /// Leaves some frames out.
+    CropTime {
+        /// How many at the beginning, and as many at the end.
+        frames: usize,
+    },
     /// The mean over time and space of each channel: `[C, 1, 1, 1]`.
     GlobalAveragePool,
     /// The mean over rows and columns, frame by frame: `[C, T, 1, 1]`.
     FrameAveragePool,
-    /// The largest value under a window.
+    /// The largest value under a window; padding does not count.
     MaxPool(Pool),
+    /// The mean of the values under a window; padding counts as zeros, as
+    /// `torch.nn.AvgPool3d` has it.
+    AveragePool(Pool),
     /// Over the frames, giving the top layer's state after the last one:
     /// `[C, T, 1, 1]` to `[hidden, 1, 1, 1]`. For each layer `l` parameters
     /// `NAME.weight_ih_l`, `NAME.weight_hh_l`, `NAME.bias_ih_l` and
@@ -106,7 +124,10 @@ pub enum Op {
     Lstm(Lstm),
     /// Frame by frame; parameters `NAME.weight`, `[K, C]`, and `NAME.bias`,
     /// `[K]`.
-    Linear(usize),
+    Linear {
+        /// Features out, `K`.
+        features: usize,
+    },
     /// The logarithm of the mean over frames of the softmax over channels:
     /// `[K, T, 1, 1]` to `[K, 1, 1, 1]`.
     LogMeanSoftmax,
@@ -186,6 +207,14 @@ impl Graph {
                 input
             }
             Op::Conv(Conv {
+                channels, groups, ..
+            }) if groups == 0 || channels % groups != 0 || input.channels % groups != 0 => {
+                return Err(format!(
+                    "{name}: {} channels in and {channels} out do not fall into {groups} groups",
+                    input.channels
+                ));
+            }
+            Op::Conv(Conv {
                 channels,
                 kernel,
                 stride,
@@ -203,7 +232,7 @@ impl Graph {
                     },
                 )?,
             },
-            Op::CropTime(crop) => {
+            Op::CropTime { frames: crop } => {
                 let [t, h, w] = input.extent;
                 let Some(t) = t.checked_sub(2 * crop).filter(|&t| t > 0) else {
                     return Err(format!("{name}: the input {input} has too few frames"));
@@ -221,7 +250,7 @@ impl Graph {
                 channels: input.channels,
                 extent: [input.extent[0], 1, 1],
             },
-            Op::MaxPool(pool) => Shape {
+            Op::MaxPool(pool) | Op::AveragePool(pool) => Shape {
                 channels: input.channels,
                 extent: slide(&name, input, pool)?,
             },
@@ -229,7 +258,7 @@ impl Graph {
                 channels: lstm.hidden,
                 extent: [1, 1, 1],
             },
-            Op::Linear(features) => Shape {
+            Op::Linear { features } => Shape {
                 channels: features,
                 extent: input.extent,
             },
@@ -255,14 +284,15 @@ impl Graph {
             match node.op {
                 Op::Conv(conv) => {
                     let taps = &conv.kernel[usize::from(conv.planar)..];
-                    want("weight", [&[channels, inputs()], taps].concat());
+                    let seen = inputs() / conv.groups;
+                    want("weight", [&[channels, seen], taps].concat());
                 }
                 Op::BatchNorm => {
                     for suffix in ["weight", "bias", "running_mean", "running_var"] {
                         want(suffix, vec![channels]);
                     }
                 }
-                Op::Linear(features) => {
+                Op::Linear { features } => {
                     want("weight", vec![features, inputs()]);
                     want("bias", vec![features]);
                 }
@@ -278,10 +308,11 @@ impl Graph {
                 Op::Input
                 | Op::Relu
                 | Op::Add
-                | Op::CropTime(_)
+                | Op::CropTime { .. }
                 | Op::GlobalAveragePool
                 | Op::FrameAveragePool
                 | Op::MaxPool(_)
+                | Op::AveragePool(_)
                 | Op::LogMeanSoftmax => {}
             }
         }
@@ -295,9 +326,9 @@ impl Graph {
         let pairs = match node.op {
             Op::Conv(conv) => {
                 let taps: usize = conv.kernel.iter().product();
-                node.shape.len() * inputs().channels * taps
+                node.shape.len() * inputs().channels / conv.groups * taps
             }
-            Op::Linear(_) => node.shape.len() * inputs().channels,
+            Op::Linear { .. } => node.shape.len() * inputs().channels,
             Op::Lstm(Lstm { hidden, layers }) => {
                 let below = inputs().channels + (layers - 1) * hidden;
                 inputs().extent[0] * 4 * hidden * (below + layers * hidden)

@@ -111,23 +111,35 @@ pub fn import(
         options,
     }
     .spec()?;
-    let text = toml::to_string(&spec)?;
+    write(&spec, &bytes, directory)
+}
 
+/// Writes a model directory and loads it as a check; what is not sound leaves
+/// nothing behind.
+pub(super) fn write(
+    spec: &ModelSpec,
+    weights: &[u8],
+    directory: &Path,
+) -> Result<Model, ImportError> {
+    if directory.exists() {
+        return Err(ImportError::Exists(directory.to_owned()));
+    }
+    let text = toml::to_string(spec)?;
     // Beside its place until it is known to be sound.
     let mut draft = directory.as_os_str().to_owned();
     draft.push(".part");
     let draft = PathBuf::from(draft);
-    let write = |file: &Path, error| ImportError::Write {
+    let failed = |file: &Path, error| ImportError::Write {
         file: file.to_owned(),
         error,
     };
     let finish = || {
-        fs::create_dir_all(&draft).map_err(|error| write(&draft, error))?;
+        fs::create_dir_all(&draft).map_err(|error| failed(&draft, error))?;
         let (toml, copy) = (draft.join("model.toml"), draft.join("weights.safetensors"));
-        fs::write(&toml, text).map_err(|error| write(&toml, error))?;
-        fs::write(&copy, &bytes).map_err(|error| write(&copy, error))?;
+        fs::write(&toml, text).map_err(|error| failed(&toml, error))?;
+        fs::write(&copy, weights).map_err(|error| failed(&copy, error))?;
         let model = Model::load(&draft)?;
-        fs::rename(&draft, directory).map_err(|error| write(directory, error))?;
+        fs::rename(&draft, directory).map_err(|error| failed(directory, error))?;
         Ok(model)
     };
     let result = finish();
@@ -154,9 +166,11 @@ impl Reading<'_> {
             Architecture::Fibro3d => ("stem.conv.weight", 5),
             Architecture::Resnet18 => ("conv1.weight", 4),
             Architecture::Resnet18Lstm => ("cnn.conv1.weight", 4),
-            Architecture::R3d18 | Architecture::Mc318 | Architecture::R2plus1d18 => {
-                ("stem.0.weight", 5)
-            }
+            // `layers` is never asked for by name.
+            Architecture::R3d18
+            | Architecture::Mc318
+            | Architecture::R2plus1d18
+            | Architecture::Layers => ("stem.0.weight", 5),
         };
         let channels = self.shape(stem, rank)?[1];
         let (widths, depths) = if kind.is_resnet() {
@@ -179,6 +193,7 @@ impl Reading<'_> {
             widths,
             depths,
             lstm,
+            layers: Vec::new(),
             classes: options.classes.clone(),
             synthetic: options.synthetic,
             note: options.note.clone(),

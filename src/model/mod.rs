@@ -9,6 +9,7 @@
 
 mod graph;
 mod import;
+mod onnx;
 mod spec;
 mod weights;
 mod zoo;
@@ -19,7 +20,8 @@ use sha2::{Digest, Sha256};
 
 pub use graph::{Conv, Graph, Lstm, Node, NodeId, Op, Pool, Shape};
 pub use import::{ImportError, ImportOptions, import, usual_classes};
-pub use spec::{Architecture, InputSpec, ModelSpec};
+pub use onnx::{OnnxError, OnnxOptions, import_onnx, to_onnx};
+pub use spec::{Architecture, InputSpec, LayerSpec, ModelSpec};
 pub use weights::{Tensor, Weights};
 
 use crate::domain::ModelHash;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, Lstm, ModelError, zoo};
+use super::{Graph, Lstm, ModelError, Op, zoo};
 use crate::domain::StageRange;
 
 /// `model.toml`: what a network is, what goes into it and what comes out.
@@ -12,7 +12,8 @@ pub struct ModelSpec {
     /// The network's kind, one of those that this program can build.
     pub architecture: Architecture,
     /// Channels of each layer: of the residual blocks, or in ResNets of the
-    /// groups of blocks.
+    /// groups of blocks. Not for `layers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub widths: Vec<usize>,
     /// Blocks in each group of a ResNet; two without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +31,21 @@ pub struct ModelSpec {
     pub note: String,
     /// What goes in.
     pub input: InputSpec,
+    /// For `layers`: the network itself; the last layer gives the logits.
+    #[serde(default, rename = "layer", skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerSpec>,
+}
+
+/// One operation of a network that is written out layer by layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerSpec {
+    /// What other layers and the weights call it.
+    pub name: String,
+    /// Names of the layers that it reads; `input` is the clip.
+    pub inputs: Vec<String>,
+    /// What it computes.
+    #[serde(flatten)]
+    pub op: Op,
 }
 
 /// Networks that can be built from their name.
@@ -46,6 +62,9 @@ pub enum Architecture {
     /// The compact 3D-CNN for streams: residual, and *valid* in time.
     #[value(name = "fibro3d")]
     Fibro3d,
+    /// Whatever `[[layer]]` tables say, one operation each.
+    #[value(skip)]
+    Layers,
     /// torchvision's ResNet-18; probabilities are averaged over frames.
     #[value(name = "resnet18")]
     Resnet18,
@@ -74,7 +93,10 @@ impl Architecture {
 
     /// Whether it is a ResNet, whose groups have `depths`.
     pub const fn is_resnet(self) -> bool {
-        !matches!(self, Self::Fibro2d | Self::Fibro2dLstm | Self::Fibro3d)
+        !matches!(
+            self,
+            Self::Fibro2d | Self::Fibro2dLstm | Self::Fibro3d | Self::Layers
+        )
     }
 }
 
@@ -84,6 +106,7 @@ impl std::fmt::Display for Architecture {
             Self::Fibro2d => "fibro2d",
             Self::Fibro2dLstm => "fibro2d_lstm",
             Self::Fibro3d => "fibro3d",
+            Self::Layers => "layers",
             Self::Resnet18 => "resnet18",
             Self::Resnet18Lstm => "resnet18_lstm",
             Self::R3d18 => "r3d_18",
@@ -152,7 +175,16 @@ impl ModelSpec {
         {
             return Err("classes: ranges of stages must rise and not overlap".to_owned());
         }
-        if self.widths.is_empty() || self.widths.len() > 64 {
+        if self.architecture == Architecture::Layers {
+            if !self.widths.is_empty() {
+                return Err("widths: layers bring their own".to_owned());
+            }
+        } else if !self.layers.is_empty() {
+            return Err(format!(
+                "layer: {} is built by name; use architecture = \"layers\"",
+                self.architecture
+            ));
+        } else if self.widths.is_empty() || self.widths.len() > 64 {
             return Err("widths: expected 1 to 64 numbers, one a block".to_owned());
         }
         if let Some(width) = self

@@ -1,93 +1,187 @@
-//! Convolutions as matrix products over gathered taps.
-//!
-//! A few output rows at a time, the input values under each of their taps are
-//! gathered into a matrix `[positions, taps]` (im2col, but only as much as stays
-//! in cache), which is multiplied by the weights `[taps, C']` onto an output
-//! that holds bias and residual already. Sums run over the taps in one order,
-//! whatever the thread or the batch.
+//! Convolutions: which method, and what both have in common.
 
-use super::super::plan::ConvStep;
-use super::product::add_product;
+use super::direct::Direct;
+use super::product::{Isa, Storage};
+use super::team::{Parts, Team};
+use super::winograd::Winograd;
 
-/// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`.
-pub(super) fn convolve(
-    step: &ConvStep,
-    input: &[f32],
-    residual: Option<&[f32]>,
-    output: &mut [f32],
-    tile: &mut [f32],
-) {
-    let [_, rows, columns] = step.output.extent;
-    let (taps, channels) = (step.taps(), step.conv.channels);
-    let at_once = step.rows_at_once();
-    let frame_len = rows * columns * channels;
-    for (frame, output) in output.chunks_exact_mut(frame_len).enumerate() {
-        for (number, output) in output.chunks_mut(at_once * columns * channels).enumerate() {
-            let first_row = number * at_once;
-            let positions = output.len() / channels;
-            match residual {
-                Some(residual) => {
-                    let begin = frame * frame_len + first_row * columns * channels;
-                    let residual = &residual[begin..][..output.len()];
-                    for (output, residual) in output
-                        .chunks_exact_mut(channels)
-                        .zip(residual.chunks_exact(channels))
-                    {
-                        for ((output, residual), bias) in
-                            output.iter_mut().zip(residual).zip(&step.bias)
-                        {
-                            *output = residual + bias;
-                        }
-                    }
+/// Extents of a convolution; pictures lie `[T, H, W, C]`.
+#[derive(Clone, Debug)]
+pub(super) struct Geometry {
+    pub(super) kernel: [usize; 3],
+    pub(super) stride: [usize; 3],
+    pub(super) padding: [usize; 3],
+    /// Frames, rows, columns.
+    pub(super) input: [usize; 3],
+    pub(super) output: [usize; 3],
+    /// Channels in.
+    pub(super) channels: usize,
+    /// Channels out.
+    pub(super) filters: usize,
+}
+
+/// Output frames whose kernels reach over the same end of the clip: only the
+/// taps that lie inside are multiplied.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FrameClass {
+    pub(super) taps: std::ops::Range<usize>,
+    pub(super) frames: Vec<usize>,
+}
+
+impl Geometry {
+    /// Positions of one output frame.
+    pub(super) fn area(&self) -> usize {
+        self.output[1] * self.output[2]
+    }
+
+    /// Output frames by the taps in time that lie inside the clip.
+    pub(super) fn frame_classes(&self) -> Vec<FrameClass> {
+        let mut classes: Vec<FrameClass> = Vec::new();
+        let ([frames, ..], [kernel, ..]) = (self.input, self.kernel);
+        let ([stride, ..], [padding, ..]) = (self.stride, self.padding);
+        for frame in 0..self.output[0] {
+            let begin = padding.saturating_sub(frame * stride).min(kernel);
+            let end = (frames + padding)
+                .saturating_sub(frame * stride)
+                .clamp(begin, kernel);
+            match classes.iter_mut().find(|class| class.taps == (begin..end)) {
+                Some(class) => class.frames.push(frame),
+                None => classes.push(FrameClass {
+                    taps: begin..end,
+                    frames: vec![frame],
+                }),
+            }
+        }
+        classes
+    }
+
+    /// The input frame under a tap of an output frame; it must lie inside.
+    pub(super) fn input_frame(&self, frame: usize, tap: usize) -> usize {
+        frame * self.stride[0] + tap - self.padding[0]
+    }
+}
+
+/// What happens to a sum before it is stored.
+#[derive(Debug)]
+pub(super) struct Epilogue {
+    /// `[C']`.
+    pub(super) bias: Vec<f32>,
+    pub(super) relu: bool,
+}
+
+impl Epilogue {
+    /// `output = relu?(sums + bias + residual?)` from channel `first` on.
+    #[inline(always)]
+    pub(super) fn apply(
+        &self,
+        first: usize,
+        sums: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+    ) {
+        let bias = &self.bias[first..][..output.len()];
+        let sums = &sums[..output.len()];
+        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        match residual {
+            Some(residual) => {
+                let residual = &residual[..output.len()];
+                for i in 0..output.len() {
+                    output[i] = (sums[i] + bias[i] + residual[i]).max(floor);
                 }
-                None => output
-                    .chunks_exact_mut(channels)
-                    .for_each(|output| output.copy_from_slice(&step.bias)),
             }
-            let tile = &mut tile[..positions * taps];
-            for (row, tile) in tile.chunks_exact_mut(columns * taps).enumerate() {
-                gather(step, input, frame, first_row + row, tile);
-            }
-            add_product(tile, &step.weights, output, positions, taps, channels);
-            if step.relu {
-                for value in output.iter_mut() {
-                    *value = value.max(0.0);
+            None => {
+                for i in 0..output.len() {
+                    output[i] = (sums[i] + bias[i]).max(floor);
                 }
             }
         }
     }
 }
 
-/// The input values under every tap of one output row: `[columns, taps]`.
-fn gather(step: &ConvStep, input: &[f32], frame: usize, row: usize, tile: &mut [f32]) {
-    let channels = step.input.channels;
-    let [frames, rows, columns] = step.input.extent;
-    let ([kt, kh, kw], [st, sh, sw]) = (step.conv.kernel, step.conv.stride);
-    let [pt, ph, pw] = step.conv.padding;
-    // Index of the input under a tap, or none where it lies in the padding.
-    let under = |output: usize, stride: usize, tap: usize, padding: usize, extent: usize| {
-        (output * stride + tap)
-            .checked_sub(padding)
-            .filter(|&index| index < extent)
-    };
-    for (column, tile) in tile.chunks_exact_mut(step.taps()).enumerate() {
-        // Taps that lie beside each other in a row do so in memory, too.
-        let begin = (pw.saturating_sub(column * sw)).min(kw);
-        let end = (columns + pw).saturating_sub(column * sw).clamp(begin, kw);
-        for t in 0..kt {
-            let frame = under(frame, st, t, pt, frames);
-            for h in 0..kh {
-                let run = &mut tile[(t * kh + h) * kw * channels..][..kw * channels];
-                match (frame, under(row, sh, h, ph, rows)) {
-                    (Some(frame), Some(row)) if begin < end => {
-                        let first = (frame * rows + row) * columns + column * sw + begin - pw;
-                        let source = &input[first * channels..][..(end - begin) * channels];
-                        run[..begin * channels].fill(0.0);
-                        run[begin * channels..end * channels].copy_from_slice(source);
-                        run[end * channels..].fill(0.0);
-                    }
-                    _ => run.fill(0.0),
-                }
+/// A convolution, ready to be executed.
+#[derive(Debug)]
+pub(super) struct Convolution {
+    epilogue: Epilogue,
+    method: Method,
+}
+
+#[derive(Debug)]
+enum Method {
+    Direct(Direct),
+    Winograd(Winograd),
+}
+
+impl Convolution {
+    /// `weights` are `[kt, kh, kw, C, C']`.
+    pub(super) fn new(
+        isa: Isa,
+        storage: Storage,
+        geometry: Geometry,
+        weights: &[f32],
+        epilogue: Epilogue,
+    ) -> Self {
+        let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
+        Self::by(winograd, isa, storage, geometry, weights, epilogue)
+    }
+
+    /// By Winograd's method, if told so; it must fit.
+    pub(super) fn by(
+        winograd: bool,
+        isa: Isa,
+        storage: Storage,
+        geometry: Geometry,
+        weights: &[f32],
+        epilogue: Epilogue,
+    ) -> Self {
+        let method = if winograd {
+            Method::Winograd(Winograd::new(isa, storage, geometry, weights))
+        } else {
+            Method::Direct(Direct::new(isa, storage, geometry, weights))
+        };
+        Self { epilogue, method }
+    }
+
+    /// Values of scratch memory, shared by the threads.
+    pub(super) fn scratch_len(&self) -> usize {
+        match &self.method {
+            Method::Direct(direct) => direct.scratch_len(),
+            Method::Winograd(winograd) => winograd.scratch_len(),
+        }
+    }
+
+    /// Bytes of packed weights.
+    pub(super) fn weight_bytes(&self) -> usize {
+        match &self.method {
+            Method::Direct(direct) => direct.weight_bytes(),
+            Method::Winograd(winograd) => winograd.weight_bytes(),
+        }
+    }
+
+    pub(super) fn method(&self) -> &'static str {
+        match &self.method {
+            Method::Direct(_) => "direct",
+            Method::Winograd(_) => "Winograd",
+        }
+    }
+
+    /// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`.
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        team: &Team,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let output = Parts::new(output);
+        let scratch = &mut scratch[..self.scratch_len()];
+        match &self.method {
+            Method::Direct(direct) => {
+                direct.run(isa, team, &self.epilogue, input, residual, output, scratch)
+            }
+            Method::Winograd(winograd) => {
+                winograd.run(isa, team, &self.epilogue, input, residual, output, scratch)
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Linear layers, LSTM and softmax: small next to convolutions.
 
-use super::product::add_product;
-use crate::engine::plan::LstmLayer;
+use pulp::Simd;
+
+use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
+use crate::engine::plan;
 
 /// `output[t] = weights * input[t] + bias` for every frame; sums in f64.
 pub(super) fn linear(weights: &[f32], bias: &[f32], input: &[f32], output: &mut [f32]) {
@@ -24,6 +26,38 @@ pub(super) fn linear(weights: &[f32], bias: &[f32], input: &[f32], output: &mut 
     }
 }
 
+/// One layer of an LSTM, its matrices packed.
+#[derive(Debug)]
+pub(super) struct LstmLayer {
+    features: usize,
+    hidden: usize,
+    /// `[features, 4 * hidden]`.
+    input: Panels,
+    /// `[hidden, 4 * hidden]`.
+    recurrent: Panels,
+    bias: Vec<f32>,
+}
+
+impl LstmLayer {
+    pub(super) fn new(isa: Isa, storage: Storage, layer: plan::LstmLayer) -> Self {
+        let gates = 4 * layer.hidden;
+        let pack = |rows, matrix: &[f32]| {
+            Panels::pack(isa, storage, rows, gates, |k, n| matrix[k * gates + n])
+        };
+        Self {
+            input: pack(layer.features, &layer.input),
+            recurrent: pack(layer.hidden, &layer.recurrent),
+            features: layer.features,
+            hidden: layer.hidden,
+            bias: layer.bias,
+        }
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.input.bytes() + self.recurrent.bytes()
+    }
+}
+
 /// What an LSTM keeps while it runs; grows once, then stays.
 #[derive(Debug, Default)]
 pub(super) struct LstmState {
@@ -33,6 +67,8 @@ pub(super) struct LstmState {
     gates: Vec<f32>,
     cell: Vec<f32>,
     hidden: Vec<f32>,
+    sums: Sums,
+    bases: Vec<usize>,
 }
 
 /// The top layer's hidden state after the last frame, from zero states:
@@ -43,23 +79,31 @@ pub(super) struct LstmState {
 /// ```
 ///
 /// The products with `x` of all frames are one matrix product.
-pub(super) fn lstm(layers: &[LstmLayer], input: &[f32], output: &mut [f32], state: &mut LstmState) {
+pub(super) fn lstm(
+    isa: Isa,
+    layers: &[LstmLayer],
+    input: &[f32],
+    output: &mut [f32],
+    state: &mut LstmState,
+) {
     state.sequence.clear();
     state.sequence.extend_from_slice(input);
     for layer in layers {
-        let frames = state.sequence.len() / layer.features;
         let width = 4 * layer.hidden;
+        let frames = state.sequence.len() / layer.features;
         state.gates.clear();
         (0..frames).for_each(|_| state.gates.extend_from_slice(&layer.bias));
-        let x = &state.sequence;
-        add_product(
-            x,
-            &layer.input,
-            &mut state.gates,
-            frames,
-            layer.features,
-            width,
-        );
+        state.bases.clear();
+        state
+            .bases
+            .extend((0..frames).map(|frame| frame * layer.features));
+        isa.run(AddProduct {
+            rows: &state.sequence,
+            bases: &state.bases,
+            matrix: &layer.input,
+            output: &mut state.gates,
+            sums: &mut state.sums,
+        });
 
         state.sequence.clear();
         state.cell.clear();
@@ -67,14 +111,13 @@ pub(super) fn lstm(layers: &[LstmLayer], input: &[f32], output: &mut [f32], stat
         state.hidden.clear();
         state.hidden.resize(layer.hidden, 0.0);
         for gates in state.gates.chunks_exact_mut(width) {
-            add_product(
-                &state.hidden,
-                &layer.recurrent,
-                gates,
-                1,
-                layer.hidden,
-                width,
-            );
+            isa.run(AddProduct {
+                rows: &state.hidden,
+                bases: &[0],
+                matrix: &layer.recurrent,
+                output: gates,
+                sums: &mut state.sums,
+            });
             let (i, rest) = gates.split_at(layer.hidden);
             let (f, rest) = rest.split_at(layer.hidden);
             let (g, o) = rest.split_at(layer.hidden);
@@ -86,6 +129,48 @@ pub(super) fn lstm(layers: &[LstmLayer], input: &[f32], output: &mut [f32], stat
         }
     }
     output.copy_from_slice(&state.hidden);
+}
+
+/// `output += rows * matrix`.
+struct AddProduct<'a> {
+    rows: &'a [f32],
+    /// Where each row begins.
+    bases: &'a [usize],
+    matrix: &'a Panels,
+    output: &'a mut [f32],
+    sums: &'a mut Sums,
+}
+
+impl Task for AddProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        let rows = Rows {
+            input: self.rows,
+            bases: self.bases,
+            deltas: &[0],
+            run: self.matrix.depth(),
+        };
+        for panel in 0..self.matrix.count() {
+            let columns = self.matrix.columns_of(panel);
+            let output = &mut *self.output;
+            let add = |row: usize, sums: &[f32]| {
+                let begin = row * self.matrix.columns() + columns.start;
+                let output = &mut output[begin..][..columns.len()];
+                output
+                    .iter_mut()
+                    .zip(sums)
+                    .for_each(|(output, sum)| *output += sum);
+            };
+            if self.bases.len() == 1 {
+                // Rows that nobody asked for are not computed either.
+                multiply::<S, 1, NV>(simd, rows, self.matrix, panel, 0, self.sums, add);
+            } else {
+                multiply::<S, MR, NV>(simd, rows, self.matrix, panel, 0, self.sums, add);
+            }
+        }
+    }
 }
 
 fn sigmoid(x: f32) -> f32 {

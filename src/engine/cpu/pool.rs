@@ -4,27 +4,49 @@ use crate::model::{Pool, Shape};
 
 /// The largest value under each place of a window; padding does not count.
 pub(super) fn largest(window: Pool, from: Shape, to: Shape, input: &[f32], output: &mut [f32]) {
-    let channels = from.channels;
+    let places = output.chunks_exact_mut(from.channels).enumerate();
+    for (position, output) in places {
+        output.fill(f32::NEG_INFINITY);
+        under(window, from, to, position, |place| {
+            for (output, &value) in output.iter_mut().zip(&input[place..]) {
+                *output = output.max(value);
+            }
+        });
+    }
+}
+
+/// The mean under each place of a window; padding counts as zeros.
+pub(super) fn average(window: Pool, from: Shape, to: Shape, input: &[f32], output: &mut [f32]) {
+    let count = window.kernel.iter().product::<usize>() as f32;
+    let places = output.chunks_exact_mut(from.channels).enumerate();
+    for (position, output) in places {
+        output.fill(0.0);
+        under(window, from, to, position, |place| {
+            for (output, &value) in output.iter_mut().zip(&input[place..]) {
+                *output += value;
+            }
+        });
+        for value in output.iter_mut() {
+            *value /= count;
+        }
+    }
+}
+
+/// Where the channels of every input place under a window begin.
+fn under(window: Pool, from: Shape, to: Shape, position: usize, mut visit: impl FnMut(usize)) {
     let [_, rows, columns] = from.extent;
     let [_, rows_out, columns_out] = to.extent;
-    // Input places along one axis that lie under the window at `place`.
-    let under = |axis: usize, place: usize| {
+    let span = |axis: usize, place: usize| {
         let begin = place * window.stride[axis];
         let end = (begin + window.kernel[axis]).saturating_sub(window.padding[axis]);
         begin.saturating_sub(window.padding[axis])..end.min(from.extent[axis])
     };
-    for (position, output) in output.chunks_exact_mut(channels).enumerate() {
-        let (rest, column) = (position / columns_out, position % columns_out);
-        let (frame, row) = (rest / rows_out, rest % rows_out);
-        output.fill(f32::NEG_INFINITY);
-        for t in under(0, frame) {
-            for h in under(1, row) {
-                for w in under(2, column) {
-                    let place = ((t * rows + h) * columns + w) * channels;
-                    for (output, &value) in output.iter_mut().zip(&input[place..][..channels]) {
-                        *output = output.max(value);
-                    }
-                }
+    let (rest, column) = (position / columns_out, position % columns_out);
+    let (frame, row) = (rest / rows_out, rest % rows_out);
+    for t in span(0, frame) {
+        for h in span(1, row) {
+            for w in span(2, column) {
+                visit(((t * rows + h) * columns + w) * from.channels);
             }
         }
     }

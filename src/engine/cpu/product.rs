@@ -1,30 +1,392 @@
 //! The matrix product that everything else is made of.
+//!
+//! `out[row, n] = sum over segments s and k of
+//! input[base[row] + delta[s] + k] * weights[s * run + k, n]`: rows of the left
+//! matrix lie anywhere in memory, one run of values for each segment, so that a
+//! convolution reads its input in place. The right matrix is packed into panels:
+//!
+//! ```text
+//! weights [K, N]          panel 0          panel 1          N padded with zeros
+//!                     [K, width]       [K, width]       ...  to whole panels
+//! ```
+//!
+//! A tile of `MR` rows by one panel's width stays in registers while K runs
+//! through it: 6 by 16 with AVX2, 12 by 32 with AVX-512. Sums run over K in one
+//! order, whatever the thread, the rows beside it or the batch.
 
-/// `c += a * b`, row-major, `a: [m, k]`, `b: [k, n]`, `c: [m, n]`.
-pub(super) fn add_product(a: &[f32], b: &[f32], c: &mut [f32], m: usize, k: usize, n: usize) {
-    assert!(
-        a.len() == m * k && b.len() == k * n && c.len() == m * n,
-        "matrices misshapen"
-    );
-    let (row_a, row_b, row_c) = (k as isize, n as isize, n as isize);
-    // SAFETY: the lengths were checked above against the extents and the
-    // row strides given; column strides are 1; `c` is borrowed exclusively.
-    unsafe {
-        matrixmultiply::sgemm(
-            m,
-            k,
-            n,
-            1.0,
-            a.as_ptr(),
-            row_a,
-            1,
-            b.as_ptr(),
-            row_b,
-            1,
-            1.0,
-            c.as_mut_ptr(),
-            row_c,
-            1,
-        );
+use std::any::TypeId;
+
+use bytemuck::{Pod, Zeroable};
+use pulp::{Simd, WithSimd};
+
+/// What the processor can do.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    /// Vectors of eight values, in whatever registers the compiler finds.
+    Portable,
+}
+
+/// Work that is compiled once for each instruction set.
+pub(super) trait Task {
+    type Output;
+    /// `MR` rows by `NV` vectors make up one tile.
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) -> Self::Output;
+}
+
+struct Tiled<T, const MR: usize, const NV: usize>(T);
+
+impl<T: Task, const MR: usize, const NV: usize> WithSimd for Tiled<T, MR, NV> {
+    type Output = T::Output;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> T::Output {
+        self.0.run::<S, MR, NV>(simd)
+    }
+}
+
+impl Isa {
+    /// The best that this machine has.
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(simd) = pulp::x86::V4::try_new() {
+                return Self::Avx512(simd);
+            }
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                return Self::Avx2(simd);
+            }
+        }
+        Self::Portable
+    }
+
+    /// Every one that this machine can execute, the best first.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(pulp::x86::V3::try_new().map(Self::Avx2));
+            all.extend(pulp::x86::V4::try_new().map(Self::Avx512));
+        }
+        all.reverse();
+        all
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "AVX2",
+            Self::Portable => "portable",
+        }
+    }
+
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => Simd::vectorize(simd, Tiled::<T, 12, 2>(task)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => Simd::vectorize(simd, Tiled::<T, 6, 2>(task)),
+            Self::Portable => Simd::vectorize(pulp::Scalar256b, Tiled::<T, 4, 1>(task)),
+        }
+    }
+
+    /// Columns of one panel.
+    pub(super) fn panel_width(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 32,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => 16,
+            Self::Portable => 8,
+        }
+    }
+
+    /// Values of one vector.
+    pub(super) fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 16,
+            _ => 8,
+        }
+    }
+}
+
+/// A cache line: panels begin at its bounds, so that no vector crosses one.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// The same of bfloat16, the upper halves of f32.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct HalfLine([u16; 32]);
+
+/// What a right matrix is kept in; sums are f32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Storage {
+    F32,
+    /// Half the memory, and half the traffic where weights are the most of it.
+    Bf16,
+}
+
+#[derive(Debug)]
+enum Lines {
+    F32(Vec<Line>),
+    Bf16(Vec<HalfLine>),
+}
+
+/// A right matrix, packed.
+#[derive(Debug)]
+pub(super) struct Panels {
+    lines: Lines,
+    /// Rows of the matrix: K.
+    depth: usize,
+    /// Columns of the matrix: N.
+    columns: usize,
+    width: usize,
+    /// From one panel to the next, in values.
+    pitch: usize,
+}
+
+impl Panels {
+    /// Packs `matrix(k, n)`.
+    pub(super) fn pack(
+        isa: Isa,
+        storage: Storage,
+        depth: usize,
+        columns: usize,
+        matrix: impl Fn(usize, usize) -> f32,
+    ) -> Self {
+        let width = isa.panel_width();
+        let panels = columns.div_ceil(width);
+        let pitch = (depth * width).next_multiple_of(32);
+        let place = |panel: usize, k: usize, n: usize| panel * pitch + k * width + n;
+        let fill = |put: &mut dyn FnMut(usize, f32)| {
+            for column in 0..columns {
+                let (panel, n) = (column / width, column % width);
+                (0..depth).for_each(|k| put(place(panel, k, n), matrix(k, column)));
+            }
+        };
+        let lines = match storage {
+            Storage::F32 => {
+                let mut lines = vec![Line([0.0; 16]); panels * pitch / 16];
+                let values: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
+                fill(&mut |place, value| values[place] = value);
+                Lines::F32(lines)
+            }
+            Storage::Bf16 => {
+                let mut lines = vec![HalfLine([0; 32]); panels * pitch / 32];
+                let values: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
+                fill(&mut |place, value| values[place] = half::bf16::from_f32(value).to_bits());
+                Lines::Bf16(lines)
+            }
+        };
+        Self {
+            lines,
+            depth,
+            columns,
+            width,
+            pitch,
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.columns.div_ceil(self.width)
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Which columns a panel holds.
+    pub(super) fn columns_of(&self, panel: usize) -> std::ops::Range<usize> {
+        panel * self.width..self.columns.min((panel + 1) * self.width)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match &self.lines {
+            Lines::F32(lines) => lines.len() * 64,
+            Lines::Bf16(lines) => lines.len() * 64,
+        }
+    }
+
+    /// Rows of a panel, from row `first` on, in f32: where they lie, or in
+    /// `expanded`.
+    #[inline(always)]
+    fn rows<'a>(
+        &'a self,
+        panel: usize,
+        first: usize,
+        count: usize,
+        expanded: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        assert!(first + count <= self.depth, "rows outside the matrix");
+        let begin = panel * self.pitch + first * self.width;
+        let len = count * self.width;
+        match &self.lines {
+            Lines::F32(lines) => &bytemuck::cast_slice(lines)[begin..][..len],
+            Lines::Bf16(lines) => {
+                let halves: &[u16] = &bytemuck::cast_slice(lines)[begin..][..len];
+                expanded.clear();
+                let wide = halves
+                    .iter()
+                    .map(|&half| f32::from_bits(u32::from(half) << 16));
+                expanded.extend(wide);
+                expanded
+            }
+        }
+    }
+}
+
+/// A left matrix that lies scattered.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) input: &'a [f32],
+    /// Where each row begins.
+    pub(super) bases: &'a [usize],
+    /// How far behind its beginning each segment of a row lies.
+    pub(super) deltas: &'a [usize],
+    /// Values in a segment.
+    pub(super) run: usize,
+}
+
+/// Scratch memory of a product.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    /// One tile for each group of rows.
+    tiles: Vec<f32>,
+    /// Weights that are kept in bfloat16, as f32.
+    expanded: Vec<f32>,
+}
+
+/// Rows of the right matrix that go through a tile at once: with 16 columns, 32
+/// KiB of them, which stay in the first level of cache for all rows.
+const DEPTH_AT_ONCE: usize = 512;
+
+/// One panel's columns of the product with every row; `sink` gets each row's
+/// number and its values, a panel's width of them. The rows' segments meet the
+/// right matrix from its row `first` on. Scratch memory grows as it must.
+#[inline(always)]
+pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    rows: Rows<'_>,
+    panels: &Panels,
+    panel: usize,
+    first: usize,
+    scratch: &mut Sums,
+    mut sink: impl FnMut(usize, &[f32]),
+) {
+    let width = NV * S::F32_LANES;
+    assert_eq!(width, panels.width, "packed for other vectors");
+    let Sums {
+        tiles: scratch,
+        expanded,
+    } = scratch;
+    let groups = rows.bases.len().div_ceil(MR);
+    let tile_len = MR * width;
+    if scratch.len() < groups * tile_len {
+        scratch.resize(groups * tile_len, 0.0);
+    }
+    let scratch = &mut scratch[..groups * tile_len];
+    let (tiles, _) = S::as_mut_simd_f32s(scratch);
+    let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
+    for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {
+        let depth = deltas.len() * rows.run;
+        let begin = first + number * at_once * rows.run;
+        let (panel, _) = S::as_simd_f32s(panels.rows(panel, begin, depth, expanded));
+        for (group, tile) in tiles.chunks_exact_mut(MR * NV).enumerate() {
+            let mut bases = [0; MR];
+            for (i, base) in bases.iter_mut().enumerate() {
+                // The last group is filled up with the last row.
+                *base = rows.bases[(group * MR + i).min(rows.bases.len() - 1)];
+            }
+            accumulate::<S, MR, NV>(
+                simd,
+                rows.input,
+                &bases,
+                deltas,
+                rows.run,
+                panel,
+                tile,
+                number == 0,
+            );
+        }
+    }
+    for (row, values) in scratch
+        .chunks_exact(width)
+        .take(rows.bases.len())
+        .enumerate()
+    {
+        sink(row, values);
+    }
+}
+
+/// `tile += rows * panel`, or `tile = rows * panel` to begin with.
+#[inline(always)]
+fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    input: &[f32],
+    bases: &[usize; MR],
+    deltas: &[usize],
+    run: usize,
+    panel: &[S::f32s],
+    tile: &mut [S::f32s],
+    fresh: bool,
+) {
+    assert!(tile.len() == MR * NV && panel.len() == deltas.len() * run * NV);
+    let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
+    if !fresh {
+        for i in 0..MR {
+            for j in 0..NV {
+                sums[i][j] = tile[i * NV + j];
+            }
+        }
+    }
+    for (segment, &delta) in deltas.iter().enumerate() {
+        let mut rows = [input.as_ptr(); MR];
+        for i in 0..MR {
+            rows[i] = input[bases[i] + delta..][..run].as_ptr();
+        }
+        let panel = panel[segment * run * NV..][..run * NV].as_ptr();
+        for k in 0..run {
+            let mut right = [simd.splat_f32s(0.0); NV];
+            for j in 0..NV {
+                // SAFETY: `k < run` and `j < NV`, and the slice has `run * NV` vectors.
+                right[j] = unsafe { *panel.add(k * NV + j) };
+            }
+            for i in 0..MR {
+                // SAFETY: `k < run`, and each row was sliced to `run` values.
+                let left = simd.splat_f32s(unsafe { *rows[i].add(k) });
+                for j in 0..NV {
+                    sums[i][j] = mul_add(simd, left, right[j], sums[i][j]);
+                }
+            }
+        }
+    }
+    for i in 0..MR {
+        for j in 0..NV {
+            tile[i * NV + j] = sums[i][j];
+        }
+    }
+}
+
+/// `a * b + c`: in one rounding where the processor can, in two elsewhere.
+#[inline(always)]
+pub(super) fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+    // Without the instruction, one rounding costs a call of the C library.
+    if cfg!(target_arch = "x86_64") && TypeId::of::<S>() == TypeId::of::<pulp::Scalar256b>() {
+        simd.add_f32s(simd.mul_f32s(a, b), c)
+    } else {
+        simd.mul_add_e_f32s(a, b, c)
     }
 }

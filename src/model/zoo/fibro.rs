@@ -71,7 +71,7 @@ pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
         // The shortcut comes first, so that it is there to be added.
         let point = spatial(channels, [1, 1, 1], halve, [0, 0, 0]);
         net.normed(&name("shortcut.conv"), &name("shortcut.norm"), point)?;
-        net.then(name("shortcut crop"), Op::CropTime(2))?;
+        net.then(name("shortcut crop"), Op::CropTime { frames: 2 })?;
         let shortcut = net.at;
         net.at = input;
         let taps = |stride| spatial(channels, [3, 3, 3], stride, [0, 1, 1]);

@@ -5,6 +5,7 @@
 //! frame by itself: their convolutions have one tap in time.
 
 mod fibro;
+mod layers;
 mod resnet;
 mod video;
 
@@ -19,6 +20,7 @@ pub(super) fn build(spec: &ModelSpec) -> Result<Graph, String> {
         Architecture::Fibro2d => fibro::fibro2d(spec),
         Architecture::Fibro2dLstm => fibro::fibro2d_lstm(spec),
         Architecture::Fibro3d => fibro::fibro3d(spec),
+        Architecture::Layers => layers::layers(spec),
         Architecture::Resnet18 => resnet::resnet(spec),
         Architecture::Resnet18Lstm => resnet::resnet_lstm(spec),
         Architecture::R3d18 => video::video_resnet(spec, video::Kind::R3d),
@@ -75,7 +77,12 @@ impl Builder {
     /// The head of a network that looks at the whole clip at once.
     fn classify_clip(mut self, head: &str, spec: &ModelSpec) -> Result<Graph, String> {
         self.then("pool", Op::GlobalAveragePool)?;
-        self.then(head, Op::Linear(spec.classes.len()))?;
+        self.then(
+            head,
+            Op::Linear {
+                features: spec.classes.len(),
+            },
+        )?;
         Ok(self.graph)
     }
 
@@ -83,7 +90,12 @@ impl Builder {
     /// over the frames.
     fn classify_frames(mut self, head: &str, spec: &ModelSpec) -> Result<Graph, String> {
         self.then("pool", Op::FrameAveragePool)?;
-        self.then(head, Op::Linear(spec.classes.len()))?;
+        self.then(
+            head,
+            Op::Linear {
+                features: spec.classes.len(),
+            },
+        )?;
         self.then("mean over frames", Op::LogMeanSoftmax)?;
         Ok(self.graph)
     }
@@ -94,7 +106,12 @@ impl Builder {
         if let Some(lstm) = spec.lstm {
             self.then("lstm", Op::Lstm(lstm))?;
         }
-        self.then(head, Op::Linear(spec.classes.len()))?;
+        self.then(
+            head,
+            Op::Linear {
+                features: spec.classes.len(),
+            },
+        )?;
         Ok(self.graph)
     }
 }
@@ -107,6 +124,7 @@ fn planar(channels: usize, kernel: usize, stride: usize) -> Conv {
         kernel: [1, kernel, kernel],
         stride: [1, stride, stride],
         padding: [0, padding, padding],
+        groups: 1,
         planar: true,
     }
 }
@@ -118,6 +136,7 @@ fn spatial(channels: usize, kernel: [usize; 3], stride: [usize; 3], padding: [us
         kernel,
         stride,
         padding,
+        groups: 1,
         planar: false,
     }
 }

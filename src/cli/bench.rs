@@ -1,0 +1,140 @@
+//! `hepaflow bench`: what a clip costs on this machine, for people who choose a
+//! model and for comparison with other runtimes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use cpu_time::ProcessTime;
+
+use super::BadInput;
+use crate::engine::{Device, Engine, EngineOptions, Precision};
+use crate::model::Model;
+
+/// Times a model: milliseconds a clip, of the clock and of the processor.
+///
+/// Clips of noise are scored for a while, after a few that do not count. The
+/// median is what to expect; the smallest is what this machine can do when
+/// nothing else runs.
+#[derive(Args)]
+pub(super) struct BenchArgs {
+    /// The model directory.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Clips given to the engine at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Threads that share each clip's layers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+    /// For how long to measure.
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// What executes the model.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+    /// What it computes in.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let model = Model::load(&args.model).map_err(BadInput::new)?;
+    let options = EngineOptions {
+        device: args.device,
+        precision: args.precision,
+    };
+    let engine = Engine::open(&model, options).map_err(BadInput::new)?;
+    let mut workspace = engine.workspace_of(args.threads.into())?;
+    let input = &model.spec().input;
+    let batch = usize::from(args.batch);
+    let shape = [
+        batch,
+        input.channels,
+        input.frames,
+        input.height,
+        input.width,
+    ];
+    let clips = noise(shape.iter().product());
+    let mut score = || engine.infer_tensor(&mut workspace, &clips, &shape);
+
+    let begin = Instant::now();
+    while begin.elapsed() < args.duration / 4 {
+        score().context("cannot score a clip")?;
+    }
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    let begin = Instant::now();
+    while begin.elapsed() < args.duration || wall.len() < 3 {
+        let (clock, process) = (Instant::now(), ProcessTime::now());
+        score().context("cannot score a clip")?;
+        let per_clip = |time: Duration| time.as_secs_f64() * 1e3 / batch as f64;
+        cpu.push(per_clip(process.elapsed()));
+        wall.push(per_clip(clock.elapsed()));
+    }
+    let memory = engine.memory();
+    let report = serde_json::json!({
+        "engine": engine.description(),
+        "batch": batch,
+        "threads": args.threads,
+        "runs": wall.len(),
+        "wall_ms": summary(&mut wall),
+        "cpu_ms": summary(&mut cpu),
+        "weights_bytes": memory.weights,
+        "workspace_bytes": memory.workspace,
+        "peak_bytes": peak_memory(),
+    });
+    if args.json {
+        println!("{report}");
+        return Ok(());
+    }
+    println!("{}, {} at once", engine.description(), args.batch);
+    for (name, key) in [("wall", "wall_ms"), ("cpu", "cpu_ms")] {
+        let of = |part| report[key][part].as_f64().unwrap_or_default();
+        println!(
+            "{name:5} {:9.3} ms a clip (median of {} runs; smallest {:.3}, largest {:.3})",
+            of("median"),
+            wall.len(),
+            of("min"),
+            of("max")
+        );
+    }
+    println!(
+        "memory {:7.1} MB of weights, {:.1} MB a workspace",
+        memory.weights as f64 / 1e6,
+        memory.workspace as f64 / 1e6
+    );
+    Ok(())
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn summary(times: &mut [f64]) -> serde_json::Value {
+    times.sort_by(f64::total_cmp);
+    serde_json::json!({
+        "min": times.first(),
+        "median": times.get(times.len() / 2),
+        "max": times.last(),
+    })
+}
+
+/// Values in -1..1 without a pattern, the same every time.
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}

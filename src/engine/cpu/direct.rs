@@ -1,0 +1,221 @@
+//! Convolution as an implicit matrix product: output positions by channels out,
+//! summed over taps and channels in. The input is read where it lies; only a
+//! picture that needs zeros around it is copied first, with its border:
+//!
+//! ```text
+//! row of the product      output position (t, h, w)
+//!   begins at             input (t st - pt, h sh, w sw), all C of it
+//!   segment (kt, kh)      the kw * C values that lie side by side there
+//! ```
+
+use pulp::Simd;
+
+use super::conv::{Epilogue, FrameClass, Geometry};
+use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
+use super::team::{Parts, Scratch, Team};
+
+/// Output positions of one task: their inputs stay in cache while the weights
+/// pass by.
+const POSITIONS: usize = 96;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Direct {
+    geometry: Geometry,
+    classes: Vec<FrameClass>,
+    panels: Panels,
+    /// Rows and columns of the input with its border.
+    padded: [usize; 2],
+    tasks: Vec<Chunk>,
+}
+
+/// Consecutive rows of the product within one class of frames.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    class: usize,
+    begin: usize,
+    end: usize,
+}
+
+impl Direct {
+    pub(super) fn new(isa: Isa, storage: Storage, geometry: Geometry, weights: &[f32]) -> Self {
+        let [kt, kh, kw] = geometry.kernel;
+        let filters = geometry.filters;
+        let depth = kt * kh * kw * geometry.channels;
+        let panels = Panels::pack(isa, storage, depth, filters, |k, n| {
+            weights[k * filters + n]
+        });
+        let [_, height, width] = geometry.input;
+        let [_, top, left] = geometry.padding;
+        let classes = geometry.frame_classes();
+        let mut tasks = Vec::new();
+        for (class, frames) in classes.iter().enumerate() {
+            let rows = frames.frames.len() * geometry.area();
+            for begin in (0..rows).step_by(POSITIONS) {
+                tasks.push(Chunk {
+                    class,
+                    begin,
+                    end: rows.min(begin + POSITIONS),
+                });
+            }
+        }
+        Self {
+            classes,
+            panels,
+            padded: [height + 2 * top, width + 2 * left],
+            tasks,
+            geometry,
+        }
+    }
+
+    fn is_padded(&self) -> bool {
+        self.geometry.padding[1..] != [0, 0]
+    }
+
+    pub(super) fn scratch_len(&self) -> usize {
+        if !self.is_padded() {
+            return 0;
+        }
+        self.geometry.input[0] * self.padded[0] * self.padded[1] * self.geometry.channels
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        team: &Team,
+        epilogue: &Epilogue,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: Parts<'_>,
+        scratch: &mut [f32],
+    ) {
+        let input = if self.is_padded() {
+            self.pad(team, input, scratch);
+            &*scratch
+        } else {
+            input
+        };
+        team.each(self.tasks.len(), |number, scratch| {
+            let chunk = self.tasks[number];
+            isa.run(Tile {
+                conv: self,
+                chunk,
+                epilogue,
+                input,
+                residual,
+                output,
+                scratch,
+            });
+        });
+    }
+
+    /// Copies the clip into a border of zeros.
+    fn pad(&self, team: &Team, input: &[f32], padded: &mut [f32]) {
+        let [frames, height, width] = self.geometry.input;
+        let channels = self.geometry.channels;
+        let [_, top, left] = self.geometry.padding;
+        let [_, padded_width] = self.padded;
+        let pitch = padded_width * channels;
+        let frame_len = self.padded[0] * pitch;
+        let parts = Parts::new(padded);
+        team.each(frames, |frame, _| {
+            // SAFETY: each task has a frame of its own.
+            let padded = unsafe { parts.part(frame * frame_len, frame_len) };
+            let input = &input[frame * height * width * channels..][..height * width * channels];
+            padded[..top * pitch].fill(0.0);
+            padded[(top + height) * pitch..].fill(0.0);
+            let rows = padded[top * pitch..].chunks_exact_mut(pitch);
+            for (row, input) in rows.zip(input.chunks_exact(width * channels)) {
+                let (before, rest) = row.split_at_mut(left * channels);
+                let (inside, after) = rest.split_at_mut(width * channels);
+                before.fill(0.0);
+                inside.copy_from_slice(input);
+                after.fill(0.0);
+            }
+        });
+    }
+}
+
+struct Tile<'a> {
+    conv: &'a Direct,
+    chunk: Chunk,
+    epilogue: &'a Epilogue,
+    input: &'a [f32],
+    residual: Option<&'a [f32]>,
+    output: Parts<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl Task for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        let Self {
+            conv,
+            chunk,
+            epilogue,
+            input,
+            residual,
+            output,
+            scratch,
+        } = self;
+        let geometry = &conv.geometry;
+        let class = &conv.classes[chunk.class];
+        let [_, kh, kw] = geometry.kernel;
+        let channels = geometry.channels;
+        let [rows, columns] = conv.padded;
+        let (pitch, frame_len) = (columns * channels, rows * columns * channels);
+        let Scratch {
+            sums,
+            bases,
+            deltas,
+        } = scratch;
+
+        // Segments: taps in time and rows; all the columns' taps are one run.
+        deltas.clear();
+        for t in 0..class.taps.len() {
+            deltas.extend((0..kh).map(|h| t * frame_len + h * pitch));
+        }
+        let area = geometry.area();
+        let position = |row: usize| (class.frames[row / area], row % area);
+        bases.clear();
+        for row in chunk.begin..chunk.end {
+            let (frame, place) = position(row);
+            let (h, w) = (place / geometry.output[2], place % geometry.output[2]);
+            let first = if class.taps.is_empty() {
+                0
+            } else {
+                geometry.input_frame(frame, class.taps.start)
+            };
+            bases.push(
+                first * frame_len
+                    + h * geometry.stride[1] * pitch
+                    + w * geometry.stride[2] * channels,
+            );
+        }
+        let rows = Rows {
+            input,
+            bases,
+            deltas,
+            run: kw * channels,
+        };
+        let first = class.taps.start * kh * kw * channels;
+        for panel in 0..conv.panels.count() {
+            let filters = conv.panels.columns_of(panel);
+            multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
+                let (frame, place) = position(chunk.begin + row);
+                let begin = (frame * area + place) * geometry.filters + filters.start;
+                let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
+                // SAFETY: each row of the product has its own place, and each
+                // row belongs to one task.
+                let output = unsafe { output.part(begin, filters.len()) };
+                epilogue.apply(filters.start, sums, residual, output);
+            });
+        }
+    }
+}

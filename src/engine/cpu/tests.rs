@@ -1,0 +1,248 @@
+//! Every way to compute a convolution against its definition, in f64.
+
+use proptest::prelude::*;
+
+use super::conv::{Convolution, Epilogue, Geometry};
+use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
+use super::team::Team;
+use super::winograd::Winograd;
+
+/// Values without a pattern, in -1..1.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// `sum over taps and channels`, in f64, and of the terms' magnitudes.
+fn definition(geometry: &Geometry, input: &[f32], weights: &[f32]) -> Vec<(f64, f64)> {
+    let Geometry {
+        kernel,
+        stride,
+        padding,
+        channels,
+        filters,
+        ..
+    } = *geometry;
+    let mut sums = Vec::new();
+    let [frames, rows, columns] = geometry.output;
+    for position in 0..frames * rows * columns {
+        let at = [
+            position / (rows * columns),
+            position / columns % rows,
+            position % columns,
+        ];
+        for filter in 0..filters {
+            let (mut sum, mut size) = (0.0, 0.0);
+            for tap in 0..kernel.iter().product::<usize>() {
+                let k = [
+                    tap / (kernel[1] * kernel[2]),
+                    tap / kernel[2] % kernel[1],
+                    tap % kernel[2],
+                ];
+                let place: [_; 3] =
+                    std::array::from_fn(|a| (at[a] * stride[a] + k[a]).wrapping_sub(padding[a]));
+                if (0..3).any(|axis| place[axis] >= geometry.input[axis]) {
+                    continue;
+                }
+                let begin =
+                    (place[0] * geometry.input[1] + place[1]) * geometry.input[2] + place[2];
+                for channel in 0..channels {
+                    let product = f64::from(input[begin * channels + channel])
+                        * f64::from(weights[(tap * channels + channel) * filters + filter]);
+                    sum += product;
+                    size += product.abs();
+                }
+            }
+            sums.push((sum, size));
+        }
+    }
+    sums
+}
+
+fn geometries() -> impl Strategy<Value = Geometry> {
+    let axis = || (1..=4usize, 1..=3usize, 0..=3usize, 1..=14usize);
+    let three = prop_oneof![Just(true), Just(false)];
+    let channels = prop::sample::select(vec![1usize, 3, 8, 9, 16, 21]);
+    let filters = prop::sample::select(vec![1usize, 2, 8, 13, 16, 33]);
+    ([axis(), axis(), axis()], three, channels, filters).prop_map(
+        |(mut axes, three, channels, filters)| {
+            if three {
+                // What Winograd's method is for.
+                for axis in &mut axes[1..] {
+                    (axis.0, axis.1) = (3, 1);
+                }
+            }
+            let part = |part: fn(&(usize, usize, usize, usize)) -> usize| {
+                [part(&axes[0]), part(&axes[1]), part(&axes[2])]
+            };
+            let (kernel, stride) = (part(|axis| axis.0), part(|axis| axis.1));
+            let padding = part(|axis| axis.2.min(axis.0 - 1));
+            // As large as the kernel, at least.
+            let input = part(|axis| axis.3.max(axis.0));
+            let output =
+                std::array::from_fn(|a| (input[a] + 2 * padding[a] - kernel[a]) / stride[a] + 1);
+            Geometry {
+                kernel,
+                stride,
+                padding,
+                input,
+                output,
+                channels,
+                filters,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn convolutions_are_what_they_are_defined_to_be(
+        geometry in geometries(),
+        relu: bool,
+        with_residual: bool,
+        seed in 1..u64::MAX,
+    ) {
+        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
+        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
+        let weights = noise(depth * geometry.filters, seed ^ 1);
+        let bias = noise(geometry.filters, seed ^ 2);
+        let positions = geometry.output.iter().product::<usize>();
+        let residual = noise(positions * geometry.filters, seed ^ 3);
+        let residual = with_residual.then_some(residual.as_slice());
+        let sums = definition(&geometry, &input, &weights);
+        let largest = sums.iter().fold(0.0, |largest: f64, (_, size)| largest.max(*size));
+
+        for isa in Isa::all() {
+            for winograd in [false, true] {
+                if winograd && !Winograd::fits(isa, &geometry) {
+                    continue;
+                }
+                let epilogue = Epilogue { bias: bias.clone(), relu };
+                let conv = Convolution::by(winograd, isa, Storage::F32, geometry.clone(), &weights, epilogue);
+                let mut outputs = Vec::new();
+                for threads in [1, 3] {
+                    let mut output = vec![f32::NAN; sums.len()];
+                    // Whatever lies in scratch memory must not matter.
+                    let mut scratch = vec![f32::NAN; conv.scratch_len()];
+                    let team = Team::of(threads).unwrap();
+                    conv.run(isa, &team, &input, residual, &mut output, &mut scratch);
+                    outputs.push(output);
+                }
+                prop_assert_eq!(&outputs[0], &outputs[1], "threads changed bits");
+                for (place, (&found, &(sum, size))) in outputs[0].iter().zip(&sums).enumerate() {
+                    let mut expected = sum + f64::from(bias[place % geometry.filters]);
+                    expected += residual.map_or(0.0, |residual| f64::from(residual[place]));
+                    if relu {
+                        expected = expected.max(0.0);
+                    }
+                    // Winograd's method spreads a tile's rounding over all of it,
+                    // and its points cost about a digit.
+                    let bound = if winograd { 2e-6 * (largest + 2.0) } else { 3e-7 * (size + 2.0) };
+                    let error = (f64::from(found) - expected).abs();
+                    prop_assert!(
+                        error <= bound,
+                        "{} {} at {place}: {found} for {expected}, {geometry:?}", isa.name(), conv.method()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_scattered_rows_are_right(
+        (rows, segments, run, columns) in (1..40usize, 1..5usize, 1..70usize, 1..50usize),
+        first in 0..3usize,
+        storage in prop::sample::select(vec![Storage::F32, Storage::Bf16]),
+        seed in 1..u64::MAX,
+    ) {
+        let input = noise(4096, seed);
+        let places = noise(rows + segments, seed ^ 1);
+        let place = |value: f32| ((value + 1.0) * 1000.0) as usize;
+        let bases: Vec<_> = places[..rows].iter().map(|value| place(*value)).collect();
+        let deltas: Vec<_> = places[rows..].iter().map(|value| place(*value)).collect();
+        let depth = (first + segments) * run;
+        let mut matrix = noise(depth * columns, seed ^ 2);
+        if storage == Storage::Bf16 {
+            // As it is kept: products are of these values.
+            for value in &mut matrix {
+                *value = half::bf16::from_f32(*value).to_f32();
+            }
+        }
+        for isa in Isa::all() {
+            let panels = Panels::pack(isa, storage, depth, columns, |k, n| matrix[k * columns + n]);
+            let mut found = vec![f32::NAN; rows * columns];
+            let left = Rows { input: &input, bases: &bases, deltas: &deltas, run };
+            isa.run(Multiply { rows: left, panels: &panels, first: first * run, output: &mut found });
+            for (place, found) in found.iter().enumerate() {
+                let (row, column) = (place / columns, place % columns);
+                let (mut sum, mut size) = (0.0, 0.0);
+                for (segment, delta) in deltas.iter().enumerate() {
+                    for k in 0..run {
+                        let right = matrix[((first + segment) * run + k) * columns + column];
+                        let product = f64::from(input[bases[row] + delta + k]) * f64::from(right);
+                        sum += product;
+                        size += product.abs();
+                    }
+                }
+                prop_assert!((f64::from(*found) - sum).abs() <= 1e-6 * (size + 1.0), "{}", isa.name());
+            }
+        }
+    }
+}
+
+struct Multiply<'a> {
+    rows: Rows<'a>,
+    panels: &'a Panels,
+    first: usize,
+    output: &'a mut [f32],
+}
+
+impl Task for Multiply<'_> {
+    type Output = ();
+
+    fn run<S: pulp::Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        for panel in 0..self.panels.count() {
+            let columns = self.panels.columns_of(panel);
+            let sink = |row: usize, sums: &[f32]| {
+                let begin = row * self.panels.columns() + columns.start;
+                self.output[begin..][..columns.len()].copy_from_slice(&sums[..columns.len()]);
+            };
+            multiply::<S, MR, NV>(
+                simd,
+                self.rows,
+                self.panels,
+                panel,
+                self.first,
+                &mut Sums::default(),
+                sink,
+            );
+        }
+    }
+}
+
+#[test]
+fn taps_outside_the_clip_are_left_out() {
+    let geometry = Geometry {
+        kernel: [3, 1, 1],
+        stride: [2, 1, 1],
+        padding: [1, 0, 0],
+        input: [5, 1, 1],
+        output: [3, 1, 1],
+        channels: 1,
+        filters: 1,
+    };
+    let classes: Vec<_> = geometry
+        .frame_classes()
+        .into_iter()
+        .map(|class| (class.taps, class.frames))
+        .collect();
+    assert_eq!(classes, [(1..3, vec![0]), (0..3, vec![1]), (0..2, vec![2])]);
+}

@@ -1,0 +1,1175 @@
+//! ONNX to a model directory, for networks of the layers that we have.
+//!
+//! A value of the file is one of our nodes with a name for each of its axes, so
+//! that changes of shape (squeeze, transpose, flatten) only rename axes. A
+//! network on pictures, `[N, C, H, W]`, scores each frame of a clip, and its
+//! probabilities are averaged, as with every 2D network here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::{
+    AttributeProto, BFLOAT16, DOUBLE, FLOAT, FLOAT16, GraphProto, INT64, ModelProto, NodeProto,
+    TensorProto,
+};
+use crate::domain::StageRange;
+use crate::model::graph::{BATCH_NORM_EPSILON, Graph};
+use crate::model::import::{ImportError, write};
+use crate::model::{
+    Architecture, Conv, InputSpec, LayerSpec, Lstm, Model, ModelError, ModelSpec, NodeId, Op, Pool,
+    Shape,
+};
+
+/// What an ONNX file does not say.
+#[derive(Clone, Debug)]
+pub struct OnnxOptions {
+    /// What each class means, in order.
+    pub classes: Vec<StageRange>,
+    /// Frames, rows and columns of a clip, where the file leaves them open.
+    pub extent: [usize; 3],
+    /// One mean a channel, or one for all; 0 without any.
+    pub mean: Vec<f32>,
+    /// One standard deviation a channel, or one for all; 1 without any.
+    pub std: Vec<f32>,
+    /// Whether the weights were made without patients' data.
+    pub synthetic: bool,
+    /// Where the weights come from.
+    pub note: String,
+}
+
+/// An ONNX file could not be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// It is no ONNX file, or one that is cut short.
+    #[error("{} is no whole ONNX file: {problem}", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The network holds something that cannot be executed here.
+    #[error("{}: {operation} `{node}`: {problem}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// ONNX's name of the operation.
+        operation: String,
+        /// ONNX's name of the node.
+        node: String,
+        /// What is wrong, and what would be accepted.
+        problem: String,
+    },
+    /// The model directory could not be made.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+/// Makes a model directory from an ONNX file, and loads it as a check.
+///
+/// # Errors
+/// If the file cannot be read or holds a layer that we do not have (the error
+/// names it), or the directory cannot be written.
+pub fn import_onnx(
+    file: &Path,
+    directory: &Path,
+    options: &OnnxOptions,
+) -> Result<Model, OnnxError> {
+    let bytes = fs::read(file).map_err(|error| {
+        ImportError::Model(ModelError::Read {
+            file: file.to_owned(),
+            error,
+        })
+    })?;
+    let format = |problem: String| OnnxError::Format {
+        file: file.to_owned(),
+        problem,
+    };
+    let proto = ModelProto::decode(bytes.as_slice()).map_err(|error| format(error.to_string()))?;
+    let graph = proto
+        .graph
+        .ok_or_else(|| format("it holds no graph".to_owned()))?;
+    let mut reader = Reader::new(&graph, options).map_err(format)?;
+    // What cannot be computed matters only if the answer needs it: exporters
+    // leave arithmetic on shapes behind.
+    let mut unknown: HashMap<&str, Unknown> = HashMap::new();
+    for node in &graph.node {
+        let Err(problem) = reader.node(node) else {
+            continue;
+        };
+        let cause = node
+            .input
+            .iter()
+            .find_map(|input| unknown.get(input.as_str()));
+        let cause = cause.cloned().unwrap_or_else(|| Unknown {
+            operation: node.op_type.clone(),
+            node: if node.name.is_empty() {
+                node.output.join(", ")
+            } else {
+                node.name.clone()
+            },
+            problem,
+        });
+        let outputs = node
+            .output
+            .iter()
+            .map(|output| (output.as_str(), cause.clone()));
+        unknown.extend(outputs);
+    }
+    let answer = graph
+        .output
+        .first()
+        .and_then(|output| unknown.remove(output.name.as_str()));
+    if let Some(Unknown {
+        operation,
+        node,
+        problem,
+    }) = answer
+    {
+        return Err(OnnxError::Unsupported {
+            file: file.to_owned(),
+            operation,
+            node,
+            problem,
+        });
+    }
+    let (spec, weights) = reader.finish(&graph, options).map_err(format)?;
+    Ok(write(&spec, &weights, directory)?)
+}
+
+/// Why a value cannot be computed.
+#[derive(Clone)]
+struct Unknown {
+    operation: String,
+    node: String,
+    problem: String,
+}
+
+/// Axes of an ONNX value, by what they are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Axis {
+    Clips,
+    Channels,
+    Frames,
+    Rows,
+    Columns,
+    /// Of an LSTM; there is one.
+    Direction,
+}
+
+const AXES: [Axis; 5] = [
+    Axis::Clips,
+    Axis::Channels,
+    Axis::Frames,
+    Axis::Rows,
+    Axis::Columns,
+];
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+enum Value {
+    Constant(Constant),
+    Node(NodeId, Vec<Axis>, Share),
+    /// What LSTM layers give, all frames of it or the last.
+    States(States, Vec<Axis>),
+}
+
+/// How far a mean of probabilities has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Share {
+    Plain,
+    Softmax,
+    MeanSoftmax,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Constant {
+    dims: Vec<usize>,
+    floats: Vec<f32>,
+    integers: Vec<i64>,
+}
+
+/// Layers of an LSTM, one above the other, whose node is not made yet.
+#[derive(Clone, Debug)]
+struct States {
+    input: NodeId,
+    hidden: usize,
+    /// `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh` of each layer.
+    layers: Vec<[Constant; 4]>,
+    name: String,
+}
+
+struct Reader {
+    graph: Graph,
+    values: HashMap<String, Value>,
+    weights: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    /// The file's network sees single pictures.
+    planar: bool,
+    input: InputSpec,
+}
+
+impl Reader {
+    fn new(proto: &GraphProto, options: &OnnxOptions) -> Result<Self, String> {
+        let mut values = HashMap::new();
+        for tensor in &proto.initializer {
+            values.insert(tensor.name.clone(), Value::Constant(constant(tensor)?));
+        }
+        // Old files list parameters among the inputs, too.
+        let mut inputs = proto
+            .input
+            .iter()
+            .filter(|input| !values.contains_key(&input.name));
+        let (Some(input), None) = (inputs.next(), inputs.next()) else {
+            return Err("expected one input, the clips".to_owned());
+        };
+        let tensor = input.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
+        let dims: Vec<i64> = tensor
+            .and_then(|tensor| tensor.shape.as_ref())
+            .map(|shape| shape.dim.iter().map(|dim| dim.value).collect())
+            .unwrap_or_default();
+        let [frames, height, width] = options.extent;
+        let known = |dim: i64, otherwise: usize| {
+            usize::try_from(dim)
+                .ok()
+                .filter(|&dim| dim > 0)
+                .unwrap_or(otherwise)
+        };
+        let (planar, channels, extent) = match *dims.as_slice() {
+            [_, c, t, h, w] => (
+                false,
+                c,
+                [known(t, frames), known(h, height), known(w, width)],
+            ),
+            [_, c, h, w] => (true, c, [frames, known(h, height), known(w, width)]),
+            _ => {
+                return Err(format!(
+                    "its input `{}` has {} axes: expected [N, C, T, H, W] or [N, C, H, W]",
+                    input.name,
+                    dims.len()
+                ));
+            }
+        };
+        let channels = known(channels, 0);
+        if !(1..=16).contains(&channels) || extent.iter().any(|&extent| extent > 4096) {
+            return Err(format!("its input {dims:?} has impossible extents"));
+        }
+        let (graph, id) = Graph::input(Shape { channels, extent });
+        let axes = AXES
+            .into_iter()
+            .filter(|axis| !planar || *axis != Axis::Frames)
+            .collect();
+        values.insert(input.name.clone(), Value::Node(id, axes, Share::Plain));
+        let each = |values: &[f32], default: f32| match values {
+            [] => vec![default; channels],
+            [one] => vec![*one; channels],
+            several => several.to_vec(),
+        };
+        let [frames, height, width] = extent;
+        let input = InputSpec {
+            channels,
+            frames,
+            height,
+            width,
+            mean: each(&options.mean, 0.0),
+            std: each(&options.std, 1.0),
+        };
+        Ok(Self {
+            graph,
+            values,
+            weights: BTreeMap::new(),
+            planar,
+            input,
+        })
+    }
+
+    fn finish(
+        mut self,
+        proto: &GraphProto,
+        options: &OnnxOptions,
+    ) -> Result<(ModelSpec, Vec<u8>), String> {
+        let [output] = proto.output.as_slice() else {
+            return Err("expected one output, the logits".to_owned());
+        };
+        let (id, _, share) = self.node_called(&output.name)?;
+        let frames = self.graph.node(id).shape.extent[0];
+        match share {
+            Share::Plain if self.planar => self.mean_of_probabilities(id)?,
+            Share::Plain => id,
+            Share::Softmax if self.planar || frames == 1 => self.mean_of_probabilities(id)?,
+            Share::MeanSoftmax => self.mean_of_probabilities(id)?,
+            Share::Softmax => return Err("its output is a softmax over several frames".to_owned()),
+        };
+        let name = |id: NodeId| self.graph.node(id).name.clone();
+        let layers = self.graph.nodes()[1..]
+            .iter()
+            .map(|node| LayerSpec {
+                name: node.name.clone(),
+                inputs: node.inputs.iter().map(|input| name(*input)).collect(),
+                op: node.op,
+            })
+            .collect();
+        let spec = ModelSpec {
+            architecture: Architecture::Layers,
+            widths: Vec::new(),
+            depths: None,
+            lstm: None,
+            classes: options.classes.clone(),
+            synthetic: options.synthetic,
+            note: options.note.clone(),
+            input: self.input,
+            layers,
+        };
+        let bytes: Vec<_> = self
+            .weights
+            .iter()
+            .map(|(name, (dims, values))| {
+                let bytes: Vec<u8> = values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect();
+                (name, dims, bytes)
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, dims, bytes)| {
+                Ok((
+                    name.as_str(),
+                    TensorView::new(Dtype::F32, (*dims).clone(), bytes)?,
+                ))
+            })
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|error| error.to_string())?;
+        let weights = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
+        Ok((spec, weights))
+    }
+
+    fn mean_of_probabilities(&mut self, id: NodeId) -> Result<NodeId, String> {
+        self.graph
+            .add("log of the mean probability", Op::LogMeanSoftmax, &[id])
+    }
+
+    /// Adds what one node of the file computes.
+    fn node(&mut self, node: &NodeProto) -> Result<(), String> {
+        if !matches!(node.domain.as_str(), "" | "ai.onnx") {
+            return Err(format!(
+                "operations of `{}` are not known here",
+                node.domain
+            ));
+        }
+        let output = node.output.first().ok_or("it has no output")?.clone();
+        let input = |number: usize| {
+            let name = node.input.get(number).filter(|name| !name.is_empty());
+            name.ok_or_else(|| format!("its input {number} is missing"))
+        };
+        let value = match node.op_type.as_str() {
+            "Constant" => {
+                let tensor = attribute(node, "value").and_then(|value| value.t.as_ref());
+                Value::Constant(constant(tensor.ok_or("only tensors are known here")?)?)
+            }
+            "Expand" | "ConstantOfShape" => {
+                // States that an LSTM begins with: zeros, however many.
+                let zeros = match node.op_type.as_str() {
+                    "Expand" => Some(self.constant(input(0)?)?),
+                    _ => match attribute(node, "value") {
+                        Some(value) => value.t.as_ref().map(constant).transpose()?,
+                        None => Some(Constant::default()),
+                    },
+                };
+                let zeros = zeros.filter(|zeros| zeros.floats.iter().all(|value| *value == 0.0));
+                Value::Constant(zeros.ok_or("only zeros can be repeated")?)
+            }
+            "Identity" | "Dropout" => self.value(input(0)?)?.clone(),
+            "Conv" => self.convolution(node, &output)?,
+            "BatchNormalization" => self.batch_norm(node, &output)?,
+            "Relu" => {
+                let (id, axes) = self.plain(input(0)?)?;
+                Value::Node(
+                    self.graph.add(output.as_str(), Op::Relu, &[id])?,
+                    axes,
+                    Share::Plain,
+                )
+            }
+            "Add" => self.addition(node, &output)?,
+            "MaxPool" | "AveragePool" => self.pool(node, &output)?,
+            "GlobalAveragePool" => {
+                let (id, axes) = self.plain(input(0)?)?;
+                let op = if self.planar {
+                    Op::FrameAveragePool
+                } else {
+                    Op::GlobalAveragePool
+                };
+                Value::Node(
+                    self.graph.add(output.as_str(), op, &[id])?,
+                    axes,
+                    Share::Plain,
+                )
+            }
+            "ReduceMean" => self.mean(node, &output)?,
+            "Gemm" | "MatMul" => self.linear(node, &output)?,
+            "LSTM" => return self.lstm(node),
+            "Softmax" | "LogSoftmax" => {
+                let (id, axes) = self.plain(input(0)?)?;
+                let axis = position(integer(node, "axis").unwrap_or(-1), axes.len())?;
+                if axes[axis] != Axis::Channels {
+                    return Err("only over the channels".to_owned());
+                }
+                // The logarithm is taken at the end, if at all.
+                Value::Node(id, axes, Share::Softmax)
+            }
+            "Log" => match self.value(input(0)?)? {
+                Value::Node(id, axes, Share::MeanSoftmax) => {
+                    let (id, axes) = (*id, axes.clone());
+                    Value::Node(
+                        self.graph.add(output.as_str(), Op::LogMeanSoftmax, &[id])?,
+                        axes,
+                        Share::Plain,
+                    )
+                }
+                _ => return Err("only after a softmax and its mean over frames".to_owned()),
+            },
+            "Slice" => self.slice(node, &output)?,
+            "Gather" => self.gather(node)?,
+            "Transpose" => {
+                let (value, axes) = self.with_axes(input(0)?)?;
+                let reversed = || (0..axes.len() as i64).rev().collect();
+                let order = attribute(node, "perm").map_or_else(reversed, |perm| perm.ints.clone());
+                let axes = order
+                    .iter()
+                    .map(|&axis| Ok(axes[position(axis, axes.len())?]))
+                    .collect::<Result<_, String>>()?;
+                renamed(value, axes)
+            }
+            "Squeeze" => {
+                let (value, axes) = self.with_axes(input(0)?)?;
+                let gone = self.axes_of(node, 1, axes.len())?;
+                let gone = gone.ok_or("it does not say which axes")?;
+                self.squeezed(value, &axes, &gone)?
+            }
+            "Unsqueeze" => {
+                let (id, axes, share) = self.node_called(input(0)?)?;
+                let value = Value::Node(id, axes.clone(), share);
+                let places = self.axes_of(node, 1, axes.len() + 1);
+                // Positions count in the result, whose length follows from them.
+                let count = self.axes_count(node, 1)?;
+                let places = match places {
+                    Ok(Some(places)) if places.len() == 1 => places,
+                    _ => self
+                        .axes_of(node, 1, axes.len() + count)?
+                        .ok_or("it does not say which axes")?,
+                };
+                renamed(value, unsqueezed(&axes, &places)?)
+            }
+            "Flatten" | "Reshape" => {
+                let (value, axes) = self.with_axes(input(0)?)?;
+                let rank = if node.op_type == "Flatten" {
+                    2
+                } else {
+                    self.constant(input(1)?)?.integers.len()
+                };
+                if rank != 2 || axes.first() != Some(&Axis::Clips) {
+                    return Err("only to [N, C]".to_owned());
+                }
+                let gone: Vec<_> = (0..axes.len())
+                    .filter(|&axis| !matches!(axes[axis], Axis::Clips | Axis::Channels))
+                    .collect();
+                self.squeezed(value, &axes, &gone)?
+            }
+            _ => {
+                return Err("this operation is not known here; known are Conv, BatchNormalization, Relu, Add, MaxPool, AveragePool, GlobalAveragePool, ReduceMean, Gemm, MatMul, LSTM, Softmax and changes of shape".to_owned());
+            }
+        };
+        self.values.insert(output, value);
+        Ok(())
+    }
+
+    fn value(&self, name: &str) -> Result<&Value, String> {
+        self.values
+            .get(name)
+            .ok_or_else(|| format!("`{name}` is not computed before it"))
+    }
+
+    fn constant(&self, name: &str) -> Result<Constant, String> {
+        match self.value(name)? {
+            Value::Constant(constant) => Ok(constant.clone()),
+            _ => Err(format!(
+                "`{name}` is computed; only constants are known here"
+            )),
+        }
+    }
+
+    fn with_axes(&self, name: &str) -> Result<(Value, Vec<Axis>), String> {
+        let value = self.value(name)?;
+        match value {
+            Value::Constant(_) => Err(format!("`{name}` is a constant")),
+            Value::Node(_, axes, _) | Value::States(_, axes) => Ok((value.clone(), axes.clone())),
+        }
+    }
+
+    /// A value as a node, made now if it is an LSTM's state.
+    fn node_called(&mut self, name: &str) -> Result<(NodeId, Vec<Axis>, Share), String> {
+        match self.value(name)?.clone() {
+            Value::Constant(_) => Err(format!("`{name}` is a constant")),
+            Value::Node(id, axes, share) => Ok((id, axes, share)),
+            Value::States(_, axes) if axes.contains(&Axis::Frames) => {
+                Err("only the last state of an LSTM can be used".to_owned())
+            }
+            Value::States(states, axes) => {
+                let id = self.memory(&states)?;
+                self.values
+                    .insert(name.to_owned(), Value::Node(id, axes.clone(), Share::Plain));
+                Ok((id, axes, Share::Plain))
+            }
+        }
+    }
+
+    fn plain(&mut self, name: &str) -> Result<(NodeId, Vec<Axis>), String> {
+        match self.node_called(name)? {
+            (id, axes, Share::Plain) => Ok((id, axes)),
+            _ => Err("nothing but the mean over frames may follow a softmax".to_owned()),
+        }
+    }
+
+    fn shape(&self, id: NodeId) -> Shape {
+        self.graph.node(id).shape
+    }
+
+    /// Numbers of the axes that a node names, by attribute or as an input.
+    fn axes_of(
+        &self,
+        node: &NodeProto,
+        number: usize,
+        rank: usize,
+    ) -> Result<Option<Vec<usize>>, String> {
+        let listed = match node.input.get(number).filter(|name| !name.is_empty()) {
+            Some(name) => self.constant(name)?.integers,
+            None => match attribute(node, "axes") {
+                Some(axes) => axes.ints.clone(),
+                None => return Ok(None),
+            },
+        };
+        listed
+            .iter()
+            .map(|&axis| position(axis, rank))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    fn axes_count(&self, node: &NodeProto, number: usize) -> Result<usize, String> {
+        Ok(
+            match node.input.get(number).filter(|name| !name.is_empty()) {
+                Some(name) => self.constant(name)?.integers.len(),
+                None => attribute(node, "axes").map_or(0, |axes| axes.ints.len()),
+            },
+        )
+    }
+
+    /// Without some axes, whose extent must be 1.
+    fn squeezed(&self, value: Value, axes: &[Axis], gone: &[usize]) -> Result<Value, String> {
+        if let Value::Node(id, ..) = &value {
+            let shape = self.shape(*id);
+            for &axis in gone {
+                let extent = match axes[axis] {
+                    Axis::Frames => shape.extent[0],
+                    Axis::Rows => shape.extent[1],
+                    Axis::Columns => shape.extent[2],
+                    Axis::Direction => 1,
+                    Axis::Clips | Axis::Channels => {
+                        return Err("clips and channels must stay".to_owned());
+                    }
+                };
+                if extent != 1 {
+                    return Err(format!(
+                        "an axis of extent {extent} would be lost; only 1 can go"
+                    ));
+                }
+            }
+        } else if gone.iter().any(|&axis| axes[axis] != Axis::Direction) {
+            return Err("only the direction of an LSTM can go".to_owned());
+        }
+        let left = axes
+            .iter()
+            .enumerate()
+            .filter(|(axis, _)| !gone.contains(axis));
+        Ok(renamed(value, left.map(|(_, axis)| *axis).collect()))
+    }
+
+    fn parameter(
+        &mut self,
+        name: String,
+        dims: Vec<usize>,
+        values: Vec<f32>,
+    ) -> Result<(), String> {
+        if dims.iter().product::<usize>() != values.len() {
+            return Err(format!(
+                "`{name}` holds {} values: expected {dims:?}",
+                values.len()
+            ));
+        }
+        self.weights.insert(name, (dims, values));
+        Ok(())
+    }
+
+    fn convolution(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (id, axes) = self.plain(argument(node, 0)?)?;
+        self.spatial(&axes)?;
+        let weight = self.constant(argument(node, 1)?)?;
+        if weight.dims.len() != axes.len() {
+            return Err(format!("its weights {:?} do not fit", weight.dims));
+        }
+        let planar = self.planar;
+        let Pool {
+            kernel,
+            stride,
+            padding,
+        } = window(node, planar, Some(&weight.dims[2..]))?;
+        let groups = usize::try_from(integer(node, "group").unwrap_or(1)).unwrap_or(0);
+        let conv = Conv {
+            channels: weight.dims[0],
+            kernel,
+            stride,
+            padding,
+            groups,
+            planar,
+        };
+        let id = self.graph.add(output, Op::Conv(conv), &[id])?;
+        self.parameter(format!("{output}.weight"), weight.dims, weight.floats)?;
+        let Some(bias) = node.input.get(2).filter(|name| !name.is_empty()) else {
+            return Ok(Value::Node(id, axes, Share::Plain));
+        };
+        // Our convolutions have no bias of their own: a batch norm without
+        // statistics adds it.
+        let bias = self.constant(bias)?.floats;
+        let name = format!("{output} bias");
+        let (ones, zeros) = (vec![1.0; conv.channels], vec![0.0; conv.channels]);
+        let variance = vec![(1.0 - BATCH_NORM_EPSILON) as f32; conv.channels];
+        let id = self.graph.add(name.as_str(), Op::BatchNorm, &[id])?;
+        let values = [
+            ("weight", ones),
+            ("bias", bias),
+            ("running_mean", zeros),
+            ("running_var", variance),
+        ];
+        for (suffix, values) in values {
+            self.parameter(format!("{name}.{suffix}"), vec![conv.channels], values)?;
+        }
+        Ok(Value::Node(id, axes, Share::Plain))
+    }
+
+    /// Pictures or clips with all their axes, in order.
+    fn spatial(&self, axes: &[Axis]) -> Result<(), String> {
+        let expected = AXES
+            .into_iter()
+            .filter(|axis| !self.planar || *axis != Axis::Frames);
+        if axes.iter().copied().eq(expected) {
+            Ok(())
+        } else {
+            Err("its input is no picture or clip".to_owned())
+        }
+    }
+
+    fn batch_norm(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (id, axes) = self.plain(argument(node, 0)?)?;
+        let channels = self.shape(id).channels;
+        let id = self.graph.add(output, Op::BatchNorm, &[id])?;
+        let epsilon = attribute(node, "epsilon").map_or(1e-5, |epsilon| f64::from(epsilon.f));
+        for (number, suffix) in ["weight", "bias", "running_mean", "running_var"]
+            .into_iter()
+            .enumerate()
+        {
+            let mut values = self.constant(argument(node, number + 1)?)?.floats;
+            if suffix == "running_var" {
+                // Ours adds PyTorch's usual epsilon.
+                for value in &mut values {
+                    *value = (f64::from(*value) + epsilon - BATCH_NORM_EPSILON) as f32;
+                }
+            }
+            self.parameter(format!("{output}.{suffix}"), vec![channels], values)?;
+        }
+        Ok(Value::Node(id, axes, Share::Plain))
+    }
+
+    fn addition(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (left, right) = (argument(node, 0)?, argument(node, 1)?);
+        let is_constant = |name: &str| matches!(self.value(name), Ok(Value::Constant(_)));
+        let (constant, other) = match (is_constant(left), is_constant(right)) {
+            (true, false) => (left, right),
+            (false, true) => (right, left),
+            _ => {
+                let ((a, axes), (b, others)) = (self.plain(left)?, self.plain(right)?);
+                if axes != others {
+                    return Err("its inputs have different axes".to_owned());
+                }
+                return Ok(Value::Node(
+                    self.graph.add(output, Op::Add, &[a, b])?,
+                    axes,
+                    Share::Plain,
+                ));
+            }
+        };
+        // The bias of a linear layer, written as an addition.
+        let (id, axes) = self.plain(other)?;
+        let bias = self.constant(constant)?.floats;
+        let name = format!("{}.bias", self.graph.node(id).name);
+        let linear = matches!(self.graph.node(id).op, Op::Linear { .. });
+        match self.weights.get_mut(&name) {
+            Some((_, values)) if linear && bias.len() == values.len() => {
+                values
+                    .iter_mut()
+                    .zip(bias)
+                    .for_each(|(value, bias)| *value += bias);
+                Ok(Value::Node(id, axes, Share::Plain))
+            }
+            _ => Err("a constant can be added to a MatMul only".to_owned()),
+        }
+    }
+
+    fn pool(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (id, axes) = self.plain(argument(node, 0)?)?;
+        self.spatial(&axes)?;
+        if node.output.len() > 1 || integer(node, "ceil_mode").unwrap_or(0) != 0 {
+            return Err("only with rounding down, and without indices".to_owned());
+        }
+        let pool = window(node, self.planar, None)?;
+        let op = if node.op_type == "MaxPool" {
+            Op::MaxPool(pool)
+        } else if pool.padding == [0; 3] || integer(node, "count_include_pad") == Some(1) {
+            Op::AveragePool(pool)
+        } else {
+            return Err("padding must count: count_include_pad = 1".to_owned());
+        };
+        Ok(Value::Node(
+            self.graph.add(output, op, &[id])?,
+            axes,
+            Share::Plain,
+        ))
+    }
+
+    fn mean(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (id, axes, share) = self.node_called(argument(node, 0)?)?;
+        let over = self
+            .axes_of(node, 1, axes.len())?
+            .ok_or("it does not say over which axes")?;
+        let kinds: Vec<_> = over.iter().map(|&axis| axes[axis]).collect();
+        let (has, only) = (
+            |axis: Axis| kinds.contains(&axis),
+            |allowed: &[Axis]| kinds.iter().all(|axis| allowed.contains(axis)),
+        );
+        let keep = integer(node, "keepdims").unwrap_or(1) != 0;
+        let left = axes
+            .iter()
+            .enumerate()
+            .filter(|(axis, _)| keep || !over.contains(axis));
+        let left = left.map(|(_, axis)| *axis).collect();
+        if share == Share::Softmax && only(&[Axis::Frames]) {
+            return Ok(Value::Node(id, left, Share::MeanSoftmax));
+        }
+        if share != Share::Plain {
+            return Err("only the mean over frames may follow a softmax".to_owned());
+        }
+        let op = if has(Axis::Rows) && has(Axis::Columns) && only(&[Axis::Rows, Axis::Columns]) {
+            Op::FrameAveragePool
+        } else if [Axis::Frames, Axis::Rows, Axis::Columns]
+            .into_iter()
+            .all(has)
+            && kinds.len() == 3
+        {
+            Op::GlobalAveragePool
+        } else {
+            return Err("only over rows and columns, or over frames, rows and columns".to_owned());
+        };
+        Ok(Value::Node(
+            self.graph.add(output, op, &[id])?,
+            left,
+            Share::Plain,
+        ))
+    }
+
+    fn linear(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        let (id, axes) = self.plain(argument(node, 0)?)?;
+        let gemm = node.op_type == "Gemm";
+        let unit =
+            |name| attribute(node, name).is_none_or(|value| (value.f - 1.0).abs() < f32::EPSILON);
+        if axes.last() != Some(&Axis::Channels)
+            || !unit("alpha")
+            || !unit("beta")
+            || integer(node, "transA").unwrap_or(0) != 0
+        {
+            return Err("only of values whose last axis are the channels, unscaled".to_owned());
+        }
+        let shape = self.shape(id);
+        if shape.extent[1..] != [1, 1] {
+            return Err("only of features, after a mean".to_owned());
+        }
+        let matrix = self.constant(argument(node, 1)?)?;
+        let transposed = gemm && integer(node, "transB").unwrap_or(0) != 0;
+        let (features, values) = match *matrix.dims.as_slice() {
+            [k, c] if transposed && c == shape.channels => (k, matrix.floats),
+            [c, k] if !transposed && c == shape.channels => {
+                let at = |place: usize| matrix.floats[place % c * k + place / c];
+                (k, (0..c * k).map(at).collect())
+            }
+            _ => {
+                return Err(format!(
+                    "its matrix {:?} does not fit {} channels",
+                    matrix.dims, shape.channels
+                ));
+            }
+        };
+        let bias = match node.input.get(2).filter(|name| gemm && !name.is_empty()) {
+            Some(name) => self.constant(name)?.floats,
+            None => vec![0.0; features],
+        };
+        let id = self.graph.add(output, Op::Linear { features }, &[id])?;
+        self.parameter(
+            format!("{output}.weight"),
+            vec![features, shape.channels],
+            values,
+        )?;
+        self.parameter(format!("{output}.bias"), vec![features], bias)?;
+        Ok(Value::Node(id, axes, Share::Plain))
+    }
+
+    fn slice(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
+        if let Value::Constant(constant) = self.value(argument(node, 0)?)?
+            && constant.floats.iter().all(|value| *value == 0.0)
+        {
+            return Ok(Value::Constant(constant.clone()));
+        }
+        let (id, axes) = self.plain(argument(node, 0)?)?;
+        let list = |number: usize| match node.input.get(number).filter(|name| !name.is_empty()) {
+            Some(name) => self.constant(name).map(|constant| constant.integers),
+            None => Ok(vec![1]),
+        };
+        let (begin, end, step) = (list(1)?, list(2)?, list(4)?);
+        let over = self.axes_of(node, 3, axes.len())?.unwrap_or_default();
+        let frames = self.shape(id).extent[0] as i64;
+        if let ([begin], [end], [axis], [1]) = (
+            begin.as_slice(),
+            end.as_slice(),
+            over.as_slice(),
+            step.as_slice(),
+        ) && axes[*axis] == Axis::Frames
+        {
+            let behind = if *end < 0 {
+                -*end
+            } else {
+                (frames - end).max(0)
+            };
+            if *begin == behind && *begin > 0 {
+                let crop = Op::CropTime {
+                    frames: *begin as usize,
+                };
+                return Ok(Value::Node(
+                    self.graph.add(output, crop, &[id])?,
+                    axes,
+                    Share::Plain,
+                ));
+            }
+        }
+        Err("only as many frames at the beginning as at the end can be left out".to_owned())
+    }
+
+    /// The last of an LSTM's states.
+    fn gather(&mut self, node: &NodeProto) -> Result<Value, String> {
+        let axis = integer(node, "axis").unwrap_or(0);
+        let index = self.constant(argument(node, 1)?)?;
+        if let (Value::States(states, axes), [-1]) =
+            (self.value(argument(node, 0)?)?, index.integers.as_slice())
+        {
+            let axis = position(axis, axes.len())?;
+            if axes[axis] == Axis::Frames && index.dims.is_empty() {
+                let mut left = axes.clone();
+                left.remove(axis);
+                return Ok(Value::States(states.clone(), left));
+            }
+        }
+        Err("only the last state of an LSTM can be picked".to_owned())
+    }
+
+    fn lstm(&mut self, node: &NodeProto) -> Result<(), String> {
+        let text = |name: &str| attribute(node, name).map(|value| value.s.as_slice());
+        if text("direction").is_some_and(|direction| direction != b"forward")
+            || integer(node, "layout").unwrap_or(0) != 0
+            || attribute(node, "activations").is_some()
+            || attribute(node, "clip").is_some()
+            || integer(node, "input_forget").unwrap_or(0) != 0
+        {
+            return Err("only forwards, over [T, N, C], with the usual activations".to_owned());
+        }
+        for number in 4..node.input.len() {
+            let name = &node.input[number];
+            let zeros = name.is_empty()
+                || self
+                    .constant(name)
+                    .is_ok_and(|c| c.floats.iter().all(|value| *value == 0.0));
+            if !zeros {
+                return Err(
+                    "only from states of zero, over whole sequences, without peepholes".to_owned(),
+                );
+            }
+        }
+        let hidden = integer(node, "hidden_size").and_then(|hidden| usize::try_from(hidden).ok());
+        let hidden = hidden
+            .filter(|hidden| (1..=65_536).contains(hidden))
+            .ok_or("hidden_size is missing")?;
+        let output = node
+            .output
+            .iter()
+            .find(|name| !name.is_empty())
+            .ok_or("it has no output")?
+            .clone();
+        let sequence = [Axis::Frames, Axis::Clips, Axis::Channels];
+        let wrong = || "its input is no sequence [T, N, C]".to_owned();
+        let mut states = match self.value(argument(node, 0)?)?.clone() {
+            Value::Node(id, axes, Share::Plain) if axes == sequence => States {
+                input: id,
+                hidden,
+                layers: Vec::new(),
+                name: output,
+            },
+            Value::States(states, axes) if axes == sequence && states.hidden == hidden => states,
+            Value::States(..) => return Err("layers must be of one size".to_owned()),
+            _ => return Err(wrong()),
+        };
+        let features = if states.layers.is_empty() {
+            self.shape(states.input).channels
+        } else {
+            hidden
+        };
+        let matrix = |number: usize, columns: usize| {
+            let constant = self.constant(argument(node, number)?)?;
+            if constant.dims != [1, 4 * hidden, columns] {
+                return Err(format!("its weights {:?} do not fit", constant.dims));
+            }
+            Ok(gates(&constant.floats, vec![4 * hidden, columns]))
+        };
+        let (input, recurrent) = (matrix(1, features)?, matrix(2, hidden)?);
+        let biases = match node.input.get(3).filter(|name| !name.is_empty()) {
+            Some(name) => self.constant(name)?.floats,
+            None => vec![0.0; 8 * hidden],
+        };
+        if biases.len() != 8 * hidden {
+            return Err("its biases do not fit".to_owned());
+        }
+        let (first, second) = biases.split_at(4 * hidden);
+        let bias = |values: &[f32]| gates(values, vec![4 * hidden]);
+        states
+            .layers
+            .push([input, recurrent, bias(first), bias(second)]);
+        let all = vec![Axis::Frames, Axis::Direction, Axis::Clips, Axis::Channels];
+        for (name, axes) in node.output.iter().zip([all.clone(), all[1..].to_vec()]) {
+            self.values
+                .insert(name.clone(), Value::States(states.clone(), axes));
+        }
+        Ok(())
+    }
+
+    /// Makes the node of an LSTM.
+    fn memory(&mut self, states: &States) -> Result<NodeId, String> {
+        let lstm = Lstm {
+            hidden: states.hidden,
+            layers: states.layers.len(),
+        };
+        let id = self
+            .graph
+            .add(states.name.as_str(), Op::Lstm(lstm), &[states.input])?;
+        for (layer, parameters) in states.layers.iter().enumerate() {
+            for (part, constant) in ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+                .iter()
+                .zip(parameters)
+            {
+                let name = format!("{}.{part}_l{layer}", states.name);
+                self.parameter(name, constant.dims.clone(), constant.floats.clone())?;
+            }
+        }
+        Ok(id)
+    }
+}
+
+/// PyTorch's order of gates from ONNX's: input, output, forget, cell.
+fn gates(values: &[f32], dims: Vec<usize>) -> Constant {
+    let parts: Vec<_> = values.chunks_exact(values.len() / 4).collect();
+    Constant {
+        dims,
+        floats: [0, 2, 3, 1]
+            .iter()
+            .flat_map(|&part| parts[part].iter().copied())
+            .collect(),
+        integers: Vec::new(),
+    }
+}
+
+fn renamed(value: Value, axes: Vec<Axis>) -> Value {
+    match value {
+        Value::Constant(constant) => Value::Constant(constant),
+        Value::Node(id, _, share) => Value::Node(id, axes, share),
+        Value::States(states, _) => Value::States(states, axes),
+    }
+}
+
+/// With new axes of extent 1: those that are missing, in their usual order.
+fn unsqueezed(axes: &[Axis], places: &[usize]) -> Result<Vec<Axis>, String> {
+    let mut missing = AXES.into_iter().filter(|axis| !axes.contains(axis));
+    let mut old = axes.iter().copied();
+    (0..axes.len() + places.len())
+        .map(|place| {
+            if places.contains(&place) {
+                missing.next()
+            } else {
+                old.next()
+            }
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| "it makes more axes than a clip has".to_owned())
+}
+
+fn argument(node: &NodeProto, number: usize) -> Result<&str, String> {
+    let name = node.input.get(number).filter(|name| !name.is_empty());
+    name.map(String::as_str)
+        .ok_or_else(|| format!("its input {number} is missing"))
+}
+
+fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+    node.attribute
+        .iter()
+        .find(|attribute| attribute.name == name)
+}
+
+fn integer(node: &NodeProto, name: &str) -> Option<i64> {
+    attribute(node, name).map(|attribute| attribute.i)
+}
+
+/// An axis that may be counted from the end.
+fn position(axis: i64, rank: usize) -> Result<usize, String> {
+    let from_end = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(from_end)
+        .ok()
+        .filter(|&axis| axis < rank)
+        .ok_or_else(|| format!("axis {axis} of {rank} does not exist"))
+}
+
+/// Kernel, stride and padding by frames, rows and columns.
+fn window(node: &NodeProto, planar: bool, kernel: Option<&[usize]>) -> Result<Pool, String> {
+    let axes = if planar { 2 } else { 3 };
+    if attribute(node, "auto_pad").is_some_and(|pad| pad.s != b"NOTSET") {
+        return Err("auto_pad is not known here: padding must be written out".to_owned());
+    }
+    if attribute(node, "dilations")
+        .is_some_and(|dilations| dilations.ints.iter().any(|&step| step != 1))
+    {
+        return Err("dilations are not known here".to_owned());
+    }
+    let list = |name: &str, default: i64, count: usize| {
+        let given = attribute(node, name).map(|list| list.ints.clone());
+        let list = given.unwrap_or_else(|| vec![default; count]);
+        let small: Option<Vec<usize>> = list
+            .iter()
+            .map(|&value| usize::try_from(value).ok().filter(|&value| value <= 4096))
+            .collect();
+        small
+            .filter(|list| list.len() == count)
+            .ok_or_else(|| format!("{name} = {list:?} does not fit"))
+    };
+    let kernel = match kernel {
+        Some(kernel) if kernel.len() == axes => kernel.to_vec(),
+        Some(_) => return Err("its kernel has another rank than its input".to_owned()),
+        None => list("kernel_shape", 0, axes)?,
+    };
+    let strides = list("strides", 1, axes)?;
+    let pads = list("pads", 0, 2 * axes)?;
+    if pads[..axes] != pads[axes..] {
+        return Err("padding must be the same at both ends".to_owned());
+    }
+    let whole = |values: &[usize], frame: usize| match *values {
+        [h, w] => [frame, h, w],
+        [t, h, w, ..] => [t, h, w],
+        _ => [frame; 3],
+    };
+    let pool = Pool {
+        kernel: whole(&kernel, 1),
+        stride: whole(&strides, 1),
+        padding: whole(&pads[..axes], 0),
+    };
+    if pool.kernel.contains(&0) || pool.stride.contains(&0) {
+        return Err("kernels and strides begin at 1".to_owned());
+    }
+    Ok(pool)
+}
+
+fn constant(tensor: &TensorProto) -> Result<Constant, String> {
+    let wrong = |problem: &str| format!("tensor `{}` {problem}", tensor.name);
+    if tensor.data_location != 0 {
+        return Err(wrong(
+            "lies in another file; save the model with its weights inside",
+        ));
+    }
+    let dims: Vec<usize> = tensor
+        .dims
+        .iter()
+        .map(|&extent| usize::try_from(extent).ok())
+        .collect::<Option<_>>()
+        .ok_or_else(|| wrong("has a negative extent"))?;
+    let raw = tensor.raw_data.as_slice();
+    let (mut floats, mut integers) = (Vec::new(), Vec::new());
+    match tensor.data_type {
+        FLOAT if raw.is_empty() => floats.clone_from(&tensor.float_data),
+        FLOAT => floats.extend(
+            raw.as_chunks::<4>()
+                .0
+                .iter()
+                .map(|value| f32::from_le_bytes(*value)),
+        ),
+        DOUBLE if raw.is_empty() => {
+            floats.extend(tensor.double_data.iter().map(|value| *value as f32))
+        }
+        DOUBLE => floats.extend(
+            raw.as_chunks::<8>()
+                .0
+                .iter()
+                .map(|value| f64::from_le_bytes(*value) as f32),
+        ),
+        FLOAT16 => floats.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|value| half::f16::from_le_bytes(*value).to_f32()),
+        ),
+        BFLOAT16 => floats.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|value| half::bf16::from_le_bytes(*value).to_f32()),
+        ),
+        INT64 if raw.is_empty() => integers.clone_from(&tensor.int64_data),
+        INT64 => integers.extend(
+            raw.as_chunks::<8>()
+                .0
+                .iter()
+                .map(|value| i64::from_le_bytes(*value)),
+        ),
+        // Of no use to any layer that we have; named if one asks for it.
+        _ => {
+            return Ok(Constant {
+                dims,
+                floats,
+                integers,
+            });
+        }
+    }
+    let count = dims
+        .iter()
+        .try_fold(1_usize, |count, &extent| count.checked_mul(extent));
+    if count != Some(floats.len() + integers.len()) {
+        return Err(wrong("does not hold as many values as its shape says"));
+    }
+    Ok(Constant {
+        dims,
+        floats,
+        integers,
+    })
+}
