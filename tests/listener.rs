@@ -63,7 +63,7 @@ impl Ward {
         let stored = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&stored);
         let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));
-        let (listener, left) = Listener::start(config, on_stored, metrics.clone()).unwrap();
+        let (listener, left) = Listener::start(&config, on_stored, metrics.clone()).unwrap();
         assert!(left.is_empty());
         Self {
             address: listener.address(),
@@ -353,8 +353,7 @@ impl Run {
         );
         self.child.wait().unwrap();
         thread::sleep(Duration::from_millis(50));
-        let said = self.said.lock().unwrap().clone();
-        said
+        self.said.lock().unwrap().clone()
     }
 }
 

@@ -224,7 +224,7 @@ fn mutated(seed: &[u8], number: u32) -> Vec<u8> {
     let mut state = number.wrapping_mul(2_654_435_761).wrapping_add(99);
     let mut random = |limit: usize| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (u64::from(state) * limit as u64 >> 32) as usize
+        ((u64::from(state) * limit as u64) >> 32) as usize
     };
     let mut bytes = seed.to_vec();
     // Headers are where it matters.

@@ -221,7 +221,7 @@ fn openings(
             Ok(recordings) => {
                 openings.extend(recordings.into_iter().map(|(media, patient)| {
                     opening(pipeline, source, media, patient, size, sandbox)
-                }))
+                }));
             }
             Err(error) => {
                 let error = format!("source `{}`: {error:#}", source.name);
@@ -345,7 +345,7 @@ fn listeners(
                 ));
             })
         };
-        let started = Listener::start(config, on_stored, metrics.listener(&source.name));
+        let started = Listener::start(&config, on_stored, metrics.listener(&source.name));
         let (listener, left) = started.map_err(BadInput::new)?;
         openings.extend(
             left.into_iter()

@@ -30,6 +30,9 @@ const LUMA_FIRST: [&str; 11] = [
     "GRAY8", "I420", "YV12", "NV12", "NV21", "Y42B", "Y41B", "Y444", "NV16", "NV24", "NV61",
 ];
 
+/// What the element behind an operator's launch line is called.
+const LINE_END: &str = "hepaflow-end";
+
 /// Rings when there is something to look at: a sample, a message, an end.
 pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
 
@@ -106,12 +109,12 @@ impl Playback {
         // that appear only later. The bin's own pad is made by hand: parsing
         // could give a pad to every element that is not linked yet, those
         // behind a source whose pads appear later among them.
-        const END: &str = "hepaflow-end";
-        let bin = gst::parse::bin_from_description(&format!("{line} ! identity name={END}"), false)
-            .map_err(|error| bad(without_credentials(error.message())))?;
-        let end = bin.by_name(END).and_then(|end| end.static_pad("src"));
+        let bin =
+            gst::parse::bin_from_description(&format!("{line} ! identity name={LINE_END}"), false)
+                .map_err(|error| bad(without_credentials(error.message())))?;
+        let end = bin.by_name(LINE_END).and_then(|end| end.static_pad("src"));
         let pad = end.and_then(|end| gst::GhostPad::with_target(&end).ok());
-        if !pad.is_some_and(|pad| bin.add_pad(&pad).is_ok()) {
+        if pad.is_none_or(|pad| bin.add_pad(&pad).is_err()) {
             return Err(bad("nothing is left unlinked at its end".into()));
         }
         Self::decoded_from(&[bin.upcast_ref()], origin, bell)

@@ -135,7 +135,7 @@ mod tests {
     fn a_source_that_was_away_goes_on_later_by_our_clock_and_says_so() {
         let mut timeline = Timeline::new(None);
         let first = [100, 140].map(|at| nanos(&mut timeline, Some(at)));
-        timeline.resume(Duration::from_nanos(1000));
+        timeline.resume(Duration::from_micros(1));
         let second = [5, 45].map(|at| nanos(&mut timeline, Some(at)));
         assert_eq!(first, [(0, false), (40, false)]);
         assert_eq!(second, [(1040, true), (1080, false)]);

@@ -257,10 +257,11 @@ fn jpeg_2000_is_decoded_in_grey_in_colour_and_in_many_fragments() {
     assert!(found[0].iter().any(|&value| value > 100));
 }
 
+const X264: &str = "x264enc bframes=2 threads=1 ! h264parse";
+
 #[test]
 fn a_video_in_dicom_gives_what_the_video_gives_by_itself() {
     let directory = tempdir().unwrap();
-    const X264: &str = "x264enc bframes=2 threads=1 ! h264parse";
     for (name, encode, syntax) in [
         (
             "mpeg2.ts",

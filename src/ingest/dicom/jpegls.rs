@@ -3,7 +3,7 @@
 //! GStreamer has none that can be linked, and the usual library is C++. The
 //! names of variables and of the annexes cited are those of the
 //! recommendation, so that the two can be read side by side. Checked against
-//! DCMTK's encoder (CharLS) in every interleave mode, lossless and near-lossless.
+//! DCMTK's encoder (`CharLS`) in every interleave mode, lossless and near-lossless.
 
 /// A decoded image.
 pub(super) struct Image {
@@ -381,7 +381,7 @@ impl Coding {
         let coded = bits.golomb(k, self.limit - J[run_index] - 1, self.qbpp)?;
         let both = coded + extra;
         let map = both & 1;
-        let size = (both + map) / 2;
+        let size = (both + map) >> 1;
         let negative = (k != 0 || 2 * context.nn >= context.n) == (map == 1);
         let error = if negative { -size } else { size };
         let mut next = context;

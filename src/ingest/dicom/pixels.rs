@@ -15,7 +15,7 @@ pub(in crate::ingest) enum Coding {
     /// A JPEG image. `rgb`: if its markers do not say what its components are,
     /// they are red, green and blue.
     Jpeg { rgb: bool },
-    /// A JPEG 2000 codestream, grey or red, green, blue: YBR_RCT and YBR_ICT are
+    /// A JPEG 2000 codestream, grey or red, green, blue: `YBR_RCT` and `YBR_ICT` are
     /// transforms within the codestream, which its decoder undoes.
     Jpeg2000 { components: u8 },
     /// All frames together are one stream of video, of which the header's
@@ -199,7 +199,6 @@ pub(super) fn read(
     let damaged = |detail: &'static str| io::Error::new(io::ErrorKind::InvalidData, detail);
     let area = unpacking.rows * unpacking.columns;
     let frame = match unpacking.syntax {
-        Syntax::Native | Syntax::Video => frame,
         Syntax::Rle => rle::unpack(&frame, area, unpacking.samples)
             .ok_or_else(|| damaged("its runs do not make up the picture"))?,
         Syntax::JpegLs => {
@@ -212,7 +211,7 @@ pub(super) fn read(
         Syntax::Jpeg2000 if !frame.starts_with(&J2K_START) => {
             return Err(damaged("it is no JPEG 2000 codestream"));
         }
-        Syntax::Jpeg2000 => frame,
+        Syntax::Native | Syntax::Video | Syntax::Jpeg2000 => frame,
         Syntax::Jpeg => whole_jpeg(frame, unpacking.coding == Coding::Jpeg { rgb: true })
             .ok_or_else(|| damaged("it is no JPEG image"))?,
     };

@@ -111,7 +111,7 @@ impl Listener {
     /// # Errors
     /// If the address or the folder cannot be used.
     pub fn start(
-        config: ListenerConfig,
+        config: &ListenerConfig,
         on_stored: OnStored,
         metrics: ListenerMetrics,
     ) -> Result<(Self, Vec<PathBuf>), ListenerError> {
