@@ -90,6 +90,7 @@ fn to_model_input(path: &Path) -> Result<f64, Box<dyn Error>> {
         },
         queue: 64,
         live: false,
+        reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
     };
     let counters = Metrics::new()?.source("bench");

@@ -330,6 +330,41 @@ fn an_answer_does_not_wait_for_a_stream_that_is_silent() {
     running.join().unwrap().unwrap();
 }
 
+#[test]
+fn streams_are_added_removed_and_bound_to_the_next_patient_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::default();
+    let open = control.keep_open();
+    let job = job(&folder, Vec::new(), 2);
+    let metrics = job.metrics.clone();
+    let running = {
+        let control = control.clone();
+        std::thread::spawn(move || run(job, &control))
+    };
+    // One bed, one patient after the other.
+    let patients: Vec<_> = (0..3).map(|exam| format!("P{exam}")).collect();
+    for (exam, patient) in patients.iter().enumerate() {
+        let (bed, speaker) = live("bed");
+        control.add(bed);
+        let (sender, wake) = speaker.recv().unwrap();
+        sender.send(header(patient, patient)).unwrap();
+        (0..6).for_each(|index| sender.send(frame(index, 51)).unwrap());
+        wake();
+        wait_for("the answer", || stored(&folder).0.len() == exam + 1);
+        control.remove("bed");
+        // The feed is dropped: nobody listens any more.
+        wait_for("the end", || sender.send(frame(9, 51)).is_err());
+    }
+    assert_eq!(metrics.source("bed").gaps.get(), 0);
+    // A recording, too; and the run ends when nothing is left and nobody
+    // keeps it open.
+    control.add(films()[0].opening(Ok(())));
+    wait_for("the film", || metrics.streams_opened.get() == 4);
+    drop(open);
+    let outcome = running.join().unwrap().unwrap();
+    assert_eq!((outcome.streams, outcome.failures.len()), (4, 0));
+}
+
 fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !happened() {

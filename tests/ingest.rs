@@ -10,6 +10,8 @@ mod support;
 
 #[path = "ingest/dicom.rs"]
 mod dicom;
+#[path = "ingest/syntaxes.rs"]
+mod syntaxes;
 
 use std::fs;
 use std::time::{Duration, Instant};

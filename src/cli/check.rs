@@ -52,7 +52,18 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let what = match &source.kind {
             SourceKind::File(path) => format!("files {}", path.value.display()),
             SourceKind::Cohort(path) => format!("cohort {}", path.value.display()),
+            SourceKind::Archive { path, report } => format!(
+                "archive {}, reported in {}",
+                path.value.display(),
+                report.display()
+            ),
             SourceKind::Launch(_) => "launch line".to_owned(),
+            SourceKind::Listener(listener) => format!(
+                "DICOM pushed to {} at {}, kept in {}",
+                listener.ae_title,
+                listener.listen,
+                listener.folder.display()
+            ),
         };
         text += &format!("  source   {}: {what}\n", source.name);
     }

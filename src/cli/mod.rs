@@ -3,8 +3,12 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+#[cfg(feature = "gstreamer")]
+mod archive;
 mod bench;
 mod check;
+#[cfg(feature = "gstreamer")]
+mod decode_worker;
 mod devices;
 mod gpu_suite;
 mod infer;
@@ -58,6 +62,9 @@ enum Command {
     Bench(bench::BenchArgs),
     Devices(devices::DevicesArgs),
     GpuSuite(gpu_suite::GpuSuiteArgs),
+    #[cfg(feature = "gstreamer")]
+    #[command(hide = true)]
+    DecodeWorker(decode_worker::WorkerArgs),
 }
 
 /// Marks an error as the user's to mend: it ends the process with code 2.
@@ -99,6 +106,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::DecodeWorker(args) => decode_worker::run(&args),
     }
 }
 

@@ -47,13 +47,18 @@ impl Progress {
                 // Smoothed over a second or so, so that it can be read.
                 rate += 0.25 * ((frames - last.1) as f64 / seconds - rate);
                 last = (now, frames);
-                let left = duration.map_or(String::new(), |duration| {
-                    let left = duration.saturating_sub(begin.elapsed());
-                    format!(", {} s left", left.as_secs())
+                let opened = metrics.streams_opened.get();
+                let left = match duration {
+                    Some(duration) => Some(duration.saturating_sub(begin.elapsed())),
+                    None => time_left(begin.elapsed(), opened, streams as u64),
+                };
+                let left = left.map_or(String::new(), |left| {
+                    let left = Duration::from_secs(left.as_secs());
+                    format!(", {} left", humantime::format_duration(left))
                 });
                 let line = format!(
                     "{}/{streams} streams opened, {frames} frames ({rate:.0}/s), {} clips, {} patients{left}",
-                    metrics.streams_opened.get(),
+                    opened,
                     metrics.predictions.get(),
                     metrics.patients.get(),
                 );
@@ -76,6 +81,14 @@ impl Progress {
             thread: thread.ok(),
         }
     }
+}
+
+/// What is left of `streams` at the pace of the `opened` ones; `None` while
+/// there are too few to tell.
+fn time_left(elapsed: Duration, opened: u64, streams: u64) -> Option<Duration> {
+    const ENOUGH: u64 = 10;
+    let left = streams.checked_sub(opened)?;
+    (opened >= ENOUGH).then(|| elapsed.mul_f64(left as f64 / opened as f64))
 }
 
 impl Drop for Progress {

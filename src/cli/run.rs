@@ -8,14 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::archive::{self, Report};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{self, Control, Job, Opening, Outcome, Scorer, WindowShape};
+use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, Scorer, WindowShape};
 use crate::domain::{Clip, FrameSize, PatientId};
 use crate::engine::{Engine, Workspace, softmax};
-use crate::ingest::{Media, SourceRequest, Stream};
+use crate::ingest::listener::{Listener, ListenerConfig};
+use crate::ingest::sandbox::Sandbox;
+use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::Server;
@@ -62,7 +65,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         height: spec.input.height,
         width: spec.input.width,
     };
-    let (openings, mut failures) = openings(&pipeline, size);
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let sandbox = Sandbox::new(program, pipeline.ingest.worker_memory);
+    let (mut openings, mut failures) = openings(&pipeline, size, &sandbox);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -73,6 +78,15 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
+    let reports = archives(
+        &pipeline,
+        size,
+        &sandbox,
+        &control,
+        &mut openings,
+        &mut failures,
+    );
+    let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
     tracing::info!(
         model = %model.hash().short(),
@@ -101,11 +115,20 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let outcome = dataflow::run(job, &control);
     drop(progress);
+    // Until here, what was pushed while the run ended was still kept.
+    drop(listeners);
     let outcome = outcome?;
+    for (_, report) in &reports {
+        report.write()?;
+        eprintln!("{}", report.summary());
+    }
+    // What an archive holds that cannot be read is told by its report.
+    let told = |source: &str| reports.iter().any(|(name, _)| name == source);
     failures.extend(
         outcome
             .failures
             .iter()
+            .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
     report(&pipeline, &model, &metrics, &outcome)?;
@@ -198,16 +221,20 @@ impl Scorer for EngineScorer {
 }
 
 /// All streams that the pipeline names, and what could not be found.
-fn openings(pipeline: &Pipeline, size: FrameSize) -> (Vec<Opening>, Vec<String>) {
+fn openings(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    sandbox: &Sandbox,
+) -> (Vec<Opening>, Vec<String>) {
     let mut openings = Vec::new();
     let mut failures = Vec::new();
     for source in &pipeline.sources {
         match recordings(source) {
-            Ok(recordings) => openings.extend(
-                recordings
-                    .into_iter()
-                    .map(|(media, patient)| opening(pipeline, source, media, patient, size)),
-            ),
+            Ok(recordings) => {
+                openings.extend(recordings.into_iter().map(|(media, patient)| {
+                    opening(pipeline, source, media, patient, size, sandbox)
+                }));
+            }
             Err(error) => {
                 let error = format!("source `{}`: {error:#}", source.name);
                 tracing::error!("{error}");
@@ -243,7 +270,102 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
             Ok(files)
         }
         SourceKind::Cohort(directory) => cohort(&directory.value),
+        // Opened elsewhere: one with a report, the other by and by.
+        SourceKind::Archive { .. } | SourceKind::Listener(_) => Ok(Vec::new()),
     }
+}
+
+/// Finds the recordings of the pipeline's archives, with the report of each.
+fn archives(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    sandbox: &Sandbox,
+    control: &Control,
+    openings: &mut Vec<Opening>,
+    failures: &mut Vec<String>,
+) -> Vec<(String, Report)> {
+    let mut reports = Vec::new();
+    for source in &pipeline.sources {
+        let SourceKind::Archive { path, report } = &source.kind else {
+            continue;
+        };
+        match archive::discover(&path.value, source.patient.as_ref(), report) {
+            Ok((entries, report)) => {
+                openings.extend(entries.into_iter().map(|entry| {
+                    let media = Media::File(entry.path.clone());
+                    let plain = opening(pipeline, source, media, entry.patient, size, sandbox);
+                    let (report, control) = (report.clone(), control.clone());
+                    Opening {
+                        source: plain.source,
+                        live: plain.live,
+                        open: Box::new(move |wake, counters| {
+                            let feed = (plain.open)(wake, counters);
+                            report.follow(entry.path, feed, control)
+                        }),
+                    }
+                }));
+                reports.push((source.name.clone(), report));
+            }
+            Err(error) => {
+                let error = format!("source `{}`: {error:#}", source.name);
+                tracing::error!("{error}");
+                failures.push(error);
+            }
+        }
+    }
+    reports
+}
+
+/// Starts the pipeline's listeners: what they receive becomes a stream of the
+/// run, and what an earlier run received becomes one of `openings`.
+fn listeners(
+    pipeline: &Pipeline,
+    size: FrameSize,
+    sandbox: &Sandbox,
+    control: &Control,
+    metrics: &Metrics,
+    openings: &mut Vec<Opening>,
+) -> anyhow::Result<Vec<(Listener, KeepOpen)>> {
+    let mut listeners = Vec::new();
+    for source in &pipeline.sources {
+        let SourceKind::Listener(section) = &source.kind else {
+            continue;
+        };
+        let config = ListenerConfig {
+            name: source.name.clone(),
+            address: section.listen,
+            ae_title: section.ae_title.clone(),
+            allow: section.allow.clone(),
+            folder: section.folder.clone(),
+            associations: section.associations,
+            largest: section.largest,
+            timeout: section.timeout,
+        };
+        // What was pushed here is ours to move.
+        let sandbox = sandbox.with_quarantine(section.folder.join("quarantine"));
+        let on_stored = {
+            let (pipeline, source) = (pipeline.clone(), source.clone());
+            let (control, sandbox) = (control.clone(), sandbox.clone());
+            Arc::new(move |path| {
+                control.add(opening(
+                    &pipeline,
+                    &source,
+                    Media::File(path),
+                    None,
+                    size,
+                    &sandbox,
+                ));
+            })
+        };
+        let started = Listener::start(&config, on_stored, metrics.listener(&source.name));
+        let (listener, left) = started.map_err(BadInput::new)?;
+        openings.extend(
+            left.into_iter()
+                .map(|path| opening(pipeline, source, Media::File(path), None, size, &sandbox)),
+        );
+        listeners.push((listener, control.keep_open()));
+    }
+    Ok(listeners)
 }
 
 /// `videos.csv` of a cohort directory: columns `patient_id` and `path`.
@@ -275,21 +397,39 @@ fn opening(
     media: Media,
     patient: Option<PatientId>,
     size: FrameSize,
+    sandbox: &Sandbox,
 ) -> Opening {
+    let ingest = &pipeline.ingest;
+    // A recording that is replayed ends; a scanner only pauses.
+    let is_scanner = source.live && matches!(media, Media::Launch(_));
+    let reconnect = is_scanner.then(|| Reconnect {
+        stall: ingest.stall_timeout,
+        longest_pause: ingest.reconnect_pause,
+        ..Reconnect::default()
+    });
     let request = SourceRequest {
         name: source.name.clone(),
         media,
         patient,
         crop: source.crop,
         size,
-        queue: pipeline.ingest.queue,
+        queue: ingest.queue,
         live: source.live,
-        first_frame_timeout: pipeline.ingest.first_frame_timeout,
+        reconnect,
+        first_frame_timeout: ingest.first_frame_timeout,
     };
+    let sandbox = sandbox.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
-        open: Box::new(move |wake, counters| Box::new(Stream::open(request, wake, counters))),
+        open: Box::new(move |wake, counters| {
+            // A recording that plays live was chosen by hand.
+            Box::new(if request.live {
+                Stream::open(request, wake, counters)
+            } else {
+                Stream::open_in(sandbox, request, wake, counters)
+            })
+        }),
     }
 }
 

@@ -81,6 +81,12 @@ pub struct IngestConfig {
     pub queue: usize,
     /// A source that has given no frame by then has failed.
     pub first_frame_timeout: Duration,
+    /// A live source that is silent for this long is opened again.
+    pub stall_timeout: Duration,
+    /// The longest pause between attempts to open a lost live source.
+    pub reconnect_pause: Duration,
+    /// What a worker that reads DICOM may map, in bytes.
+    pub worker_memory: u64,
 }
 
 /// `[[source]]`
@@ -109,9 +115,38 @@ pub enum SourceKind {
     Cohort(Located<PathBuf>),
     /// A GStreamer launch line whose last element gives video.
     Launch(String),
+    /// Any number of recordings, good, bad and foreign: a folder and all below
+    /// it, a glob, or a CSV file with the columns `patient_id` and `path`.
+    Archive {
+        /// The folder, glob or CSV file.
+        path: Located<PathBuf>,
+        /// Where the report of every file is written.
+        report: PathBuf,
+    },
+    /// A DICOM listener to which scanners and archives push.
+    Listener(ListenerSection),
 }
 
-const SOURCE_KINDS: [&str; 3] = ["file", "cohort", "launch"];
+/// The keys of a source of kind `listener`.
+#[derive(Clone, Debug)]
+pub struct ListenerSection {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The title that peers must call.
+    pub ae_title: String,
+    /// The titles that may call; empty only on a loopback address.
+    pub allow: Vec<String>,
+    /// Where received instances are kept.
+    pub folder: PathBuf,
+    /// Associations at once.
+    pub associations: usize,
+    /// The largest instance, in bytes.
+    pub largest: u64,
+    /// A peer that is silent for this long is cut off.
+    pub timeout: Duration,
+}
+
+const SOURCE_KINDS: [&str; 5] = ["file", "cohort", "archive", "launch", "listener"];
 
 impl Pipeline {
     /// Reads and checks a pipeline file.
@@ -187,7 +222,10 @@ impl Pipeline {
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
             match &source.kind {
-                SourceKind::File(path) => {
+                SourceKind::File(path) | SourceKind::Archive { path, .. } => {
+                    if path.value.is_dir() && matches!(source.kind, SourceKind::Archive { .. }) {
+                        continue;
+                    }
                     let found = glob::glob(&path.value.to_string_lossy()).is_ok_and(|mut paths| {
                         paths.any(|path| path.is_ok_and(|path| path.is_file()))
                     });
@@ -210,7 +248,7 @@ impl Pipeline {
                         "a cohort directory has a videos.csv with the columns patient_id and path",
                     );
                 }
-                SourceKind::Cohort(_) | SourceKind::Launch(_) => {}
+                SourceKind::Cohort(_) | SourceKind::Launch(_) | SourceKind::Listener(_) => {}
             }
         }
         if missing.is_empty() {
@@ -253,11 +291,17 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         decoders: cores(),
         queue: 64,
         first_frame_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(4),
+        reconnect_pause: Duration::from_secs(10),
+        worker_memory: 4096 << 20,
     };
     if let Some(section) = root.table("ingest") {
         ingest.decoders = section.or("decoders", Count(ingest.decoders)).0;
         ingest.queue = section.or("queue", Count(ingest.queue)).0;
         ingest.first_frame_timeout = section.or("first_frame_timeout", ingest.first_frame_timeout);
+        ingest.stall_timeout = section.or("stall_timeout", ingest.stall_timeout);
+        ingest.reconnect_pause = section.or("reconnect_pause", ingest.reconnect_pause);
+        ingest.worker_memory = (section.or("worker_memory_mib", Count(4096)).0 as u64) << 20;
         section.finish();
     }
     let sections = root.tables("source");
@@ -342,17 +386,32 @@ fn read_source(
         Some("cohort") => section
             .required("path")
             .map(|path| SourceKind::Cohort(located(path))),
+        Some("archive") => {
+            let report = section.or("report", "archive-report.csv".to_owned());
+            section.required("path").map(|path| SourceKind::Archive {
+                path: located(path),
+                report: base.join(report),
+            })
+        }
+        Some("listener") => read_listener(base, &section).map(SourceKind::Listener),
         Some(_) => section
             .required("line")
             .map(|line| SourceKind::Launch(line.value)),
         // The kind is wrong, so which keys belong to it is not known either.
         None => {
-            section.allow(&["path", "line"]);
+            section.allow(&[
+                "path", "line", "report", "listen", "ae_title", "allow", "folder",
+            ]);
+            section.allow(&["associations", "largest_mib", "timeout"]);
             None
         }
     };
     let patient = section.optional::<String>("patient");
-    let live = section.or("live", false);
+    let live = match &kind {
+        // Recordings, read as fast as they can be.
+        Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
+        _ => section.or("live", false),
+    };
     let crop = section.table("crop").and_then(|crop| {
         let (x, y) = (crop.required("x"), crop.required("y"));
         let (width, height) = (crop.required("width"), crop.required("height"));
@@ -381,6 +440,12 @@ fn read_source(
             "a launch line does not say whose picture it gives",
             "add `patient = \"...\"`",
         ),
+        (Some(SourceKind::Listener(_)), Some(patient)) => section.mistake(
+            "patient",
+            patient.span.clone(),
+            "what is pushed here names its patients itself",
+            "leave this key out; DICOM has the Patient ID (0010,0020)",
+        ),
         (Some(SourceKind::Cohort(_)), Some(patient)) => section.mistake(
             "patient",
             patient.span.clone(),
@@ -397,6 +462,50 @@ fn read_source(
         live,
         crop,
         span,
+    })
+}
+
+fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> {
+    let listen = section.required::<SocketAddr>("listen");
+    let ae_title = section.or("ae_title", "HEPAFLOW".to_owned());
+    let allow = section.or("allow", Vec::new());
+    let folder = section.required::<String>("folder");
+    let associations = section.or("associations", Count(16)).0;
+    let largest = section.or("largest_mib", Count(4096)).0;
+    let timeout = section.or("timeout", Duration::from_secs(30));
+    // PS3.5 section 6.2: at most 16 characters, no control characters.
+    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
+    for (key, title) in
+        std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
+    {
+        if !is_title(title) {
+            section.mistake(
+                key,
+                section.span(),
+                format!("\"{title}\" is no application entity title"),
+                "expected at most 16 characters, letters and digits as a rule",
+            );
+        }
+    }
+    if let Some(listen) = &listen
+        && !listen.value.ip().is_loopback()
+        && allow.is_empty()
+    {
+        section.mistake(
+            "allow",
+            listen.span.clone(),
+            "this address can be reached from other machines, and everyone may push to it",
+            "add `allow = [\"SCANNER1\", ..]`, the titles of those who may",
+        );
+    }
+    Some(ListenerSection {
+        listen: listen?.value,
+        ae_title,
+        allow,
+        folder: base.join(folder?.value),
+        associations,
+        largest: (largest as u64) << 20,
+        timeout,
     })
 }
 

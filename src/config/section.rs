@@ -36,6 +36,17 @@ impl Accept for String {
     }
 }
 
+impl Accept for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts in quotes, none of them empty";
+    fn accept(value: &DeValue<'_>) -> Option<Self> {
+        value
+            .as_array()?
+            .iter()
+            .map(|entry| String::accept(entry.get_ref()))
+            .collect()
+    }
+}
+
 impl Accept for bool {
     const EXPECTED: &'static str = "true or false";
     fn accept(value: &DeValue<'_>) -> Option<Self> {

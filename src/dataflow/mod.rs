@@ -30,7 +30,7 @@ mod window;
 mod writer;
 
 pub use aggregate::{Answer, StandingAnswers};
-pub use control::Control;
+pub use control::{Control, KeepOpen};
 pub use infer::Scorer;
 pub use run::{Job, Outcome, RunError, StreamFailure, run};
 pub use source::{Feed, Opening, StreamEvent, StreamInfo, StreamItem};

@@ -33,6 +33,12 @@ impl Feed for crate::ingest::Stream {
     }
 }
 
+impl<F: Feed + ?Sized> Feed for Box<F> {
+    fn try_next(&self) -> Option<Arrival> {
+        (**self).try_next()
+    }
+}
+
 /// Opens a feed, given how to wake its reader and where to count.
 type Open = Box<dyn FnOnce(Wake, SourceMetrics) -> Box<dyn Feed> + Send>;
 
@@ -140,7 +146,6 @@ struct OpenStream {
     live: bool,
     feed: Box<dyn Feed>,
     counters: SourceMetrics,
-    opened: bool,
 }
 
 /// The streams of this worker: opens, reads and closes them.
@@ -154,6 +159,7 @@ pub(super) fn sources(
         let waiting_live = std::mem::take(&mut *lock(&context.intake.live[scope.index()]));
         let mut desk = Desk {
             waiting_live,
+            removals_seen: 0,
             context,
             waker: waker.clone(),
             streams: VecDeque::new(),
@@ -169,8 +175,9 @@ pub(super) fn sources(
             if now > *held.time() {
                 held.downgrade(&now);
             }
-            desk.open_what_waits();
             let mut session = output.session(&*held);
+            desk.make_changes(|item| session.give(item));
+            desk.open_what_waits();
             let more = desk.read(|item| session.give(item));
             drop(session);
             if desk.is_done() {
@@ -189,18 +196,46 @@ struct Desk {
     context: SourceContext,
     waker: Waker,
     waiting_live: Vec<Opening>,
+    /// How many of [`Control::remove`]'s names were seen to.
+    removals_seen: usize,
     streams: VecDeque<OpenStream>,
 }
 
 impl Desk {
+    /// Ends what was removed and takes in what was added, in this order: a
+    /// source that was removed and added again goes on with its new stream.
+    fn make_changes(&mut self, mut give: impl FnMut(StreamItem)) {
+        let (added, removed) = self.context.control.take_changes(self.removals_seen);
+        self.removals_seen += removed.len();
+        for source in removed {
+            self.waiting_live.retain(|opening| opening.source != source);
+            lock(&self.context.intake.recorded).retain(|opening| opening.source != source);
+            self.streams.retain(|stream| {
+                let stays = stream.source != source;
+                if !stays {
+                    give(StreamItem {
+                        stream: stream.id,
+                        event: StreamEvent::Ended,
+                    });
+                }
+                stays
+            });
+        }
+        for opening in added {
+            if opening.live {
+                self.waiting_live.push(opening);
+            } else {
+                lock(&self.context.intake.recorded).push_back(opening);
+            }
+        }
+    }
+
     fn open_what_waits(&mut self) {
         if self.context.control.is_stopping() {
             self.waiting_live.clear();
             lock(&self.context.intake.recorded).clear();
             // Dropping a feed closes it; its queued frames count as dropped.
-            for stream in self.streams.drain(..) {
-                close(&stream);
-            }
+            self.streams.clear();
             return;
         }
         for opening in std::mem::take(&mut self.waiting_live) {
@@ -229,7 +264,6 @@ impl Desk {
             live: opening.live,
             feed: (opening.open)(wake, counters.clone()),
             counters,
-            opened: false,
         });
     }
 
@@ -247,7 +281,7 @@ impl Desk {
                 // Whoever gives credit back wakes the sources.
                 break;
             }
-            let Some(mut stream) = self.streams.pop_front() else {
+            let Some(stream) = self.streams.pop_front() else {
                 break;
             };
             let Some(arrival) = stream.feed.try_next() else {
@@ -257,14 +291,13 @@ impl Desk {
             };
             idle = 0;
             budget -= 1;
-            let event = self.accept(&mut stream, arrival);
+            let event = self.accept(&stream, arrival);
             let ended = matches!(event, StreamEvent::Ended);
             give(StreamItem {
                 stream: stream.id,
                 event,
             });
             if ended {
-                close(&stream);
                 drop(stream);
                 self.open_what_waits();
                 continue;
@@ -277,7 +310,7 @@ impl Desk {
         false
     }
 
-    fn accept(&self, stream: &mut OpenStream, arrival: Arrival) -> StreamEvent {
+    fn accept(&self, stream: &OpenStream, arrival: Arrival) -> StreamEvent {
         match arrival {
             Arrival::Opened(header) => {
                 if !lock(&self.context.intake.seen).insert(header.content) {
@@ -289,8 +322,6 @@ impl Desk {
                     lock(&self.context.outcome).duplicates += 1;
                     return StreamEvent::Ended;
                 }
-                stream.opened = true;
-                stream.counters.up.inc();
                 self.context.metrics.streams_opened.inc();
                 lock(&self.context.outcome).streams += 1;
                 StreamEvent::Opened(Arc::new(StreamInfo {
@@ -323,11 +354,7 @@ impl Desk {
         self.streams.is_empty()
             && self.waiting_live.is_empty()
             && lock(&self.context.intake.recorded).is_empty()
-    }
-}
-
-fn close(stream: &OpenStream) {
-    if stream.opened {
-        stream.counters.up.dec();
+            && (self.context.control.is_stopping()
+                || !(self.context.control.is_kept_open() || self.context.control.has_added()))
     }
 }

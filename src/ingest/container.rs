@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -28,6 +29,45 @@ pub(super) fn kind(file: &mut File) -> io::Result<Kind> {
     Ok(match prefix {
         Some([b'D', b'I', b'C', b'M']) => Kind::Dicom,
         _ => Kind::Other,
+    })
+}
+
+/// What a file is by its content, whatever its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// DICOM, with or without pictures in it.
+    Dicom,
+    /// A container of video: MP4, MOV, AVI, MKV, MPEG or ASF.
+    Video,
+    /// Nothing with pictures that move.
+    Foreign,
+    /// No bytes at all.
+    Empty,
+}
+
+/// Looks at the first bytes of the file at `path`.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn recognise(path: &Path) -> io::Result<Recognised> {
+    let mut file = File::open(path)?;
+    if kind(&mut file)? == Kind::Dicom {
+        return Ok(Recognised::Dicom);
+    }
+    file.rewind()?;
+    let mut head = Vec::new();
+    file.take(2048).read_to_end(&mut head)?;
+    // MPEG-TS: a sync byte at the head of every packet of 188 bytes.
+    let is_ts = || head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47);
+    Ok(match head.as_slice() {
+        [] => Recognised::Empty,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', ..]
+        | [0x1A, 0x45, 0xDF, 0xA3, ..]
+        | [0, 0, 1, 0xB3 | 0xBA, ..]
+        | [0x30, 0x26, 0xB2, 0x75, 0x8E, 0x66, 0xCF, 0x11, ..] => Recognised::Video,
+        [_, _, _, _, a, b, c, d, ..] if is_box([*a, *b, *c, *d]) => Recognised::Video,
+        _ if is_ts() => Recognised::Video,
+        _ => Recognised::Foreign,
     })
 }
 
@@ -242,6 +282,26 @@ mod tests {
         let found = hash(&mut file, || false).unwrap();
         assert_eq!(found, Some(ContentHash::of(b"speckle")));
         assert_eq!(hash(&mut file, || true).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_content_alone() {
+        let packet = [&[0x47][..], &[0; 187]].concat();
+        for (bytes, expected) in [
+            ([&[0; 128][..], b"DICM"].concat(), Recognised::Dicom),
+            (mp4_box(b"ftyp", 16, 8), Recognised::Video),
+            (b"RIFF....AVI LIST".to_vec(), Recognised::Video),
+            (b"RIFF....WAVEfmt ".to_vec(), Recognised::Foreign),
+            (vec![0x1A, 0x45, 0xDF, 0xA3, 0x82], Recognised::Video),
+            (packet.repeat(3), Recognised::Video),
+            (vec![0x47; 100], Recognised::Foreign),
+            (b"patient_id,path".to_vec(), Recognised::Foreign),
+            (Vec::new(), Recognised::Empty),
+        ] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            assert_eq!(recognise(file.path()).unwrap(), expected, "{bytes:?}");
+        }
     }
 
     #[test]

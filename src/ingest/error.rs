@@ -200,6 +200,26 @@ pub enum IngestError {
         /// What it said.
         detail: String,
     },
+    /// A worker of the sandbox refused the file; the text is its own.
+    #[error("{text}")]
+    Refused {
+        /// Where.
+        origin: Origin,
+        /// See [`IngestError::code`].
+        code: String,
+        /// What is wrong, and the way out.
+        text: String,
+    },
+    /// A worker of the sandbox did not survive the file.
+    #[error(
+        "{origin}: its decoder broke down ({how}); the file is damaged or hostile, leave it out"
+    )]
+    Crashed {
+        /// Where.
+        origin: Origin,
+        /// How the worker ended.
+        how: String,
+    },
     /// The reader itself broke: a mistake in this program.
     #[error("{origin}: the reader broke down; this is a mistake in hepaflow, please report it")]
     Broken {
@@ -231,7 +251,37 @@ impl IngestError {
             | Self::Stalled { origin, .. }
             | Self::CropOutside { origin, .. }
             | Self::Element { origin, .. }
+            | Self::Refused { origin, .. }
+            | Self::Crashed { origin, .. }
             | Self::Broken { origin } => origin,
+        }
+    }
+
+    /// A stable word for what went wrong, for reports and scripts.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::GStreamer { .. } => "gstreamer",
+            Self::Missing { .. } => "missing",
+            Self::NotAFile { .. } => "not_a_file",
+            Self::Empty { .. } => "empty",
+            Self::Unreadable { .. } => "unreadable",
+            Self::Truncated { .. } => "truncated",
+            Self::Dicom { error, .. } => error.code(),
+            Self::NoPatient { .. } => "no_patient",
+            Self::BadLaunch { .. } => "bad_launch",
+            Self::NotMedia { .. } => "not_media",
+            Self::NoVideo { .. } => "no_video",
+            Self::NoDecoder { .. } => "no_decoder",
+            Self::Undecodable { .. } => "undecodable",
+            Self::NoFrames { .. } => "no_frames",
+            Self::FramesMissing { .. } => "frames_missing",
+            Self::NeverStarted { .. } => "never_started",
+            Self::Stalled { .. } => "stalled",
+            Self::CropOutside { .. } => "crop_outside",
+            Self::Element { .. } => "element",
+            Self::Refused { code, .. } => code,
+            Self::Crashed { .. } => "crashed",
+            Self::Broken { .. } => "broken",
         }
     }
 

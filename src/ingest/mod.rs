@@ -17,15 +17,22 @@
 //! disk; a live source drops its oldest frame and counts it. Every frame is
 //! counted once as received, and once more as dropped if it does not reach the
 //! caller; what the caller takes, the caller counts as used.
+//!
+//! A live source that is interrupted stays one stream: it is opened again until
+//! it is back ([`Reconnect`]), its frames are counted on, and the first frame
+//! behind the interruption is marked as a discontinuity.
 
 mod container;
 mod dicom;
 pub mod dicomsrc;
 mod error;
+pub mod listener;
 mod pipeline;
 mod preprocess;
 mod queue;
 mod reader;
+mod reconnect;
+pub mod sandbox;
 mod timing;
 
 use std::convert::Infallible;
@@ -33,14 +40,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
+pub use container::{Recognised, recognise};
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
+pub use reconnect::Reconnect;
 
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId, StudyUid};
 use crate::metrics::{DropReason, SourceMetrics};
 use queue::Queue;
+use sandbox::Sandbox;
 
 /// How long dropping a [`Stream`] waits for its pipeline to come down. One that
 /// takes longer is left to finish on its own thread.
@@ -68,6 +80,9 @@ pub struct SourceRequest {
     /// replayed at its own pace. A source that is not live is a recording: the
     /// same request gives the same frames every time.
     pub live: bool,
+    /// Opens the source again whenever it ends, fails or falls silent. Without
+    /// this, any of them is the end of the stream.
+    pub reconnect: Option<Reconnect>,
     /// How long to wait for the first frame. A recording that pauses longer
     /// than this between frames has stalled, too.
     pub first_frame_timeout: Duration,
@@ -87,7 +102,7 @@ pub enum Media {
 }
 
 /// What is known of a stream once its first frame is decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamHeader {
     /// What the stream is. For a file, the SHA-256 of its bytes; for a launch
     /// line that is live, a digest of the line and the instant of opening,
@@ -139,6 +154,7 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 ///     size: FrameSize { height: 224, width: 224 },
 ///     queue: 32,
 ///     live: false,
+///     reconnect: None,
 ///     first_frame_timeout: Duration::from_secs(10),
 /// };
 /// let metrics = Metrics::new()?.source("archive");
@@ -167,8 +183,29 @@ impl Stream {
     /// Begins to read, on a thread of its own; returns at once. Whatever is
     /// wrong with the request arrives as [`Arrival::Ended`].
     ///
-    /// Of `metrics` this counts `received` and `dropped`, nothing else.
+    /// Of `metrics` this keeps everything but `used`, `windows`, `gaps` and
+    /// `failures`, which are the caller's.
     pub fn open(request: SourceRequest, wake: Wake, metrics: SourceMetrics) -> Self {
+        Self::start(request, wake, metrics, None)
+    }
+
+    /// The same, but DICOM files are read in `sandbox`, so that no file can
+    /// harm this process.
+    pub fn open_in(
+        sandbox: Sandbox,
+        request: SourceRequest,
+        wake: Wake,
+        metrics: SourceMetrics,
+    ) -> Self {
+        Self::start(request, wake, metrics, Some(sandbox))
+    }
+
+    fn start(
+        request: SourceRequest,
+        wake: Wake,
+        metrics: SourceMetrics,
+        sandbox: Option<Sandbox>,
+    ) -> Self {
         let queue = Arc::new(Queue::new(request.queue));
         let (bell, rung) = channel::bounded(1);
         let (running, done) = channel::bounded(0);
@@ -191,6 +228,7 @@ impl Stream {
             rung,
             wake,
             metrics,
+            sandbox,
         };
         let spawned = std::thread::Builder::new()
             .name("ingest".into())

@@ -4,10 +4,11 @@
 //! picture whose first plane is luma. Nothing here looks at pixels or knows of
 //! queues; the reader drives it.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -29,15 +30,27 @@ const LUMA_FIRST: [&str; 11] = [
     "GRAY8", "I420", "YV12", "NV12", "NV21", "Y42B", "Y41B", "Y444", "NV16", "NV24", "NV61",
 ];
 
+/// What the element behind an operator's launch line is called.
+const LINE_END: &str = "hepaflow-end";
+
 /// Rings when there is something to look at: a sample, a message, an end.
 pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// Tells buffers that wait in a sink apart.
+type Identity = (usize, Option<gst::ClockTime>);
+
+fn identity(buffer: &gst::BufferRef) -> Identity {
+    (std::ptr::from_ref(buffer).addr(), buffer.pts())
+}
 
 /// A pipeline from opening to `Null`, which it is set to when dropped.
 pub(super) struct Playback {
     origin: Origin,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
-    pub(super) sink: gst_app::AppSink,
+    sink: gst_app::AppSink,
+    /// What reached the sink and was not pulled yet; only where the sink drops.
+    waiting: Option<Arc<Mutex<VecDeque<Identity>>>>,
     /// All pads are there and none is video.
     no_video: Arc<AtomicBool>,
     /// A decoder that GStreamer looked for in vain.
@@ -70,13 +83,16 @@ impl Playback {
         origin: &Origin,
         bell: Bell,
     ) -> Result<Self, IngestError> {
-        let compressed = matches!(cine.coding, Coding::Jpeg { .. });
-        let source = DicomSrc::of(path.to_owned(), cine).upcast();
-        if !compressed {
-            return Self::decoded_from(&[&source], origin, bell);
-        }
         // Named rather than found by rank, so that every machine decodes alike.
-        let decoder = make("jpegdec", origin)?;
+        let decoder = match cine.coding {
+            Coding::Jpeg { .. } => Some(make("jpegdec", origin)?),
+            Coding::Jpeg2000 { .. } => Some(make("openjpegdec", origin)?),
+            _ => None,
+        };
+        let source = DicomSrc::of(path.to_owned(), cine).upcast();
+        let Some(decoder) = decoder else {
+            return Self::decoded_from(&[&source], origin, bell);
+        };
         // Decoders swallow the first few broken pictures. In a cine every
         // picture stands for itself, so a missing one is an error.
         decoder.set_property("max-errors", 1_i32);
@@ -90,10 +106,15 @@ impl Playback {
             detail,
         };
         // `identity` lets a line end in caps, which is no element, or in pads
-        // that appear only later.
-        let bin = gst::parse::bin_from_description(&format!("{line} ! identity"), true)
-            .map_err(|error| bad(without_credentials(error.message())))?;
-        if bin.static_pad("src").is_none() {
+        // that appear only later. The bin's own pad is made by hand: parsing
+        // could give a pad to every element that is not linked yet, those
+        // behind a source whose pads appear later among them.
+        let bin =
+            gst::parse::bin_from_description(&format!("{line} ! identity name={LINE_END}"), false)
+                .map_err(|error| bad(without_credentials(error.message())))?;
+        let end = bin.by_name(LINE_END).and_then(|end| end.static_pad("src"));
+        let pad = end.and_then(|end| gst::GhostPad::with_target(&end).ok());
+        if pad.is_none_or(|pad| bin.add_pad(&pad).is_err()) {
             return Err(bad("nothing is left unlinked at its end".into()));
         }
         Self::decoded_from(&[bin.upcast_ref()], origin, bell)
@@ -163,6 +184,7 @@ impl Playback {
             pipeline,
             bus,
             sink,
+            waiting: None,
             no_video: Arc::default(),
             missing: None,
         })
@@ -208,6 +230,40 @@ impl Playback {
         });
     }
 
+    /// Makes the sink drop its oldest picture rather than hold up the source,
+    /// and keeps count of what it drops.
+    pub(super) fn never_wait(&mut self) {
+        let Some(pad) = self.sink.static_pad("sink") else {
+            return;
+        };
+        let waiting = Arc::new(Mutex::new(VecDeque::new()));
+        let arrived = Arc::clone(&waiting);
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(buffer) = info.buffer() {
+                lock(&arrived).push_back(identity(buffer));
+            }
+            gst::PadProbeReturn::Ok
+        });
+        self.waiting = Some(waiting);
+        self.sink.set_drop(true);
+    }
+
+    /// The next decoded picture, and how many the sink dropped before it.
+    pub(super) fn pull(&self) -> Option<(gst::Sample, u64)> {
+        let sample = self.sink.try_pull_sample(gst::ClockTime::ZERO)?;
+        let dropped = match (&self.waiting, sample.buffer()) {
+            (Some(waiting), Some(buffer)) => {
+                let identity = identity(buffer);
+                let mut waiting = lock(waiting);
+                // In the order of arrival, so what lies before was dropped.
+                let position = waiting.iter().position(|other| *other == identity);
+                position.map_or(0, |position| waiting.drain(..=position).count() as u64 - 1)
+            }
+            _ => 0,
+        };
+        Some((sample, dropped))
+    }
+
     /// Lets it run; `replay` at the pace of its timestamps, unless the source
     /// itself already sets the pace.
     pub(super) fn start(&mut self, replay: bool) -> Result<(), IngestError> {
@@ -219,6 +275,11 @@ impl Playback {
         }
         self.check()?;
         Err(unusable(&self.origin, "the pipeline refuses to start"))
+    }
+
+    /// Whether everything was played and pulled.
+    pub(super) fn has_ended(&self) -> bool {
+        self.sink.is_eos()
     }
 
     /// Reads what the pipeline reported since the last call; an error in it is
@@ -306,6 +367,11 @@ impl Drop for Playback {
         }
         self.bus.unset_sync_handler();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that could panic runs under the lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn luma_caps(formats: &[&str]) -> gst::Caps {

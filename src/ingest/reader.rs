@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,18 +16,21 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
+use prometheus::IntGauge;
 use sha2::{Digest, Sha256};
 
 use super::container::{self, Kind};
-use super::dicom::{Cine, Facts};
+use super::dicom::{Cine, Coding, Facts};
 use super::error::{IngestError, Origin};
 use super::pipeline::{Bell, Playback, unusable};
 use super::preprocess::{Luma, Preprocessor, Range, fits};
 use super::queue::{Closed, Queue};
+use super::reconnect::{Backoff, Outage, Reconnect, interruption, is_lasting};
+use super::sandbox::{self, Sandbox};
 use super::timing::Timeline;
 use super::{Media, SourceRequest, StreamHeader, Wake, dicomsrc};
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId};
-use crate::metrics::{DropReason, SourceMetrics};
+use crate::metrics::{DropReason, Interruption, SourceMetrics};
 
 /// Everything the thread needs.
 pub(super) struct Reader {
@@ -37,6 +41,8 @@ pub(super) struct Reader {
     pub(super) rung: Receiver<()>,
     pub(super) wake: Wake,
     pub(super) metrics: SourceMetrics,
+    /// Where DICOM is read; without it, here.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// Why reading stopped early.
@@ -62,6 +68,8 @@ impl From<IngestError> for Stop {
 /// A source before its first frame.
 struct Opening {
     playback: Playback,
+    /// A video that was unwrapped; open for as long as it plays.
+    _bitstream: Option<File>,
     content: ContentHash,
     patient: PatientId,
     /// From the DICOM header; nothing for other media.
@@ -70,7 +78,7 @@ struct Opening {
     expected: Option<u64>,
 }
 
-/// A source from its first frame on.
+/// A source from its first frame on, through all interruptions.
 struct Running {
     preprocessor: Preprocessor,
     timeline: Timeline,
@@ -78,7 +86,29 @@ struct Running {
     crop: Crop,
     last_caps: Option<gst::Caps>,
     info: Option<gst_video::VideoInfo>,
+    /// Frames that arrived, those dropped among them.
     frames: u64,
+    last_arrival: Instant,
+    /// Absent while the source is interrupted.
+    presence: Option<Presence>,
+    /// The next frame is not adjacent to the last.
+    is_cut: bool,
+}
+
+/// Counts a stream as up for as long as it lives.
+pub(super) struct Presence(IntGauge);
+
+impl Presence {
+    pub(super) fn new(up: &IntGauge) -> Self {
+        up.inc();
+        Self(up.clone())
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Reader {
@@ -99,11 +129,75 @@ impl Reader {
     }
 
     fn read(&self) -> Result<(), Stop> {
+        if let (Some(sandbox), true) = (&self.sandbox, self.is_dicom()) {
+            let job = sandbox::Job {
+                request: &self.request,
+                origin: &self.origin,
+                queue: &self.queue,
+                rung: &self.rung,
+                wake: &self.wake,
+                metrics: &self.metrics,
+            };
+            let result = sandbox.read(&job).ok_or(Stop::Closed)?;
+            return result.map_err(Stop::Failed);
+        }
         gst::init().map_err(|error| unusable(&self.origin, &error))?;
         dicomsrc::register().map_err(|error| unusable(&self.origin, &error))?;
+        let mut stream = None;
+        match self.request.reconnect {
+            None => self.connect(&mut stream, &mut Outage::default()),
+            Some(policy) => self.keep(&mut stream, policy),
+        }
+    }
+
+    /// Whether this is a file that says it is DICOM. Anything else, what cannot
+    /// be opened included, is told by the reader.
+    fn is_dicom(&self) -> bool {
+        let Media::File(path) = &self.request.media else {
+            return false;
+        };
+        std::fs::metadata(path).is_ok_and(|about| about.is_file())
+            && File::open(path)
+                .and_then(|mut file| container::kind(&mut file))
+                .is_ok_and(|kind| kind == Kind::Dicom)
+    }
+
+    /// Opens the source and plays it to its end.
+    fn connect(&self, stream: &mut Option<Running>, outage: &mut Outage) -> Result<(), Stop> {
         let mut opening = self.open()?;
+        if self.request.live {
+            opening.playback.never_wait();
+        }
         opening.playback.start(self.request.live)?;
-        self.play(opening)
+        self.play(opening, stream, outage)
+    }
+
+    /// Opens the source again whenever it is lost; returns only when nobody
+    /// wants its frames any more, or when no time can mend what is wrong.
+    fn keep(&self, stream: &mut Option<Running>, policy: Reconnect) -> Result<(), Stop> {
+        let mut backoff = Backoff::new(policy);
+        let mut outage = Outage::default();
+        loop {
+            let opened = Instant::now();
+            let frames = stream.as_ref().map_or(0, |stream| stream.frames);
+            let (why, detail) = match self.connect(stream, &mut outage) {
+                Ok(()) => (Interruption::Ended, "it said that it has ended".to_owned()),
+                Err(Stop::Failed(error)) if !is_lasting(&error, stream.is_some()) => {
+                    (interruption(&error), error.to_string())
+                }
+                Err(stop) => return Err(stop),
+            };
+            self.metrics.interrupted(why).inc();
+            let mut held = None;
+            if let Some(stream) = stream {
+                stream.presence = None;
+                held = (stream.frames > frames).then(|| stream.last_arrival - opened);
+            }
+            outage.noted(&self.origin.name, why, &detail);
+            let resume = Instant::now() + backoff.after(held);
+            // What rings meanwhile is the pipeline that was taken down.
+            while self.wait(Some(resume))? {}
+        }
     }
 
     fn open(&self) -> Result<Opening, Stop> {
@@ -114,6 +208,7 @@ impl Reader {
                 let playback = Playback::of_launch(line, &self.origin, self.ring())?;
                 Ok(Opening {
                     playback,
+                    _bitstream: None,
                     content: launch_content(line, self.request.live),
                     patient,
                     facts: Facts::default(),
@@ -168,17 +263,25 @@ impl Reader {
         };
         let facts = cine.as_ref().map(|cine| cine.facts.clone());
         let facts = facts.unwrap_or_default();
-        let expected = cine.as_ref().map(|cine| cine.len() as u64);
+        let expected = cine.as_ref().and_then(Cine::len).map(|len| len as u64);
         let patient = self.patient(facts.patient.clone())?;
         let content = container::hash(&mut file, || self.queue.is_closed())
             .map_err(unreadable)?
             .ok_or(Stop::Closed)?;
+        let mut bitstream = None;
         let playback = match cine {
+            Some(mut cine) if cine.coding == Coding::Video => {
+                let stream = bitstream.insert(cine.bitstream().map_err(unreadable)?);
+                // By way of /proc it can be opened again, though it has no name.
+                let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+                Playback::of_file(Path::new(&path), &self.origin, self.ring())?
+            }
             Some(cine) => Playback::of_dicom(path, cine, &self.origin, self.ring())?,
             None => Playback::of_file(path, &self.origin, self.ring())?,
         };
         Ok(Opening {
             playback,
+            _bitstream: bitstream,
             content,
             patient,
             facts,
@@ -201,44 +304,37 @@ impl Reader {
         })
     }
 
-    fn play(&self, opening: Opening) -> Result<(), Stop> {
-        let Opening {
-            mut playback,
-            content,
-            patient,
-            facts,
-            expected,
-        } = opening;
-        let mut stream: Option<Running> = None;
+    fn play(
+        &self,
+        mut opening: Opening,
+        stream: &mut Option<Running>,
+        outage: &mut Outage,
+    ) -> Result<(), Stop> {
+        let before = stream.as_ref().map_or(0, |stream| stream.frames);
         let mut quiet_since = Instant::now();
         loop {
-            while let Some(sample) = playback.sink.try_pull_sample(gst::ClockTime::ZERO) {
-                self.metrics.received.inc();
-                let stream = if let Some(stream) = &mut stream {
-                    stream
-                } else {
-                    let opened = self.begin(&sample, &facts).inspect_err(|_| {
-                        self.metrics.dropped(DropReason::Unreadable).inc();
-                    })?;
-                    self.announce(&opened, content, &patient, &facts)
-                        .inspect_err(|_| {
-                            self.metrics.dropped(DropReason::Shutdown).inc();
-                        })?;
-                    stream.insert(opened)
-                };
-                self.take(stream, &sample)?;
+            if self.take_all(&opening, stream)? {
                 quiet_since = Instant::now();
+                outage.over(&self.origin.name);
             }
             // An element that fails reports first and sends its end after, so
             // an end is only believed when the bus has been read since.
-            let ended = playback.sink.is_eos();
-            if let Err(error) = playback.check() {
-                self.take_rest(&playback, stream.as_mut())?;
+            let ended = opening.playback.has_ended();
+            let checked = opening.playback.check();
+            let found = |stream: &Option<Running>| {
+                stream.as_ref().map_or(0, |stream| stream.frames) - before
+            };
+            if let Err(error) = checked {
+                // What was decoded before an error counts: it is as good as it
+                // would have been without.
+                if found(stream) > 0 {
+                    self.take_all(&opening, stream)?;
+                }
                 return Err(error.into());
             }
+            let found = found(stream);
             if ended {
-                let found = stream.map_or(0, |stream| stream.frames);
-                return match expected.unwrap_or(found) {
+                return match opening.expected.unwrap_or(found) {
                     _ if found == 0 => Err(self.failed(|origin| IngestError::NoFrames { origin })),
                     expected if expected == found => Ok(()),
                     expected => Err(self.failed(|origin| IngestError::FramesMissing {
@@ -248,16 +344,13 @@ impl Reader {
                     })),
                 };
             }
-            let patience = match &stream {
-                Some(_) if self.request.live => None,
-                _ => Some(quiet_since + self.request.first_frame_timeout),
-            };
-            if !self.wait(patience)? {
-                let waited = self.request.first_frame_timeout;
-                let frames = stream.map_or(0, |stream| stream.frames);
-                return Err(self.failed(|origin| match frames {
+            let patience = self.patience(found > 0);
+            let deadline = patience.map(|patience| quiet_since + patience);
+            if !self.wait(deadline)? {
+                let waited = patience.unwrap_or_default();
+                return Err(self.failed(|origin| match found {
                     0 => IngestError::NeverStarted { origin, waited },
-                    _ => IngestError::Stalled {
+                    frames => IngestError::Stalled {
                         origin,
                         frames,
                         waited,
@@ -267,17 +360,35 @@ impl Reader {
         }
     }
 
-    /// What was decoded before an error counts: it is as good as it would have
-    /// been without.
-    fn take_rest(&self, playback: &Playback, stream: Option<&mut Running>) -> Result<(), Stop> {
-        let Some(stream) = stream else {
-            return Ok(());
-        };
-        while let Some(sample) = playback.sink.try_pull_sample(gst::ClockTime::ZERO) {
-            self.metrics.received.inc();
+    /// How long no frame may come; `None` for ever.
+    fn patience(&self, has_frames: bool) -> Option<Duration> {
+        match self.request.reconnect {
+            Some(policy) if has_frames => Some(policy.stall),
+            // A recording at its own pace may pause as long as it likes.
+            None if has_frames && self.request.live => None,
+            _ => Some(self.request.first_frame_timeout),
+        }
+    }
+
+    /// Takes what is decoded; false if nothing was.
+    fn take_all(&self, opening: &Opening, stream: &mut Option<Running>) -> Result<bool, Stop> {
+        let mut any = false;
+        while let Some((sample, dropped)) = opening.playback.pull() {
+            any = true;
+            self.metrics.received.inc_by(dropped + 1);
+            self.metrics.dropped(DropReason::ReaderBusy).inc_by(dropped);
+            let stream = match stream {
+                Some(stream) => stream,
+                None => stream.insert(self.begin(&sample, opening)?),
+            };
+            if stream.presence.is_none() {
+                stream.resume(&self.metrics);
+            }
+            // Frames that are lost leave a hole in the count.
+            stream.frames += dropped;
             self.take(stream, &sample)?;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Waits for the bell; false if it did not ring until `deadline`.
@@ -292,7 +403,19 @@ impl Reader {
         Ok(rung.is_ok())
     }
 
-    fn begin(&self, sample: &gst::Sample, facts: &Facts) -> Result<Running, Stop> {
+    /// The stream whose first frame is `sample`; counts that frame if there is
+    /// none.
+    fn begin(&self, sample: &gst::Sample, opening: &Opening) -> Result<Running, Stop> {
+        let stream = self.describe(sample, &opening.facts).inspect_err(|_| {
+            self.metrics.dropped(DropReason::Unreadable).inc();
+        })?;
+        self.announce(&stream, opening).inspect_err(|_| {
+            self.metrics.dropped(DropReason::Shutdown).inc();
+        })?;
+        Ok(stream)
+    }
+
+    fn describe(&self, sample: &gst::Sample, facts: &Facts) -> Result<Running, Stop> {
         let info = video_info(sample).ok_or_else(|| self.no_picture())?;
         let picture = size_of(&info);
         let crop = self.crop(picture, facts)?;
@@ -305,16 +428,14 @@ impl Reader {
             last_caps: sample.caps_owned(),
             info: Some(info),
             frames: 0,
+            last_arrival: Instant::now(),
+            presence: Some(Presence::new(&self.metrics.up)),
+            is_cut: false,
         })
     }
 
-    fn announce(
-        &self,
-        stream: &Running,
-        content: ContentHash,
-        patient: &PatientId,
-        facts: &Facts,
-    ) -> Result<(), Stop> {
+    fn announce(&self, stream: &Running, opening: &Opening) -> Result<(), Stop> {
+        let facts = &opening.facts;
         tracing::debug!(
             source = self.origin.name,
             picture = ?stream.picture,
@@ -323,8 +444,8 @@ impl Reader {
             "first frame decoded"
         );
         self.queue.open(StreamHeader {
-            content,
-            patient: patient.clone(),
+            content: opening.content,
+            patient: opening.patient.clone(),
             study: facts.study.clone(),
             frame_interval: stream.timeline.interval(),
             picture: stream.picture,
@@ -359,10 +480,13 @@ impl Reader {
         let arrived = Instant::now();
         let index = stream.frames;
         stream.frames += 1;
+        stream.last_arrival = arrived;
+        self.metrics.last_frame.set(seconds_since_1970());
         let changed = self.follow_caps(stream, sample).inspect_err(|_| {
             self.metrics.dropped(DropReason::Unreadable).inc();
         })?;
         let (time, gap) = stream.timeline.stamp(sample);
+        stream.is_cut |= gap || changed;
         let Some(pixels) = pixels(stream, sample) else {
             self.metrics.dropped(DropReason::Unreadable).inc();
             return Ok(());
@@ -371,7 +495,7 @@ impl Reader {
             index,
             time,
             arrived,
-            discontinuity: gap || changed,
+            discontinuity: std::mem::take(&mut stream.is_cut),
             pixels,
         };
         let queued = if self.request.live {
@@ -423,6 +547,20 @@ impl Reader {
     fn failed(&self, error: impl FnOnce(Origin) -> IngestError) -> Stop {
         Stop::Failed(error(self.origin.clone()))
     }
+}
+
+impl Running {
+    /// The source is back after an interruption.
+    fn resume(&mut self, metrics: &SourceMetrics) {
+        self.timeline.resume(self.last_arrival.elapsed());
+        self.is_cut = true;
+        self.presence = Some(Presence::new(&metrics.up));
+    }
+}
+
+pub(super) fn seconds_since_1970() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
 }
 
 /// The frame's pixels, or `None` if they cannot be had or not be trusted.

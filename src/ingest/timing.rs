@@ -13,8 +13,12 @@ use crate::domain::EventTime;
 /// The clock of one stream.
 pub(super) struct Timeline {
     interval: Option<Duration>,
-    start: Option<u64>,
+    /// Running time at event time zero; negative where the source's own clock
+    /// began anew after the stream did.
+    start: Option<i128>,
     last: Option<u64>,
+    /// Where the next frame lies, if the source was away until now.
+    resumes_at: Option<u64>,
 }
 
 impl Timeline {
@@ -23,7 +27,17 @@ impl Timeline {
             interval,
             start: None,
             last: None,
+            resumes_at: None,
         }
+    }
+
+    /// The source was opened again, `away` after its last frame, and its clock
+    /// has begun anew. The next frame comes that much later than the last one:
+    /// the only clock that both share is ours.
+    pub(super) fn resume(&mut self, away: Duration) {
+        let away = u64::try_from(away.as_nanos()).unwrap_or(u64::MAX);
+        self.resumes_at = self.last.map(|last| last.saturating_add(away.max(1)));
+        self.start = None;
     }
 
     /// The nominal time between frames.
@@ -48,17 +62,21 @@ impl Timeline {
     ///   still and the frame is marked as a discontinuity;
     /// - every first frame is flagged by GStreamer, and is no discontinuity.
     fn place(&mut self, running: Option<u64>, flagged: bool) -> (EventTime, bool) {
+        let running = running.map(i128::from);
         let Some(last) = self.last else {
             self.start = running;
             self.last = Some(0);
             return (EventTime::from_nanos(0), false);
         };
-        let expected = last.saturating_add(self.interval.map_or(0, |d| d.as_nanos() as u64));
+        let resumed = self.resumes_at.take();
+        let expected = resumed.unwrap_or_else(|| {
+            last.saturating_add(self.interval.map_or(0, |d| d.as_nanos() as u64))
+        });
         let told = match (running, self.start) {
-            (Some(running), Some(start)) => Some(i128::from(running) - i128::from(start)),
+            (Some(running), Some(start)) => Some(running - start),
             // The first time that is told sets the clock.
             (Some(running), None) => {
-                self.start = running.checked_sub(expected);
+                self.start = Some(running - i128::from(expected));
                 None
             }
             (None, _) => None,
@@ -67,7 +85,10 @@ impl Timeline {
         let backwards = told < i128::from(last);
         let time = u64::try_from(told).unwrap_or(0).max(last);
         self.last = Some(time);
-        (EventTime::from_nanos(time), flagged || backwards)
+        (
+            EventTime::from_nanos(time),
+            flagged || backwards || resumed.is_some(),
+        )
     }
 }
 
@@ -108,6 +129,18 @@ mod tests {
         let mut timeline = Timeline::new(None);
         let times = [100, 140, 90, 150].map(|at| nanos(&mut timeline, Some(at)));
         assert_eq!(times, [(0, false), (40, false), (40, true), (50, false)]);
+    }
+
+    #[test]
+    fn a_source_that_was_away_goes_on_later_by_our_clock_and_says_so() {
+        let mut timeline = Timeline::new(None);
+        let first = [100, 140].map(|at| nanos(&mut timeline, Some(at)));
+        timeline.resume(Duration::from_micros(1));
+        let second = [5, 45].map(|at| nanos(&mut timeline, Some(at)));
+        assert_eq!(first, [(0, false), (40, false)]);
+        assert_eq!(second, [(1040, true), (1080, false)]);
+        timeline.resume(Duration::ZERO);
+        assert_eq!(nanos(&mut timeline, None), (1081, true));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! `source` is a name from the pipeline file, `reason` one of [`DropReason`].
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Why a frame that arrived was not used.
@@ -15,6 +15,8 @@ use prometheus::{
 pub enum DropReason {
     /// A live source's queue was full: the oldest frame made room.
     QueueFull,
+    /// A live source's decoder was faster than the reader behind it.
+    ReaderBusy,
     /// The frame could not be mapped, cropped or resized.
     Unreadable,
     /// The run ended while the frame was still queued.
@@ -23,15 +25,93 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 3] = [Self::QueueFull, Self::Unreadable, Self::Shutdown];
+    pub const ALL: [Self; 4] = [
+        Self::QueueFull,
+        Self::ReaderBusy,
+        Self::Unreadable,
+        Self::Shutdown,
+    ];
 
     /// The label value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::ReaderBusy => "reader_busy",
             Self::Unreadable => "unreadable",
             Self::Shutdown => "shutdown",
         }
+    }
+}
+
+/// Why a live source had to be opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// It gave frames and then none for too long.
+    Stalled,
+    /// It said that it has ended.
+    Ended,
+    /// It broke off with an error, or could not be opened.
+    Failed,
+    /// It was opened and gave no frame.
+    NoFrames,
+}
+
+impl Interruption {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Stalled, Self::Ended, Self::Failed, Self::NoFrames];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stalled => "stalled",
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+            Self::NoFrames => "no_frames",
+        }
+    }
+}
+
+/// What became of a DICOM instance that a peer pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceOutcome {
+    /// Acknowledged, and new.
+    Stored,
+    /// Acknowledged, and there already.
+    Duplicate,
+    /// Answered with a failure.
+    Refused,
+}
+
+impl InstanceOutcome {
+    /// All outcomes.
+    pub const ALL: [Self; 3] = [Self::Stored, Self::Duplicate, Self::Refused];
+
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The counters of one DICOM listener.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Associations under way.
+    pub associations: IntGauge,
+    /// Peers turned away because there were too many.
+    pub turned_away: IntCounter,
+    /// Associations that were refused or ended without a release.
+    pub broken: IntCounter,
+    instances: [IntCounter; InstanceOutcome::ALL.len()],
+}
+
+impl ListenerMetrics {
+    /// Instances that met with `outcome`.
+    pub fn instances(&self, outcome: InstanceOutcome) -> &IntCounter {
+        &self.instances[outcome as usize]
     }
 }
 
@@ -45,7 +125,13 @@ pub struct Metrics {
     gaps: IntCounterVec,
     windows: IntCounterVec,
     stream_up: IntGaugeVec,
+    last_frame: GaugeVec,
+    interruptions: IntCounterVec,
     source_failures: IntCounterVec,
+    associations: IntGaugeVec,
+    associations_turned_away: IntCounterVec,
+    associations_broken: IntCounterVec,
+    instances: IntCounterVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
     /// Clip predictions made.
@@ -81,17 +167,27 @@ pub struct SourceMetrics {
     pub windows: IntCounter,
     /// Gaps between frames that were used.
     pub gaps: IntCounter,
-    /// Streams of this source that are open now.
+    /// Streams of this source that give frames now: an interrupted one is not
+    /// among them until it is back.
     pub up: IntGauge,
+    /// When the last frame arrived, in seconds since 1970; 0 before the first.
+    /// What a display subtracts from the present to show staleness.
+    pub last_frame: Gauge,
     /// Streams of this source that ended with an error.
     pub failures: IntCounter,
     dropped: [IntCounter; DropReason::ALL.len()],
+    interruptions: [IntCounter; Interruption::ALL.len()],
 }
 
 impl SourceMetrics {
     /// Frames dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> &IntCounter {
         &self.dropped[reason as usize]
+    }
+
+    /// How often a stream of this source had to be opened again for `reason`.
+    pub fn interrupted(&self, reason: Interruption) -> &IntCounter {
+        &self.interruptions[reason as usize]
     }
 }
 
@@ -127,11 +223,27 @@ impl Metrics {
         let stream_up = IntGaugeVec::new(
             Opts::new(
                 "hepaflow_stream_up",
-                "Streams of the source that are open now.",
+                "Streams of the source that give frames now.",
             ),
             &["source"],
         )?;
         registry.register(Box::new(stream_up.clone()))?;
+        let last_frame = GaugeVec::new(
+            Opts::new(
+                "hepaflow_last_frame_timestamp_seconds",
+                "When the source's last frame arrived, in seconds since 1970; 0 before the first.",
+            ),
+            &["source"],
+        )?;
+        registry.register(Box::new(last_frame.clone()))?;
+        let associations = IntGaugeVec::new(
+            Opts::new(
+                "hepaflow_dicom_associations",
+                "DICOM associations under way.",
+            ),
+            &["source"],
+        )?;
+        registry.register(Box::new(associations.clone()))?;
         Ok(Self {
             frames_received: counters(
                 "hepaflow_frames_received_total",
@@ -159,7 +271,29 @@ impl Metrics {
                 "Streams that ended with an error.",
                 &["source"],
             )?,
+            interruptions: counters(
+                "hepaflow_stream_interruptions_total",
+                "How often a live source had to be opened again, by reason.",
+                &["source", "reason"],
+            )?,
             stream_up,
+            last_frame,
+            associations,
+            associations_turned_away: counters(
+                "hepaflow_dicom_associations_turned_away_total",
+                "DICOM peers turned away because there were too many at once.",
+                &["source"],
+            )?,
+            associations_broken: counters(
+                "hepaflow_dicom_associations_broken_total",
+                "DICOM associations that were refused or ended without a release.",
+                &["source"],
+            )?,
+            instances: counters(
+                "hepaflow_dicom_instances_total",
+                "DICOM instances that peers pushed, by what became of them.",
+                &["source", "outcome"],
+            )?,
             streams_opened: counter(
                 "hepaflow_streams_opened_total",
                 "Streams that gave a first frame.",
@@ -213,11 +347,27 @@ impl Metrics {
             windows: self.windows.with_label_values(&[name]),
             gaps: self.gaps.with_label_values(&[name]),
             up: self.stream_up.with_label_values(&[name]),
+            last_frame: self.last_frame.with_label_values(&[name]),
+            interruptions: Interruption::ALL.map(|reason| {
+                self.interruptions
+                    .with_label_values(&[name, reason.as_str()])
+            }),
             failures: self.source_failures.with_label_values(&[name]),
             dropped: DropReason::ALL.map(|reason| {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])
             }),
+        }
+    }
+
+    /// The counters of the DICOM listener called `name` in the pipeline file.
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        ListenerMetrics {
+            associations: self.associations.with_label_values(&[name]),
+            turned_away: self.associations_turned_away.with_label_values(&[name]),
+            broken: self.associations_broken.with_label_values(&[name]),
+            instances: InstanceOutcome::ALL
+                .map(|outcome| self.instances.with_label_values(&[name, outcome.as_str()])),
         }
     }
 

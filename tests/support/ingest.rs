@@ -30,6 +30,7 @@ pub(crate) fn request(media: Media) -> SourceRequest {
         size: SIZE,
         queue: 8,
         live: false,
+        reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
     }
 }

@@ -9,8 +9,13 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::{InMemDicomObject, OpenFileOptions};
 
+use super::palette::Palette;
 use super::{DicomError, Facts, Region, Timing};
 use crate::domain::{Crop, PatientId, StudyUid};
+
+/// Pixels of the largest picture: 8192 x 8192, several times what any scanner
+/// gives, and little enough that a hostile size does no harm.
+const LARGEST_AREA: u64 = 1 << 26;
 
 /// The Image Pixel module, PS3.3 section C.7.6.3, and Number of Frames.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub(super) struct Image {
     /// Colour planes one after the other instead of pixel by pixel.
     pub(super) planar: bool,
     pub(super) frames: u64,
+    /// What the samples stand for, where they are indices.
+    pub(super) palette: Option<Palette>,
 }
 
 pub(super) struct Header {
@@ -62,6 +69,20 @@ fn image(object: &InMemDicomObject) -> Result<Image, DicomError> {
     if rows == 0 || columns == 0 {
         return Err(DicomError::NoArea { rows, columns });
     }
+    if u64::from(rows) * u64::from(columns) > LARGEST_AREA {
+        return Err(DicomError::TooLarge {
+            rows,
+            columns,
+            limit: LARGEST_AREA,
+        });
+    }
+    let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION)
+        .ok_or(DicomError::Lacks("Photometric Interpretation (0028,0004)"))?;
+    let palette = if photometric == "PALETTE COLOR" {
+        Some(Palette::read(object).ok_or(DicomError::Palette)?)
+    } else {
+        None
+    };
     let bits_allocated = required(tags::BITS_ALLOCATED, "Bits Allocated (0028,0100)")?;
     let claimed: i64 = match object.get(tags::NUMBER_OF_FRAMES) {
         // PS3.3 section C.7.6.6 does not apply to single images.
@@ -80,10 +101,10 @@ fn image(object: &InMemDicomObject) -> Result<Image, DicomError> {
         samples: required(tags::SAMPLES_PER_PIXEL, "Samples per Pixel (0028,0002)")?,
         bits_allocated,
         bits_stored: integer(object, tags::BITS_STORED).unwrap_or(bits_allocated),
-        photometric: text(object, tags::PHOTOMETRIC_INTERPRETATION)
-            .ok_or(DicomError::Lacks("Photometric Interpretation (0028,0004)"))?,
+        photometric,
         planar: integer::<u16>(object, tags::PLANAR_CONFIGURATION) == Some(1),
         frames,
+        palette,
     })
 }
 

@@ -13,6 +13,8 @@
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use super::DicomError;
+use super::pixels::J2K_START;
+use super::syntax::Syntax;
 
 /// Deeper than any real cine nests, far from where a parser's stack ends.
 const MAX_DEPTH: usize = 64;
@@ -25,10 +27,6 @@ const TRANSFER_SYNTAX: Tag = (0x0002, 0x0010);
 const PIXEL_DATA: Tag = (0x7FE0, 0x0010);
 
 type Tag = (u16, u16);
-
-pub(super) const IMPLICIT_LE: &str = "1.2.840.10008.1.2";
-pub(super) const EXPLICIT_LE: &str = "1.2.840.10008.1.2.1";
-pub(super) const JPEG_BASELINE: &str = "1.2.840.10008.1.2.4.50";
 
 /// A stretch of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,7 @@ pub(super) enum Pixels {
 /// What the walk found.
 #[derive(Debug)]
 pub(super) struct Layout {
-    pub(super) transfer_syntax: String,
+    pub(super) syntax: Syntax,
     pub(super) pixels: Pixels,
 }
 
@@ -66,16 +64,11 @@ pub(super) fn walk(file: impl Read + Seek, length: u64) -> Result<Layout, DicomE
     walker.file.seek(SeekFrom::Start(0))?;
     walker.skip(132)?;
     let transfer_syntax = walker.meta()?;
-    let implicit = match transfer_syntax.as_str() {
-        IMPLICIT_LE => true,
-        EXPLICIT_LE | JPEG_BASELINE => false,
-        _ => return Err(DicomError::TransferSyntax(transfer_syntax)),
+    let Some(syntax) = Syntax::of(&transfer_syntax) else {
+        return Err(DicomError::TransferSyntax(transfer_syntax));
     };
-    let pixels = walker.data_set(implicit)?;
-    Ok(Layout {
-        transfer_syntax,
-        pixels,
-    })
+    let pixels = walker.data_set(Syntax::is_implicit(&transfer_syntax))?;
+    Ok(Layout { syntax, pixels })
 }
 
 /// What a level of nesting consists of.
@@ -330,13 +323,23 @@ const fn malformed(detail: &'static str) -> DicomError {
     DicomError::Malformed { detail }
 }
 
-/// Whether the file's bytes at `extent` begin with a JPEG start-of-image marker.
-pub(super) fn starts_jpeg(file: &mut (impl Read + Seek), extent: Extent) -> io::Result<bool> {
-    if extent.length < 2 {
+/// Whether the file's bytes at `extent` begin with an image's first marker.
+pub(super) fn starts_image(
+    file: &mut (impl Read + Seek),
+    extent: Extent,
+    syntax: Syntax,
+) -> io::Result<bool> {
+    let start: &[u8] = match syntax {
+        Syntax::Jpeg | Syntax::JpegLs => &[0xFF, 0xD8],
+        Syntax::Jpeg2000 => &J2K_START,
+        // PS3.5 section A.4.2: a frame has one fragment.
+        Syntax::Rle | Syntax::Native | Syntax::Video => return Ok(true),
+    };
+    if extent.length < start.len() as u64 {
         return Ok(false);
     }
     file.seek(SeekFrom::Start(extent.at))?;
-    let mut marker = [0; 2];
+    let mut marker = vec![0; start.len()];
     file.read_exact(&mut marker)?;
-    Ok(marker == [0xFF, 0xD8])
+    Ok(marker == start)
 }

@@ -1,19 +1,24 @@
 //! A DICOM cine: what its header says, and its frames one at a time.
 //!
 //! [`Cine::open`] checks a file as a whole, so that everything wrong with it is
-//! told before the first frame. Decoding is not done here: compressed frames
-//! are handed on as they are. Called by the reader, which needs the facts, and
+//! told before the first frame. Packings that GStreamer has no decoder for (RLE,
+//! JPEG-LS, palettes) are undone here; JPEG, JPEG 2000 and video are handed on as
+//! they are. Called by the reader, which needs the facts, and
 //! by [`super::dicomsrc`], which pushes the frames.
 //!
 //! Values of the header never reach an error or a log, except those that name a
 //! coding.
 
 mod header;
+mod jpegls;
 mod layout;
+mod palette;
 mod pixels;
+mod rle;
+mod syntax;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +26,8 @@ use std::time::Duration;
 use crate::domain::{Crop, PatientId, StudyUid};
 use layout::Extent;
 pub(super) use pixels::Coding;
+use pixels::Unpacking;
+pub(super) use syntax::TRANSFER_SYNTAXES;
 
 /// Why a DICOM file is no cine that can be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,7 +65,7 @@ pub enum DicomError {
     },
     /// The coding is not supported.
     #[error(
-        "uses the transfer syntax {0}, which is not supported; export it as Explicit VR Little Endian or JPEG Baseline"
+        "uses the transfer syntax {0}, which is not supported; export it as Explicit VR Little Endian, RLE, JPEG Baseline, JPEG-LS, JPEG 2000, MPEG-2, H.264 or HEVC"
     )]
     TransferSyntax(String),
     /// There is no picture in it: a report, a presentation state.
@@ -77,9 +84,26 @@ pub enum DicomError {
         /// Columns (0028,0011).
         columns: u16,
     },
+    /// More pixels than any scanner's picture.
+    #[error(
+        "says it has {rows} rows and {columns} columns, more than a picture of {limit} pixels; it is damaged or hostile"
+    )]
+    TooLarge {
+        /// Rows (0028,0010).
+        rows: u16,
+        /// Columns (0028,0011).
+        columns: u16,
+        /// Pixels allowed.
+        limit: u64,
+    },
+    /// PALETTE COLOR without usable tables.
+    #[error(
+        "has PALETTE COLOR without whole Palette Color Lookup Tables (0028,1101) to (0028,1203); export it as RGB"
+    )]
+    Palette,
     /// A colour space or combination that is not supported.
     #[error(
-        "has the photometric interpretation {value} with {samples} samples per pixel, which is not supported here; export it as MONOCHROME2, RGB, YBR_FULL or YBR_FULL_422"
+        "has the photometric interpretation {value} with {samples} samples per pixel, which is not supported here; export it as MONOCHROME2, RGB, PALETTE COLOR, YBR_FULL or YBR_FULL_422"
     )]
     Photometric {
         /// Photometric Interpretation (0028,0004).
@@ -113,6 +137,29 @@ pub enum DicomError {
         /// What can be found.
         found: u64,
     },
+}
+
+impl DicomError {
+    /// See [`super::IngestError::code`].
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "unreadable",
+            Self::Malformed { .. } => "dicom_malformed",
+            Self::Header => "dicom_header",
+            Self::TooDeep { .. } => "dicom_too_deep",
+            Self::Truncated { .. } => "truncated",
+            Self::TransferSyntax(_) => "dicom_transfer_syntax",
+            Self::NoPixelData => "dicom_no_pixel_data",
+            Self::Lacks(_) => "dicom_lacks_attribute",
+            Self::NoArea { .. } => "dicom_no_area",
+            Self::TooLarge { .. } => "dicom_too_large",
+            Self::Palette => "dicom_palette",
+            Self::Photometric { .. } => "dicom_photometric",
+            Self::BitDepth { .. } => "dicom_bit_depth",
+            Self::OddColumns { .. } => "dicom_odd_columns",
+            Self::FrameCount { .. } => "dicom_frame_count",
+        }
+    }
 }
 
 impl From<io::Error> for DicomError {
@@ -185,6 +232,7 @@ pub(super) struct Cine {
     pub(super) rows: u16,
     pub(super) columns: u16,
     file: File,
+    unpacking: Unpacking,
     frames: Vec<Vec<Extent>>,
 }
 
@@ -194,30 +242,55 @@ impl Cine {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
         let layout = layout::walk(&mut file, length)?;
-        let header = header::read(path)?;
-        let coding = Coding::new(&header.image, &layout.transfer_syntax)?;
-        let frames = pixels::frames(&mut file, &header.image, coding, layout.pixels)?;
+        let mut header = header::read(path)?;
+        let image = header.image;
+        let coding = Coding::new(&image, layout.syntax)?;
+        let frames = pixels::frames(&mut file, &image, layout.syntax, coding, layout.pixels)?;
+        if coding == Coding::Video {
+            // The bitstream knows better.
+            header.facts.frame_interval = None;
+        }
         Ok(Self {
             facts: header.facts,
             timing: header.timing,
             coding,
-            rows: header.image.rows,
-            columns: header.image.columns,
+            rows: image.rows,
+            columns: image.columns,
             file,
+            unpacking: Unpacking {
+                syntax: layout.syntax,
+                coding,
+                rows: usize::from(image.rows),
+                columns: usize::from(image.columns),
+                samples: usize::from(image.samples),
+                palette: image.palette,
+            },
             frames,
         })
     }
 
-    /// How many frames there are, at least one.
-    pub(super) fn len(&self) -> usize {
-        self.frames.len()
+    /// How many frames there are, at least one; of a video only the bitstream
+    /// knows.
+    pub(super) fn len(&self) -> Option<usize> {
+        (self.coding != Coding::Video).then_some(self.frames.len())
     }
 
-    /// Reads frame `index` as it is coded, or `None` behind the last.
+    /// Reads frame `index` in its coding, or `None` behind the last.
     pub(super) fn read(&mut self, index: usize) -> io::Result<Option<Vec<u8>>> {
         let Some(extents) = self.frames.get(index) else {
             return Ok(None);
         };
-        pixels::read(&mut self.file, extents, self.coding).map(Some)
+        pixels::read(&mut self.file, extents, &self.unpacking).map(Some)
+    }
+
+    /// The bitstream of a video, in a file that vanishes with its last handle.
+    pub(super) fn bitstream(&mut self) -> io::Result<File> {
+        let mut stream = tempfile::tempfile()?;
+        for extent in self.frames.iter().flatten() {
+            self.file.seek(SeekFrom::Start(extent.at))?;
+            io::copy(&mut (&self.file).take(extent.length), &mut stream)?;
+        }
+        stream.flush()?;
+        Ok(stream)
     }
 }

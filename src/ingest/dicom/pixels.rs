@@ -3,16 +3,24 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::DicomError;
 use super::header::Image;
-use super::layout::{EXPLICIT_LE, Extent, IMPLICIT_LE, JPEG_BASELINE, Pixels, starts_jpeg};
+use super::layout::{Extent, Pixels, starts_image};
+use super::palette::Palette;
+use super::syntax::Syntax;
+use super::{DicomError, jpegls, rle};
 
-/// How a frame's bytes are to be understood.
+/// How a frame's bytes are to be understood when they leave here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ingest) enum Coding {
     /// A JPEG image. `rgb`: if its markers do not say what its components are,
     /// they are red, green and blue.
     Jpeg { rgb: bool },
+    /// A JPEG 2000 codestream, grey or red, green, blue: `YBR_RCT` and `YBR_ICT` are
+    /// transforms within the codestream, which its decoder undoes.
+    Jpeg2000 { components: u8 },
+    /// All frames together are one stream of video, of which the header's
+    /// frames, times and colours are only a description.
+    Video,
     /// One sample per pixel, 0 is black.
     Gray,
     /// Red, green, blue; `planar`: plane after plane.
@@ -25,55 +33,60 @@ pub(in crate::ingest) enum Coding {
 
 impl Coding {
     /// PS3.3 section C.7.6.3.1.2, as far as supported.
-    pub(super) fn new(image: &Image, transfer_syntax: &str) -> Result<Self, DicomError> {
+    pub(super) fn new(image: &Image, syntax: Syntax) -> Result<Self, DicomError> {
         let unsupported = || DicomError::Photometric {
             value: image.photometric.clone(),
             samples: image.samples,
         };
+        if syntax == Syntax::Video {
+            // Where tags and bitstream disagree, the bitstream wins.
+            return Ok(Self::Video);
+        }
         if (image.bits_allocated, image.bits_stored) != (8, 8) {
             return Err(DicomError::BitDepth {
                 allocated: image.bits_allocated,
                 stored: image.bits_stored,
             });
         }
-        let photometric = (image.photometric.as_str(), image.samples);
-        match transfer_syntax {
-            JPEG_BASELINE => match photometric {
-                ("MONOCHROME2", 1) | ("YBR_FULL" | "YBR_FULL_422", 3) => {
-                    Ok(Self::Jpeg { rgb: false })
-                }
-                ("RGB", 3) => Ok(Self::Jpeg { rgb: true }),
-                _ => Err(unsupported()),
-            },
-            IMPLICIT_LE | EXPLICIT_LE => match photometric {
-                ("MONOCHROME2", 1) => Ok(Self::Gray),
-                ("RGB", 3) => Ok(Self::Rgb {
-                    planar: image.planar,
-                }),
-                ("YBR_FULL", 3) => Ok(Self::YbrFull {
-                    planar: image.planar,
-                }),
-                ("YBR_FULL_422", 3) if !image.columns.is_multiple_of(2) => {
-                    Err(DicomError::OddColumns {
-                        columns: image.columns,
-                    })
-                }
-                ("YBR_FULL_422", 3) => Ok(Self::YbrFull422),
-                _ => Err(unsupported()),
-            },
-            other => Err(DicomError::TransferSyntax(other.to_owned())),
+        let planar = image.planar;
+        match (syntax, image.photometric.as_str(), image.samples) {
+            (Syntax::Jpeg, "MONOCHROME2", 1) | (Syntax::Jpeg, "YBR_FULL" | "YBR_FULL_422", 3) => {
+                Ok(Self::Jpeg { rgb: false })
+            }
+            (Syntax::Jpeg, "RGB", 3) => Ok(Self::Jpeg { rgb: true }),
+            (Syntax::Jpeg2000, "MONOCHROME2", 1) => Ok(Self::Jpeg2000 { components: 1 }),
+            (Syntax::Jpeg2000, "RGB" | "YBR_RCT" | "YBR_ICT", 3) => {
+                Ok(Self::Jpeg2000 { components: 3 })
+            }
+            (Syntax::Native | Syntax::Rle | Syntax::JpegLs, "MONOCHROME2", 1) => Ok(Self::Gray),
+            // Looked up when a frame is read.
+            (Syntax::Native | Syntax::Rle | Syntax::JpegLs, "PALETTE COLOR", 1) => {
+                Ok(Self::Rgb { planar: false })
+            }
+            (Syntax::Native, "RGB", 3) => Ok(Self::Rgb { planar }),
+            (Syntax::Native, "YBR_FULL", 3) => Ok(Self::YbrFull { planar }),
+            (Syntax::Native, "YBR_FULL_422", 3) if !image.columns.is_multiple_of(2) => {
+                Err(DicomError::OddColumns {
+                    columns: image.columns,
+                })
+            }
+            (Syntax::Native, "YBR_FULL_422", 3) => Ok(Self::YbrFull422),
+            // Unpacked plane by plane, whatever the header says of its planes.
+            (Syntax::Rle, "RGB", 3) => Ok(Self::Rgb { planar: true }),
+            (Syntax::Rle, "YBR_FULL", 3) => Ok(Self::YbrFull { planar: true }),
+            (Syntax::JpegLs, "RGB", 3) => Ok(Self::Rgb { planar: false }),
+            (Syntax::JpegLs, "YBR_FULL", 3) => Ok(Self::YbrFull { planar: false }),
+            _ => Err(unsupported()),
         }
     }
+}
 
-    /// Bytes of one uncompressed frame.
-    fn frame_length(self, image: &Image) -> Option<u64> {
-        let area = u64::from(image.rows) * u64::from(image.columns);
-        match self {
-            Self::Jpeg { .. } => None,
-            Self::Gray => Some(area),
-            Self::Rgb { .. } | Self::YbrFull { .. } => Some(area * 3),
-            Self::YbrFull422 => Some(area * 2),
-        }
+/// Bytes of one frame that is not compressed.
+fn frame_length(image: &Image, coding: Coding) -> u64 {
+    let area = u64::from(image.rows) * u64::from(image.columns);
+    match coding {
+        Coding::YbrFull422 => area * 2,
+        _ => area * u64::from(image.samples),
     }
 }
 
@@ -81,12 +94,14 @@ impl Coding {
 pub(super) fn frames(
     file: &mut File,
     image: &Image,
+    syntax: Syntax,
     coding: Coding,
     pixels: Pixels,
 ) -> Result<Vec<Vec<Extent>>, DicomError> {
     let claimed = image.frames;
-    match (coding.frame_length(image), pixels) {
-        (Some(length), Pixels::Native(all)) => {
+    match (syntax, pixels) {
+        (Syntax::Native, Pixels::Native(all)) => {
+            let length = frame_length(image, coding);
             // A byte of padding may follow, and so may frames nobody counts.
             let found = all.length / length;
             if found < claimed {
@@ -98,28 +113,38 @@ pub(super) fn frames(
             };
             Ok((0..claimed).map(|index| vec![extent(index)]).collect())
         }
-        (None, Pixels::Fragments { offsets, fragments }) => {
-            let frames = group(file, claimed, &offsets, fragments)?;
+        // PS3.5 section A.4.5: the fragments hold one stream.
+        (Syntax::Video, Pixels::Fragments { fragments, .. }) if fragments.is_empty() => {
+            Err(DicomError::FrameCount { claimed, found: 0 })
+        }
+        (Syntax::Video, Pixels::Fragments { fragments, .. }) => Ok(vec![fragments]),
+        (
+            Syntax::Jpeg | Syntax::JpegLs | Syntax::Jpeg2000 | Syntax::Rle,
+            Pixels::Fragments { offsets, fragments },
+        ) => {
+            let frames = group(file, claimed, syntax, &offsets, fragments)?;
             let found = frames.len() as u64;
             if found != claimed {
                 return Err(DicomError::FrameCount { claimed, found });
             }
             Ok(frames)
         }
-        (Some(_), Pixels::Fragments { .. }) => Err(DicomError::Malformed {
+        (Syntax::Native, Pixels::Fragments { .. }) => Err(DicomError::Malformed {
             detail: "its transfer syntax is uncompressed and its pixel data is in fragments",
         }),
-        (None, Pixels::Native(_)) => Err(DicomError::Malformed {
+        (_, Pixels::Native(_)) => Err(DicomError::Malformed {
             detail: "its transfer syntax is compressed and its pixel data is not in fragments",
         }),
     }
 }
 
 /// PS3.5 section A.4 lets a frame span fragments. The offset table says which,
-/// but may be empty; then one fragment each, or a new frame at every JPEG start.
+/// but may be empty; then one fragment each, or a new frame wherever an image
+/// begins.
 fn group(
     file: &mut File,
     claimed: u64,
+    syntax: Syntax,
     offsets: &[u32],
     fragments: Vec<Extent>,
 ) -> Result<Vec<Vec<Extent>>, DicomError> {
@@ -143,7 +168,7 @@ fn group(
             let offset = fragment.at - 8 - base;
             offsets.iter().any(|&begin| u64::from(begin) == offset)
         } else {
-            starts_jpeg(file, fragment)?
+            starts_image(file, fragment, syntax)?
         };
         match frames.last_mut() {
             Some(frame) if !begins => frame.push(fragment),
@@ -153,8 +178,51 @@ fn group(
     Ok(frames)
 }
 
+/// What it takes to turn a frame's bytes in the file into its coding.
+#[derive(Debug)]
+pub(super) struct Unpacking {
+    pub(super) syntax: Syntax,
+    pub(super) coding: Coding,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) samples: usize,
+    pub(super) palette: Option<Palette>,
+}
+
 /// One frame's bytes.
-pub(super) fn read(file: &mut File, extents: &[Extent], coding: Coding) -> io::Result<Vec<u8>> {
+pub(super) fn read(
+    file: &mut File,
+    extents: &[Extent],
+    unpacking: &Unpacking,
+) -> io::Result<Vec<u8>> {
+    let frame = stored(file, extents)?;
+    let damaged = |detail: &'static str| io::Error::new(io::ErrorKind::InvalidData, detail);
+    let area = unpacking.rows * unpacking.columns;
+    let frame = match unpacking.syntax {
+        Syntax::Rle => rle::unpack(&frame, area, unpacking.samples)
+            .ok_or_else(|| damaged("its runs do not make up the picture"))?,
+        Syntax::JpegLs => {
+            let image = jpegls::decode(&frame, area)
+                .filter(|image| (image.height, image.width) == (unpacking.rows, unpacking.columns))
+                .filter(|image| image.components == unpacking.samples)
+                .ok_or_else(|| damaged("it is no JPEG-LS image of the size it should have"))?;
+            image.samples
+        }
+        Syntax::Jpeg2000 if !frame.starts_with(&J2K_START) => {
+            return Err(damaged("it is no JPEG 2000 codestream"));
+        }
+        Syntax::Native | Syntax::Video | Syntax::Jpeg2000 => frame,
+        Syntax::Jpeg => whole_jpeg(frame, unpacking.coding == Coding::Jpeg { rgb: true })
+            .ok_or_else(|| damaged("it is no JPEG image"))?,
+    };
+    Ok(match &unpacking.palette {
+        Some(palette) => palette.apply(&frame),
+        None => frame,
+    })
+}
+
+/// The bytes as they lie in the file.
+pub(super) fn stored(file: &mut File, extents: &[Extent]) -> io::Result<Vec<u8>> {
     let length: u64 = extents.iter().map(|extent| extent.length).sum();
     // All extents were found to lie within the file.
     let mut frame = vec![0; length as usize];
@@ -165,19 +233,22 @@ pub(super) fn read(file: &mut File, extents: &[Extent], coding: Coding) -> io::R
         file.read_exact(&mut frame[filled..end])?;
         filled = end;
     }
-    if let Coding::Jpeg { rgb } = coding {
-        // Decoders pass over what is no image without a word, and the frames
-        // behind it would move up.
-        let Some(colours) = colours(&frame) else {
-            let detail = "it is no JPEG image";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
-        };
-        close(&mut frame);
-        if rgb && colours == Colours::Unsaid {
-            frame.splice(2..2, ADOBE_RGB);
-        }
-    }
     Ok(frame)
+}
+
+/// SOC and SIZ, ISO/IEC 15444-1 annex A.
+pub(super) const J2K_START: [u8; 4] = [0xFF, 0x4F, 0xFF, 0x51];
+
+/// A JPEG image that a decoder cannot misread; `None` if it is none.
+fn whole_jpeg(mut frame: Vec<u8>, rgb: bool) -> Option<Vec<u8>> {
+    // Decoders pass over what is no image without a word, and the frames
+    // behind it would move up.
+    let colours = colours(&frame)?;
+    close(&mut frame);
+    if rgb && colours == Colours::Unsaid {
+        frame.splice(2..2, ADOBE_RGB);
+    }
+    Some(frame)
 }
 
 /// Ends a JPEG image with its end marker, so that a decoder that looks for it

@@ -70,7 +70,7 @@ impl ObjectImpl for DicomSrc {
             vec![
                 glib::ParamSpecString::builder("location")
                     .nick("File location")
-                    .blurb("The DICOM file to read: a single or multi-frame image, JPEG Baseline or uncompressed")
+                    .blurb("The DICOM file to read: a single or multi-frame image in any syntax but video")
                     .mutable_ready()
                     .build(),
             ]
@@ -119,6 +119,7 @@ impl ElementImpl for DicomSrc {
             {
                 let caps = caps.make_mut();
                 caps.append(gst::Caps::new_empty_simple("image/jpeg"));
+                caps.append(gst::Caps::new_empty_simple("image/x-jpc"));
                 caps.append(
                     gst_video::VideoCapsBuilder::new()
                         .format_list([
@@ -151,7 +152,7 @@ impl BaseSrcImpl for DicomSrc {
             State::Stopped | State::Started { .. } => self.open()?,
         };
         let (caps, raw) = describe(&cine)?;
-        gst::debug!(CAT, imp = self, "{} frames, {caps}", cine.len());
+        gst::debug!(CAT, imp = self, "{:?} frames, {caps}", cine.len());
         *state = State::Started {
             cine,
             caps,
@@ -248,6 +249,27 @@ fn describe(cine: &Cine) -> Result<(gst::Caps, Option<gst_video::VideoInfo>), gs
                 .build();
             return Ok((caps, None));
         }
+        Coding::Jpeg2000 { components } => {
+            let (colorspace, sampling) = match components {
+                1 => ("GRAY", "GRAYSCALE"),
+                _ => ("sRGB", "RGB"),
+            };
+            let caps = gst::Caps::builder("image/x-jpc")
+                .field("colorspace", colorspace)
+                .field("sampling", sampling)
+                .field("num-components", i32::from(components))
+                .field("width", i32::from(cine.columns))
+                .field("height", i32::from(cine.rows))
+                .field("framerate", rate)
+                .build();
+            return Ok((caps, None));
+        }
+        Coding::Video => {
+            return Err(gst::error_msg!(
+                gst::StreamError::WrongType,
+                ("it holds video, which this element does not unwrap")
+            ));
+        }
         Coding::Gray => gst_video::VideoFormat::Gray8,
         Coding::Rgb { .. } => gst_video::VideoFormat::Rgb,
         Coding::YbrFull { .. } => gst_video::VideoFormat::Y444,
@@ -298,8 +320,8 @@ fn lay_out(frame: &[u8], coding: Coding, info: &gst_video::VideoInfo) -> Vec<u8>
         };
         let line = y * width;
         match coding {
-            // Never asked for: JPEG leaves as it is.
-            Coding::Jpeg { .. } => {}
+            // Never asked for: what is compressed leaves as it is.
+            Coding::Jpeg { .. } | Coding::Jpeg2000 { .. } | Coding::Video => {}
             Coding::Gray => row(0, &mut frame[line..line + width].iter().copied()),
             Coding::Rgb { planar: false } => {
                 row(0, &mut frame[line * 3..(line + width) * 3].iter().copied());

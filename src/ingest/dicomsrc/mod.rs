@@ -1,7 +1,8 @@
 //! `dicomsrc`: a GStreamer source element that reads a DICOM cine.
 //!
-//! JPEG Baseline frames leave it as they are, as `image/jpeg`; uncompressed
-//! ones as `video/x-raw`. Times come from the header. The reader uses it for
+//! JPEG frames leave it as they are, as `image/jpeg`, JPEG 2000 as
+//! `image/x-jpc`; all others as `video/x-raw`, but for video, which is no cine of
+//! frames and plays as a file of its own. Times come from the header. The reader uses it for
 //! DICOM files, and a launch line may name it:
 //! `dicomsrc location=liver.dcm ! jpegdec`. It exists in this process only.
 

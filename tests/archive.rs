@@ -1,0 +1,178 @@
+//! An archive of good, broken and foreign files ends with a report of each.
+#![cfg(feature = "gstreamer")]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+#[path = "support/recordings.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod recordings;
+#[path = "support/ingest.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::cargo_bin;
+use dicom_core::VR;
+use dicom_core::value::PrimitiveValue;
+use dicom_dictionary_std::{tags, uids};
+use recordings::{AVI, record};
+use support::{put, ultrasound, write_dicom};
+
+/// How many files; `HEPAFLOW_ARCHIVE_FILES=10000` for the long run.
+fn files() -> usize {
+    let given = std::env::var("HEPAFLOW_ARCHIVE_FILES").ok();
+    given.map_or(160, |text| text.parse().unwrap())
+}
+
+fn write_pipeline(folder: &Path, source: &str) {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/fibro3d");
+    let text = format!(
+        "[model]\npath = '{}'\n[serve]\nlisten = '127.0.0.1:0'\n[ingest]\ndecoders = 4\n\
+         [[source]]\nname = 'archive'\nkind = 'archive'\n{source}\n",
+        model.display()
+    );
+    fs::write(folder.join("p.toml"), text).unwrap();
+}
+
+fn run(folder: &Path) -> Output {
+    Command::new(cargo_bin!("hepaflow"))
+        .args(["run", "p.toml"])
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+/// Status and reason of every file, by its name.
+fn report(folder: &Path) -> BTreeMap<String, (String, String)> {
+    let mut reader = csv::Reader::from_path(folder.join("archive-report.csv")).unwrap();
+    let rows = reader.records().map(|row| {
+        let row = row.unwrap();
+        let name = Path::new(&row[0]).file_name().unwrap().to_str().unwrap();
+        (name.to_owned(), (row[1].to_owned(), row[3].to_owned()))
+    });
+    rows.collect()
+}
+
+/// Ten frames of a patient of their own.
+fn cine(number: usize) -> dicom_object::InMemDicomObject {
+    let mut object = ultrasound();
+    put(&mut object, tags::NUMBER_OF_FRAMES, VR::IS, "10");
+    put(&mut object, tags::ROWS, VR::US, 16_u16);
+    put(&mut object, tags::COLUMNS, VR::US, 16_u16);
+    put(&mut object, tags::PATIENT_ID, VR::LO, format!("P{number}"));
+    let pixels: Vec<u8> = (0..2560).map(|i| (i * (number + 3) / 11) as u8).collect();
+    put(
+        &mut object,
+        tags::PIXEL_DATA,
+        VR::OB,
+        PrimitiveValue::U8(pixels.into()),
+    );
+    object
+}
+
+#[test]
+fn a_mixed_archive_ends_with_a_report_of_every_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("archive");
+    fs::create_dir_all(archive.join("deep/deeper")).unwrap();
+    let film = record(folder.path(), "film.avi", AVI, 12);
+    let film = fs::read(film).unwrap();
+    let mut expected = BTreeMap::new();
+    for number in 0..files() {
+        let place = archive.join(["", "deep", "deep/deeper"][number % 3]);
+        // Names say nothing: what is DICOM is known by its content.
+        let name = format!("file{number}{}", ["", ".txt", ".dcm", ".avi"][number % 4]);
+        let path = place.join(&name);
+        let (status, reason) = match number % 8 {
+            0..=2 => {
+                write_dicom(cine(number), uids::EXPLICIT_VR_LITTLE_ENDIAN, &path);
+                ("used", "")
+            }
+            3 => {
+                write_dicom(cine(number), uids::EXPLICIT_VR_LITTLE_ENDIAN, &path);
+                let bytes = fs::read(&path).unwrap();
+                fs::write(&path, &bytes[..bytes.len() - 700]).unwrap();
+                ("failed", "truncated")
+            }
+            4 => {
+                fs::write(&path, format!("report {number}: unremarkable")).unwrap();
+                ("skipped", "foreign")
+            }
+            5 => {
+                fs::write(&path, []).unwrap();
+                ("skipped", "empty")
+            }
+            6 => {
+                fs::write(&path, &film).unwrap();
+                ("skipped", "no_patient")
+            }
+            _ => {
+                let mut object = cine(number);
+                object.remove_element(tags::PIXEL_DATA);
+                write_dicom(object, uids::EXPLICIT_VR_LITTLE_ENDIAN, &path);
+                ("failed", "dicom_no_pixel_data")
+            }
+        };
+        expected.insert(name, (status.to_owned(), reason.to_owned()));
+    }
+    write_dicom(
+        cine(0),
+        uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        &archive.join("zz_again"),
+    );
+    write_pipeline(folder.path(), "path = 'archive'");
+    let output = run(folder.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let mut found = report(folder.path());
+    // Of two with the same bytes, whichever was first is used.
+    let pair = [found.remove("zz_again").unwrap(), found["file0"].clone()];
+    assert!(
+        pair.contains(&("used".to_owned(), String::new())),
+        "{pair:?}"
+    );
+    assert!(
+        pair.contains(&("skipped".to_owned(), "duplicate".to_owned())),
+        "{pair:?}"
+    );
+    found.insert("file0".to_owned(), ("used".to_owned(), String::new()));
+    assert_eq!(found, expected);
+    let used = expected
+        .values()
+        .filter(|(status, _)| status == "used")
+        .count();
+    let total = format!("{} files:", expected.len() + 1);
+    assert!(
+        said.contains(&total) && said.contains(&format!("{used} used")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_manifest_gives_patients_to_videos_and_its_bad_rows_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path(), "a.avi", AVI, 12);
+    fs::write(
+        folder.path().join("list.csv"),
+        "patient_id,path\nP1,a.avi\nP2,missing.avi\nonly one\n",
+    )
+    .unwrap();
+    write_pipeline(folder.path(), "path = 'list.csv'");
+    let output = run(folder.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("P1"));
+    let found = report(folder.path());
+    let of = |name: &str| (found[name].0.as_str(), found[name].1.as_str());
+    assert_eq!(of("missing.avi"), ("skipped", "unreadable"));
+    assert_eq!(of("line 4"), ("skipped", "manifest_row"));
+    assert!(!said.contains("P1"), "no identifier in a log: {said}");
+
+    fs::write(folder.path().join("list.csv"), "patient,file\nP1,a.avi\n").unwrap();
+    let output = run(folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("patient_id"));
+}

@@ -1,0 +1,484 @@
+//! The DICOM listener against DCMTK: `echoscu` and `storescu`.
+#![cfg(feature = "gstreamer")]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+#[path = "support/recordings.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod recordings;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::cargo_bin;
+use hepaflow::domain::ContentHash;
+use hepaflow::ingest::listener::{Listener, ListenerConfig};
+use hepaflow::metrics::{InstanceOutcome, ListenerMetrics, Metrics};
+use recordings::pydicom;
+use tempfile::TempDir;
+
+/// Longer than anything here takes, so that a hang fails instead of hanging.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+const IMAGES: [&str; 4] = [
+    "examples_ybr_color.dcm",
+    "examples_rgb_color.dcm",
+    "examples_palette.dcm",
+    "examples_jpeg2k.dcm",
+];
+
+/// A listener and what it was told.
+struct Ward {
+    listener: Option<Listener>,
+    address: SocketAddr,
+    folder: TempDir,
+    stored: Arc<Mutex<Vec<PathBuf>>>,
+    metrics: ListenerMetrics,
+}
+
+fn config(folder: &Path) -> ListenerConfig {
+    ListenerConfig {
+        name: "ward".into(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        ae_title: "HEPAFLOW".into(),
+        allow: vec!["SCANNER".into()],
+        folder: folder.join("incoming"),
+        associations: 8,
+        largest: 64 << 20,
+        timeout: Duration::from_secs(10),
+    }
+}
+
+impl Ward {
+    fn open(change: impl FnOnce(&mut ListenerConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        let metrics = Metrics::new().unwrap().listener("ward");
+        let stored = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&stored);
+        let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));
+        let (listener, left) = Listener::start(&config, on_stored, metrics.clone()).unwrap();
+        assert!(left.is_empty());
+        Self {
+            address: listener.address(),
+            listener: Some(listener),
+            folder,
+            stored,
+            metrics,
+        }
+    }
+
+    /// What lies in the folder, by name.
+    fn kept(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path().join("incoming")).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        let mut names: Vec<_> = entries.map(|entry| name(entry.unwrap())).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn count(&self, outcome: InstanceOutcome) -> u64 {
+        self.metrics.instances(outcome).get()
+    }
+}
+
+fn peer(tool: &str, options: &str, address: SocketAddr, files: &[PathBuf]) -> Output {
+    Command::new(tool)
+        .args(options.split_whitespace())
+        .args([address.ip().to_string(), address.port().to_string()])
+        .args(files)
+        .output()
+        .expect("Debian's dcmtk is needed")
+}
+
+const KNOWN: &str = "-aet SCANNER -aec HEPAFLOW";
+
+fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !happened() {
+        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_echo_is_answered_to_those_who_may_and_to_nobody_else() {
+    let ward = Ward::open(|_| {});
+    assert!(peer("echoscu", KNOWN, ward.address, &[]).status.success());
+    for stranger in ["-aet STRANGER -aec HEPAFLOW", "-aet SCANNER -aec OTHER"] {
+        assert!(
+            !peer("echoscu", stranger, ward.address, &[])
+                .status
+                .success()
+        );
+    }
+    wait_for("the end of both", || ward.metrics.broken.get() == 2);
+    wait_for("all to leave", || ward.metrics.associations.get() == 0);
+    let open = Ward::open(|config| config.allow.clear());
+    assert!(
+        peer("echoscu", "-aet ANYONE -aec HEPAFLOW", open.address, &[])
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn what_is_pushed_is_on_disk_once_under_its_hash_with_the_data_that_was_sent() {
+    let ward = Ward::open(|_| {});
+    let files: Vec<_> = IMAGES.iter().map(|name| pydicom(name)).collect();
+    // Each in the syntax it is in.
+    for (file, syntax) in files.iter().zip(["-xy", "-xe", "-xe", "-xv"]) {
+        for _ in 0..2 {
+            let sent = peer(
+                "storescu",
+                &format!("{KNOWN} {syntax}"),
+                ward.address,
+                std::slice::from_ref(file),
+            );
+            let text = String::from_utf8_lossy(&sent.stderr).into_owned();
+            assert!(
+                sent.status.success() && !text.contains("E:"),
+                "{}: {text}",
+                file.display()
+            );
+        }
+    }
+    assert_eq!(ward.count(InstanceOutcome::Stored), 4);
+    assert_eq!(ward.count(InstanceOutcome::Duplicate), 4);
+    let stored = ward.stored.lock().unwrap().clone();
+    assert_eq!(stored.len(), 4);
+    for path in &stored {
+        let bytes = fs::read(path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name, format!("{}.dcm", ContentHash::of(&bytes)));
+    }
+    assert_eq!(ward.kept().len(), 4);
+    // The pixels are the ones that were sent; those of the second and third
+    // DCMTK may lay out anew.
+    for (file, path) in files.iter().zip(&stored).step_by(3) {
+        let raw = |path: &Path| {
+            let bytes = fs::read(path).unwrap();
+            bytes[bytes.len() - 4000..].to_vec()
+        };
+        assert!(raw(file) == raw(path), "{}", file.display());
+    }
+}
+
+#[test]
+fn many_push_at_once() {
+    let ward = Ward::open(|_| {});
+    let file = pydicom("examples_ybr_color.dcm");
+    thread::scope(|scope| {
+        for sender in 0..6 {
+            let (ward, file) = (&ward, &file);
+            scope.spawn(move || {
+                let folder = tempfile::tempdir().unwrap();
+                let copies: Vec<_> = (0..4)
+                    .map(|copy| {
+                        let path = folder.path().join(format!("{copy}.dcm"));
+                        fs::copy(file, &path).unwrap();
+                        let uid = format!("(0008,0018)=2.25.{sender}{copy}7");
+                        modify(&path, &[&uid]);
+                        path
+                    })
+                    .collect();
+                let sent = peer("storescu", &format!("{KNOWN} -xy"), ward.address, &copies);
+                assert!(
+                    sent.status.success(),
+                    "{}",
+                    String::from_utf8_lossy(&sent.stderr)
+                );
+            });
+        }
+    });
+    assert_eq!(ward.count(InstanceOutcome::Stored), 24);
+    assert_eq!(ward.kept().len(), 24);
+}
+
+fn modify(path: &Path, changes: &[&str]) {
+    let mut command = Command::new("dcmodify");
+    command.args(["--no-backup", "-nb", "-ie"]);
+    for change in changes {
+        command.args(["-i", change]);
+    }
+    let output = command.arg(path).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn an_instance_beyond_the_limit_is_refused_and_leaves_nothing() {
+    let ward = Ward::open(|config| config.largest = 20_000);
+    let file = pydicom("examples_ybr_color.dcm");
+    let sent = peer("storescu", &format!("{KNOWN} -xy"), ward.address, &[file]);
+    let said =
+        String::from_utf8_lossy(&sent.stderr).into_owned() + &String::from_utf8_lossy(&sent.stdout);
+    assert!(
+        !sent.status.success() || said.contains("a700") || said.contains("Refused"),
+        "{said}"
+    );
+    wait_for("the refusal", || ward.count(InstanceOutcome::Refused) == 1);
+    assert_eq!(ward.kept(), [] as [String; 0]);
+    // It goes on.
+    assert!(peer("echoscu", KNOWN, ward.address, &[]).status.success());
+}
+
+#[test]
+fn whoever_is_silent_talks_rubbish_or_comes_in_a_crowd_does_no_harm() {
+    let ward = Ward::open(|config| {
+        config.timeout = Duration::from_millis(700);
+        config.associations = 3;
+    });
+    let silent: Vec<_> = (0..3)
+        .map(|_| TcpStream::connect(ward.address).unwrap())
+        .collect();
+    wait_for("three", || ward.metrics.associations.get() == 3);
+    let mut fourth = TcpStream::connect(ward.address).unwrap();
+    assert_eq!(fourth.read(&mut [0; 1]).unwrap_or(0), 0, "turned away");
+    assert_eq!(ward.metrics.turned_away.get(), 1);
+    wait_for("the silent to be cut off", || {
+        ward.metrics.associations.get() == 0
+    });
+    drop(silent);
+    let broken = ward.metrics.broken.get();
+    for rubbish in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0x01, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 1],
+        &[0x04, 0, 0, 0, 0, 6, 0, 0, 0, 2, 1, 3],
+        &[0x01, 0, 0, 0, 0, 4, 0, 1, 0, 0],
+        &[0xAA; 400],
+    ] {
+        let mut socket = TcpStream::connect(ward.address).unwrap();
+        socket.write_all(rubbish).unwrap();
+        socket.read_to_end(&mut Vec::new()).ok();
+    }
+    wait_for("all to be noted", || {
+        ward.metrics.broken.get() == broken + 5
+    });
+    assert!(peer("echoscu", KNOWN, ward.address, &[]).status.success());
+}
+
+#[test]
+fn a_listener_that_is_dropped_frees_its_port_and_cuts_off_who_is_there() {
+    let mut ward = Ward::open(|_| {});
+    let mut held = TcpStream::connect(ward.address).unwrap();
+    wait_for("one", || ward.metrics.associations.get() == 1);
+    let begin = Instant::now();
+    ward.listener = None;
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(held.read(&mut [0; 1]).unwrap_or(0), 0);
+    drop(TcpListener::bind(ward.address).unwrap());
+}
+
+/// A run in a process of its own, and everything it says.
+struct Run {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    metrics: String,
+}
+
+impl Run {
+    fn start(folder: &Path) -> Self {
+        let mut child = Command::new(cargo_bin!("hepaflow"))
+            .args(["run", "p.toml"])
+            .env("HEPAFLOW_LOG", "debug")
+            .current_dir(folder)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&said);
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                heard.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut run = Self {
+            child,
+            said,
+            metrics: String::new(),
+        };
+        run.metrics = run.word_after("metrics=", "http://", "/metrics");
+        run
+    }
+
+    /// The first text between `open` and `close` behind `key` in what was said.
+    fn word_after(&self, key: &str, open: &str, close: &str) -> String {
+        let mut found = None;
+        wait_for(key, || {
+            let said = self.said.lock().unwrap();
+            found = said.split_once(key).and_then(|(_, rest)| {
+                let (_, rest) = rest.split_once(open)?;
+                Some(rest.split_once(close)?.0.to_owned())
+            });
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn scrape(&self) -> String {
+        let mut socket = TcpStream::connect(&self.metrics).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.scrape();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    fn end(mut self) -> String {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.child.wait().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        self.said.lock().unwrap().clone()
+    }
+}
+
+/// Tags that hold text about the patient, the visit or the people.
+const TEXTS: [&str; 24] = [
+    "0010,0010",
+    "0010,0020",
+    "0010,1000",
+    "0010,1001",
+    "0010,1040",
+    "0010,2154",
+    "0010,4000",
+    "0008,0050",
+    "0008,0080",
+    "0008,0081",
+    "0008,0090",
+    "0008,1010",
+    "0008,1030",
+    "0008,103e",
+    "0008,1040",
+    "0008,1050",
+    "0008,1070",
+    "0008,1080",
+    "0018,1030",
+    "0020,0010",
+    "0020,4000",
+    "0032,1060",
+    "0040,0254",
+    "0010,21b0",
+];
+
+#[test]
+fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/fibro3d");
+    let text = format!(
+        "[model]\npath = '{}'\n[window]\nstride = 3\n[serve]\nlisten = '127.0.0.1:0'\n\
+         [[source]]\nname = 'ward'\nkind = 'listener'\nlisten = '127.0.0.1:{port}'\n\
+         folder = 'incoming'\n",
+        model.display()
+    );
+    fs::write(folder.path().join("p.toml"), text).unwrap();
+    let outbox = folder.path().join("outbox");
+    fs::create_dir(&outbox).unwrap();
+    for patient in 0..3 {
+        let path = outbox.join(format!("{patient}.dcm"));
+        fs::copy(pydicom("examples_ybr_color.dcm"), &path).unwrap();
+        let mut changes: Vec<_> = TEXTS
+            .iter()
+            .map(|tag| format!("({tag})=CANARY{patient}"))
+            .collect();
+        changes.push(format!("(0008,0018)=2.25.77{patient}"));
+        modify(
+            &path,
+            &changes.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+    }
+    // One that is no cine: a report is refused at the door, an odd picture at
+    // the desk.
+    let odd = outbox.join("odd.dcm");
+    fs::copy(pydicom("examples_rgb_color.dcm"), &odd).unwrap();
+    modify(
+        &odd,
+        &[
+            "(0010,0020)=CANARY9",
+            "(0028,0100)=16",
+            "(0008,0018)=2.25.779",
+        ],
+    );
+
+    let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    let run = Run::start(folder.path());
+    wait_for("the listener", || {
+        peer("echoscu", "-aec HEPAFLOW", address, &[])
+            .status
+            .success()
+    });
+    for (syntax, name) in [("-xy", "0"), ("-xy", "1"), ("-xy", "2"), ("-xe", "odd")] {
+        let file = outbox.join(format!("{name}.dcm"));
+        let sent = peer(
+            "storescu",
+            &format!("-aec HEPAFLOW {syntax}"),
+            address,
+            &[file],
+        );
+        assert!(
+            sent.status.success(),
+            "{}",
+            String::from_utf8_lossy(&sent.stderr)
+        );
+    }
+    wait_for("three patients", || run.metric("hepaflow_patients") >= 3.0);
+    wait_for("the odd one", || {
+        run.metric("hepaflow_stream_failures_total{source=\"ward\"}") >= 1.0
+    });
+    assert!(
+        run.metric("hepaflow_dicom_instances_total{outcome=\"stored\",source=\"ward\"}") >= 4.0
+    );
+    let mut out = run.scrape();
+    out += &run.end();
+    let incoming = folder.path().join("incoming");
+    for entry in fs::read_dir(incoming.join("quarantine")).unwrap() {
+        let path = entry.unwrap().path();
+        out += &path.to_string_lossy();
+        if path.extension().unwrap() == "txt" {
+            let reason = fs::read_to_string(&path).unwrap();
+            assert!(reason.starts_with("dicom_bit_depth\n"), "{reason}");
+            out += &reason;
+        }
+    }
+    for entry in fs::read_dir(incoming).unwrap() {
+        out += &entry.unwrap().file_name().to_string_lossy();
+    }
+    assert!(out.contains("listening for DICOM"), "{out}");
+    assert!(!out.contains("CANARY"), "{out}");
+
+    // Started again, it knows what it has done.
+    let run = Run::start(folder.path());
+    wait_for("the windows of before", || {
+        run.metric("hepaflow_windows_resumed_total") >= 24.0
+    });
+    assert!(run.metric("hepaflow_predictions_total").abs() < 0.5);
+    run.end();
+}
