@@ -14,12 +14,13 @@
 //!
 //! [`config`] reads the pipeline file that says which sources and which model;
 //! [`cli`] is the face of it all. A room imports only from rooms before it:
-//! `domain`, `config`, `metrics`; `model`, `ingest`; `engine`, `store`;
+//! `domain`, `config`, `metrics`; `clinical`, `model`, `ingest`; `engine`, `store`;
 //! `dataflow`; `serve`; `cli`.
 //!
 //! This is research software and no medical device.
 
 pub mod cli;
+pub mod clinical;
 pub mod config;
 #[cfg(feature = "gstreamer")]
 pub mod dataflow;

@@ -25,6 +25,7 @@ mod control;
 mod infer;
 mod run;
 mod source;
+pub mod views;
 mod waker;
 mod window;
 mod writer;
