@@ -208,7 +208,10 @@ impl Graph {
             }
             Op::Conv(Conv {
                 channels, groups, ..
-            }) if groups == 0 || channels % groups != 0 || input.channels % groups != 0 => {
+            }) if groups == 0
+                || channels % groups != 0
+                || !input.channels.is_multiple_of(groups) =>
+            {
                 return Err(format!(
                     "{name}: {} channels in and {channels} out do not fall into {groups} groups",
                     input.channels

@@ -174,11 +174,11 @@ mod tests {
             false_negative: 3,
             undecided: 0,
         };
-        let percent = |value: Option<f64>| (value.unwrap() * 1e4).round() / 100.0;
-        assert_eq!(percent(matrix.accuracy()), 76.47);
-        assert_eq!(percent(matrix.macro_precision()), 78.03);
-        assert_eq!(percent(matrix.macro_recall()), 75.69);
-        assert_eq!(percent(matrix.macro_f1()), 75.71);
+        let percent = |value: Option<f64>| format!("{:.2}", value.unwrap() * 100.0);
+        assert_eq!(percent(matrix.accuracy()), "76.47");
+        assert_eq!(percent(matrix.macro_precision()), "78.03");
+        assert_eq!(percent(matrix.macro_recall()), "75.69");
+        assert_eq!(percent(matrix.macro_f1()), "75.71");
         assert_eq!(Confusion::default().accuracy(), None);
     }
 }

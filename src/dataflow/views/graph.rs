@@ -38,7 +38,7 @@ pub struct Views<'scope> {
 
 /// Builds the inputs and the views in `scope`. Each worker enters its own
 /// share of the facts; patients are exchanged between workers.
-pub fn maintain<'scope>(scope: Scope<'scope, Epoch>) -> (FactInputs, Views<'scope>) {
+pub fn maintain(scope: Scope<'_, Epoch>) -> (FactInputs, Views<'_>) {
     let (clips, clip_facts) = scope.new_collection();
     let (models, classes) = scope.new_collection();
     let (exams, exam_facts) = scope.new_collection();
@@ -190,9 +190,9 @@ pub fn maintain<'scope>(scope: Scope<'scope, Epoch>) -> (FactInputs, Views<'scop
 
 type Say = (Rater, bool);
 
-fn decided<'scope>(
-    opinions: Collection<'scope, (PatientId, Opinion)>,
-) -> Collection<'scope, ((PatientId, Stage), Say)> {
+fn decided(
+    opinions: Collection<'_, (PatientId, Opinion)>,
+) -> Collection<'_, ((PatientId, Stage), Say)> {
     opinions.flat_map(|(patient, opinion)| {
         let verdict = opinion.verdict?;
         Some(((patient, opinion.target), (opinion.rater, verdict)))

@@ -98,6 +98,14 @@ impl Epilogue {
     }
 }
 
+/// Where a convolution's sums go, and what is done to them on the way.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) epilogue: &'a Epilogue,
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) output: Parts<'a>,
+}
+
 /// A convolution, ready to be executed.
 #[derive(Debug)]
 pub(super) struct Convolution {
@@ -174,15 +182,15 @@ impl Convolution {
         output: &mut [f32],
         scratch: &mut [f32],
     ) {
-        let output = Parts::new(output);
+        let target = Target {
+            epilogue: &self.epilogue,
+            residual,
+            output: Parts::new(output),
+        };
         let scratch = &mut scratch[..self.scratch_len()];
         match &self.method {
-            Method::Direct(direct) => {
-                direct.run(isa, team, &self.epilogue, input, residual, output, scratch)
-            }
-            Method::Winograd(winograd) => {
-                winograd.run(isa, team, &self.epilogue, input, residual, output, scratch)
-            }
+            Method::Direct(direct) => direct.run(isa, team, input, target, scratch),
+            Method::Winograd(winograd) => winograd.run(isa, team, input, target, scratch),
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use pulp::Simd;
 
-use super::conv::{Epilogue, FrameClass, Geometry};
+use super::conv::{FrameClass, Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
 
@@ -87,10 +87,8 @@ impl Direct {
         &self,
         isa: Isa,
         team: &Team,
-        epilogue: &Epilogue,
         input: &[f32],
-        residual: Option<&[f32]>,
-        output: Parts<'_>,
+        target: Target<'_>,
         scratch: &mut [f32],
     ) {
         let input = if self.is_padded() {
@@ -104,10 +102,8 @@ impl Direct {
             isa.run(Tile {
                 conv: self,
                 chunk,
-                epilogue,
                 input,
-                residual,
-                output,
+                target,
                 scratch,
             });
         });
@@ -143,10 +139,8 @@ impl Direct {
 struct Tile<'a> {
     conv: &'a Direct,
     chunk: Chunk,
-    epilogue: &'a Epilogue,
     input: &'a [f32],
-    residual: Option<&'a [f32]>,
-    output: Parts<'a>,
+    target: Target<'a>,
     scratch: &'a mut Scratch,
 }
 
@@ -158,12 +152,15 @@ impl Task for Tile<'_> {
         let Self {
             conv,
             chunk,
-            epilogue,
             input,
-            residual,
-            output,
+            target,
             scratch,
         } = self;
+        let Target {
+            epilogue,
+            residual,
+            output,
+        } = target;
         let geometry = &conv.geometry;
         let class = &conv.classes[chunk.class];
         let [_, kh, kw] = geometry.kernel;

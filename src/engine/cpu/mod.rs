@@ -6,6 +6,15 @@
 //! one clip among threads. Everything sums in one order: the same clip gives the
 //! same bits on one machine, whatever the number of threads.
 
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the vectors that were found"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the loops are those of the formulas, index by index"
+)]
+
 mod conv;
 mod dense;
 mod direct;
@@ -44,7 +53,7 @@ struct Operation {
 #[derive(Debug)]
 enum Kind {
     Conv {
-        conv: Convolution,
+        conv: Box<Convolution>,
         residual: Option<Value>,
     },
     MaxPool(Pool, Shape, Shape),
@@ -143,7 +152,7 @@ impl Program {
                     );
                 }
                 Kind::MaxPool(window, from, to) => {
-                    pool::largest(*window, *from, *to, input, output)
+                    pool::largest(*window, *from, *to, input, output);
                 }
                 Kind::AveragePool(window, from, to) => {
                     pool::average(*window, *from, *to, input, output);
@@ -186,13 +195,16 @@ impl Operation {
                     channels: conv.input.channels,
                     filters: conv.output.channels,
                 };
+                let residual = conv.residual;
                 let epilogue = Epilogue {
                     bias: conv.bias,
                     relu: conv.relu,
                 };
+                let weights = &conv.weights;
+                let conv = Convolution::new(isa, storage, geometry, weights, epilogue);
                 Kind::Conv {
-                    conv: Convolution::new(isa, storage, geometry, &conv.weights, epilogue),
-                    residual: conv.residual,
+                    conv: Box::new(conv),
+                    residual,
                 }
             }
             Kernel::MaxPool(window) => Kind::MaxPool(window, step.input.shape, step.output.shape),

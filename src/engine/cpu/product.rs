@@ -310,16 +310,12 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
                 // The last group is filled up with the last row.
                 *base = rows.bases[(group * MR + i).min(rows.bases.len() - 1)];
             }
-            accumulate::<S, MR, NV>(
-                simd,
-                rows.input,
-                &bases,
+            let rows = Rows {
+                bases: &bases,
                 deltas,
-                rows.run,
-                panel,
-                tile,
-                number == 0,
-            );
+                ..rows
+            };
+            accumulate::<S, MR, NV>(simd, rows, panel, tile, number == 0);
         }
     }
     for (row, values) in scratch
@@ -331,19 +327,23 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// `tile += rows * panel`, or `tile = rows * panel` to begin with.
+/// `tile += rows * panel`, or `tile = rows * panel` to begin with, for `MR` rows.
 #[inline(always)]
 fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
-    input: &[f32],
-    bases: &[usize; MR],
-    deltas: &[usize],
-    run: usize,
+    rows: Rows<'_>,
     panel: &[S::f32s],
     tile: &mut [S::f32s],
     fresh: bool,
 ) {
-    assert!(tile.len() == MR * NV && panel.len() == deltas.len() * run * NV);
+    let Rows {
+        input,
+        bases,
+        deltas,
+        run,
+    } = rows;
+    assert!(bases.len() == MR && tile.len() == MR * NV);
+    assert!(panel.len() == deltas.len() * run * NV);
     let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
     if !fresh {
         for i in 0..MR {

@@ -18,7 +18,7 @@
 
 use pulp::Simd;
 
-use super::conv::{Epilogue, FrameClass, Geometry};
+use super::conv::{FrameClass, Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, mul_add, multiply};
 use super::team::{Parts, Scratch, Team};
 
@@ -126,10 +126,8 @@ impl Winograd {
         &self,
         isa: Isa,
         team: &Team,
-        epilogue: &Epilogue,
         input: &[f32],
-        residual: Option<&[f32]>,
-        output: Parts<'_>,
+        target: Target<'_>,
         scratch: &mut [f32],
     ) {
         let geometry = &self.geometry;
@@ -171,9 +169,7 @@ impl Winograd {
                     row,
                     band,
                     m,
-                    epilogue,
-                    residual,
-                    output,
+                    target,
                 });
             });
         }
@@ -345,9 +341,7 @@ struct TransformOutput<'a> {
     row: usize,
     band: Band,
     m: &'a [f32],
-    epilogue: &'a Epilogue,
-    residual: Option<&'a [f32]>,
-    output: Parts<'a>,
+    target: Target<'a>,
 }
 
 impl Task for TransformOutput<'_> {
@@ -361,10 +355,13 @@ impl Task for TransformOutput<'_> {
             row,
             band,
             m,
+            target,
+        } = self;
+        let Target {
             epilogue,
             residual,
             output,
-        } = self;
+        } = target;
         let geometry = &conv.geometry;
         let [frames, height, width] = geometry.output;
         let filters = geometry.filters;

@@ -142,7 +142,7 @@ impl Writer<'_> {
             }
             Op::GlobalAveragePool => self.push("GlobalAveragePool", &output, &[input], Vec::new()),
             Op::FrameAveragePool => {
-                self.push("ReduceMean", &output, &[input], vec![ints("axes", &[3, 4])])
+                self.push("ReduceMean", &output, &[input], vec![ints("axes", &[3, 4])]);
             }
             Op::MaxPool(pool) => self.push("MaxPool", &output, &[input], window(pool)),
             Op::AveragePool(pool) => {

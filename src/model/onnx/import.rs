@@ -1125,7 +1125,7 @@ fn constant(tensor: &TensorProto) -> Result<Constant, String> {
                 .map(|value| f32::from_le_bytes(*value)),
         ),
         DOUBLE if raw.is_empty() => {
-            floats.extend(tensor.double_data.iter().map(|value| *value as f32))
+            floats.extend(tensor.double_data.iter().map(|value| *value as f32));
         }
         DOUBLE => floats.extend(
             raw.as_chunks::<8>()
