@@ -68,8 +68,8 @@ impl BloodTest {
         Ok(self)
     }
 
-    /// FIB-4 = age [y] x AST [U/L] / (platelets [10^9/L] x sqrt(ALT [U/L])), in
-    /// thousandths, of a test that was [checked](Self::checked).
+    /// FIB-4 = age x AST / (platelets x sqrt(ALT)), with age in years, AST and
+    /// ALT in U/L and platelets in 10^9/L; in thousandths, of a test that was [checked](Self::checked).
     ///
     /// ```
     /// use hepaflow::clinical::BloodTest;
