@@ -12,6 +12,7 @@ mod cpu;
 pub mod cuda;
 pub mod devices;
 mod plan;
+mod session;
 
 use std::str::FromStr;
 
@@ -21,6 +22,7 @@ use crate::model::{InputSpec, Model};
 use cpu::{Storage, Team};
 pub use cuda::CudaError;
 use plan::Plan;
+pub use session::{ClipByClip, LayerCost, Session, SessionOptions, SessionPlan};
 
 /// An engine could not be opened, or a clip not scored.
 #[derive(Debug, thiserror::Error)]

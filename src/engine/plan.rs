@@ -13,8 +13,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Length of each buffer, in values. Buffer 0 is the input.
     pub(super) buffers: Vec<usize>,
-    /// Values in the input.
-    pub(super) input_len: usize,
+    /// Of the clip.
+    pub(super) input: Shape,
 }
 
 /// A value: part of a buffer, `[T, H, W, C]`.
@@ -29,6 +29,8 @@ pub(super) struct Value {
 /// One operation on values that lie in buffers.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
+    /// Of the node that it begins with.
+    pub(super) name: String,
     pub(super) input: Value,
     /// In another buffer than the input and the residual.
     pub(super) output: Value,
@@ -100,7 +102,7 @@ impl Plan {
             plan: Self {
                 steps: Vec::new(),
                 buffers: Vec::new(),
-                input_len: graph.input_shape().len(),
+                input: graph.input_shape(),
             },
             busy_until: Vec::new(),
         };
@@ -220,6 +222,7 @@ impl Compiler<'_> {
         let output = self.allocate(id, id, node.shape);
         self.values[id.0] = Some(output);
         self.plan.steps.push(Step {
+            name: node.name.clone(),
             input,
             output,
             kernel,
@@ -317,6 +320,7 @@ impl Compiler<'_> {
             relu,
         };
         self.plan.steps.push(Step {
+            name: node.name.clone(),
             input,
             output,
             kernel: Kernel::Conv(step),

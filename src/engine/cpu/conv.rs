@@ -4,6 +4,7 @@ use super::direct::Direct;
 use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
 use super::winograd::Winograd;
+use super::work::Work;
 
 /// Extents of a convolution; pictures lie `[T, H, W, C]`.
 #[derive(Clone, Debug)]
@@ -18,47 +19,6 @@ pub(super) struct Geometry {
     pub(super) channels: usize,
     /// Channels out.
     pub(super) filters: usize,
-}
-
-/// Output frames whose kernels reach over the same end of the clip: only the
-/// taps that lie inside are multiplied.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct FrameClass {
-    pub(super) taps: std::ops::Range<usize>,
-    pub(super) frames: Vec<usize>,
-}
-
-impl Geometry {
-    /// Positions of one output frame.
-    pub(super) fn area(&self) -> usize {
-        self.output[1] * self.output[2]
-    }
-
-    /// Output frames by the taps in time that lie inside the clip.
-    pub(super) fn frame_classes(&self) -> Vec<FrameClass> {
-        let mut classes: Vec<FrameClass> = Vec::new();
-        let ([frames, ..], [kernel, ..]) = (self.input, self.kernel);
-        let ([stride, ..], [padding, ..]) = (self.stride, self.padding);
-        for frame in 0..self.output[0] {
-            let begin = padding.saturating_sub(frame * stride).min(kernel);
-            let end = (frames + padding)
-                .saturating_sub(frame * stride)
-                .clamp(begin, kernel);
-            match classes.iter_mut().find(|class| class.taps == (begin..end)) {
-                Some(class) => class.frames.push(frame),
-                None => classes.push(FrameClass {
-                    taps: begin..end,
-                    frames: vec![frame],
-                }),
-            }
-        }
-        classes
-    }
-
-    /// The input frame under a tap of an output frame; it must lie inside.
-    pub(super) fn input_frame(&self, frame: usize, tap: usize) -> usize {
-        frame * self.stride[0] + tap - self.padding[0]
-    }
 }
 
 /// What happens to a sum before it is stored.
@@ -119,6 +79,18 @@ enum Method {
     Winograd(Winograd),
 }
 
+impl Geometry {
+    /// Positions of one output frame.
+    pub(super) fn area(&self) -> usize {
+        self.output[1] * self.output[2]
+    }
+
+    /// Values of one input frame.
+    pub(super) fn input_frame_len(&self) -> usize {
+        self.input[1] * self.input[2] * self.channels
+    }
+}
+
 impl Convolution {
     /// `weights` are `[kt, kh, kw, C, C']`.
     pub(super) fn new(
@@ -149,11 +121,11 @@ impl Convolution {
         Self { epilogue, method }
     }
 
-    /// Values of scratch memory, shared by the threads.
-    pub(super) fn scratch_len(&self) -> usize {
+    /// Values of scratch memory for some work, shared by the threads.
+    pub(super) fn scratch_len(&self, work: &Work) -> usize {
         match &self.method {
-            Method::Direct(direct) => direct.scratch_len(),
-            Method::Winograd(winograd) => winograd.scratch_len(),
+            Method::Direct(direct) => direct.scratch_len(work),
+            Method::Winograd(winograd) => winograd.scratch_len(work),
         }
     }
 
@@ -172,25 +144,31 @@ impl Convolution {
         }
     }
 
-    /// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`.
+    /// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`, for
+    /// the output frames that `work` lists.
     pub(super) fn run(
         &self,
         isa: Isa,
         team: &Team,
+        work: &Work,
         input: &[f32],
         residual: Option<&[f32]>,
         output: &mut [f32],
-        scratch: &mut [f32],
+        scratch: &mut Vec<f32>,
     ) {
         let target = Target {
             epilogue: &self.epilogue,
             residual,
             output: Parts::new(output),
         };
-        let scratch = &mut scratch[..self.scratch_len()];
+        let len = self.scratch_len(work);
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        let scratch = &mut scratch[..len];
         match &self.method {
-            Method::Direct(direct) => direct.run(isa, team, input, target, scratch),
-            Method::Winograd(winograd) => winograd.run(isa, team, input, target, scratch),
+            Method::Direct(direct) => direct.run(isa, team, work, input, target, scratch),
+            Method::Winograd(winograd) => winograd.run(isa, team, work, input, target, scratch),
         }
     }
 }

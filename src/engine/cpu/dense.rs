@@ -3,15 +3,22 @@
 use pulp::Simd;
 
 use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
+use super::work::Work;
 use crate::engine::plan;
 
-/// `output[t] = weights * input[t] + bias` for every frame; sums in f64.
-pub(super) fn linear(weights: &[f32], bias: &[f32], input: &[f32], output: &mut [f32]) {
-    let features = weights.len() / bias.len();
-    for (input, output) in input
-        .chunks_exact(features)
-        .zip(output.chunks_exact_mut(bias.len()))
-    {
+/// `output[t] = weights * input[t] + bias` for the frames that work lists; sums
+/// in f64.
+pub(super) fn linear(
+    weights: &[f32],
+    bias: &[f32],
+    work: &Work,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let (features, classes) = (weights.len() / bias.len(), bias.len());
+    for (_, job) in work.jobs() {
+        let input = &input[job.input * features..][..features];
+        let output = &mut output[job.output * classes..][..classes];
         for ((output, bias), weights) in output
             .iter_mut()
             .zip(bias)
@@ -26,36 +33,28 @@ pub(super) fn linear(weights: &[f32], bias: &[f32], input: &[f32], output: &mut 
     }
 }
 
-/// One layer of an LSTM, its matrices packed.
+/// What an LSTM's gates get from the layer below: `W_ih x[t] + b`.
 #[derive(Debug)]
-pub(super) struct LstmLayer {
+pub(super) struct Projection {
     features: usize,
-    hidden: usize,
     /// `[features, 4 * hidden]`.
-    input: Panels,
-    /// `[hidden, 4 * hidden]`.
-    recurrent: Panels,
+    matrix: Panels,
     bias: Vec<f32>,
 }
 
-impl LstmLayer {
-    pub(super) fn new(isa: Isa, storage: Storage, layer: plan::LstmLayer) -> Self {
-        let gates = 4 * layer.hidden;
-        let pack = |rows, matrix: &[f32]| {
-            Panels::pack(isa, storage, rows, gates, |k, n| matrix[k * gates + n])
-        };
-        Self {
-            input: pack(layer.features, &layer.input),
-            recurrent: pack(layer.hidden, &layer.recurrent),
-            features: layer.features,
-            hidden: layer.hidden,
-            bias: layer.bias,
-        }
-    }
+/// What an LSTM's gates get from its own state, frame by frame: `W_hh h`.
+#[derive(Debug)]
+pub(super) struct Recurrence {
+    hidden: usize,
+    /// `[hidden, 4 * hidden]`.
+    matrix: Panels,
+}
 
-    pub(super) fn weight_bytes(&self) -> usize {
-        self.input.bytes() + self.recurrent.bytes()
-    }
+/// An LSTM from its first layer's projection on.
+#[derive(Debug)]
+pub(super) struct Lstm {
+    first: Recurrence,
+    above: Vec<(Projection, Recurrence)>,
 }
 
 /// What an LSTM keeps while it runs; grows once, then stays.
@@ -71,56 +70,165 @@ pub(super) struct LstmState {
     bases: Vec<usize>,
 }
 
-/// The top layer's hidden state after the last frame, from zero states:
-///
-/// ```text
-/// i, f, g, o = W_ih x[t] + W_hh h + b
-/// c = sigmoid(f) c + sigmoid(i) tanh(g);   h = sigmoid(o) tanh(c)
-/// ```
-///
-/// The products with `x` of all frames are one matrix product.
-pub(super) fn lstm(
+/// The layers, with the first one's projection apart: it knows nothing of other
+/// frames.
+pub(super) fn split_lstm(
     isa: Isa,
-    layers: &[LstmLayer],
-    input: &[f32],
-    output: &mut [f32],
-    state: &mut LstmState,
-) {
-    state.sequence.clear();
-    state.sequence.extend_from_slice(input);
-    for layer in layers {
-        let width = 4 * layer.hidden;
-        let frames = state.sequence.len() / layer.features;
-        state.gates.clear();
-        (0..frames).for_each(|_| state.gates.extend_from_slice(&layer.bias));
-        state.bases.clear();
-        state
-            .bases
-            .extend((0..frames).map(|frame| frame * layer.features));
-        isa.run(AddProduct {
-            rows: &state.sequence,
-            bases: &state.bases,
-            matrix: &layer.input,
-            output: &mut state.gates,
-            sums: &mut state.sums,
-        });
+    storage: Storage,
+    layers: Vec<plan::LstmLayer>,
+) -> Option<(Projection, Lstm)> {
+    let mut layers = layers.into_iter().map(|layer| {
+        let gates = 4 * layer.hidden;
+        let pack = |rows, matrix: &[f32]| {
+            Panels::pack(isa, storage, rows, gates, |k, n| matrix[k * gates + n])
+        };
+        let projection = Projection {
+            features: layer.features,
+            matrix: pack(layer.features, &layer.input),
+            bias: layer.bias,
+        };
+        let recurrence = Recurrence {
+            hidden: layer.hidden,
+            matrix: pack(layer.hidden, &layer.recurrent),
+        };
+        (projection, recurrence)
+    });
+    let (projection, first) = layers.next()?;
+    let above = layers.collect();
+    Some((projection, Lstm { first, above }))
+}
 
+impl Projection {
+    /// Values of one frame's output, `4 * hidden`.
+    pub(super) fn gates(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.matrix.bytes()
+    }
+
+    /// Multiplications and additions for one frame.
+    pub(super) fn cost(&self) -> usize {
+        self.features * self.matrix.columns()
+    }
+
+    /// The frames that work lists, `[T, features]`, to `[T, 4 * hidden]`.
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        work: &Work,
+        input: &[f32],
+        output: &mut [f32],
+        state: &mut LstmState,
+    ) {
+        let width = self.matrix.columns();
+        for (_, job) in work.jobs() {
+            output[job.output * width..][..width].copy_from_slice(&self.bias);
+        }
+        // The frames of a work lie side by side.
+        let (mut frames, mut first) = (0, usize::MAX);
+        for (_, job) in work.jobs() {
+            frames += 1;
+            first = first.min(job.output);
+        }
+        if frames == 0 {
+            return;
+        }
+        self.add(
+            isa,
+            &input[first * self.features..][..frames * self.features],
+            &mut output[first * width..][..frames * width],
+            &mut state.bases,
+            &mut state.sums,
+        );
+    }
+
+    /// `output += input * matrix`, row by row.
+    fn add(
+        &self,
+        isa: Isa,
+        input: &[f32],
+        output: &mut [f32],
+        bases: &mut Vec<usize>,
+        sums: &mut Sums,
+    ) {
+        bases.clear();
+        bases.extend((0..input.len()).step_by(self.features));
+        isa.run(AddProduct {
+            rows: input,
+            bases,
+            matrix: &self.matrix,
+            output,
+            sums,
+        });
+    }
+}
+
+impl Lstm {
+    pub(super) fn weight_bytes(&self) -> usize {
+        let above = self.above.iter();
+        let above = above.map(|(below, layer)| below.matrix.bytes() + layer.matrix.bytes());
+        self.first.matrix.bytes() + above.sum::<usize>()
+    }
+
+    /// Multiplications and additions for one frame.
+    pub(super) fn cost(&self) -> usize {
+        let of = |layer: &Recurrence| layer.hidden * layer.matrix.columns();
+        let above = self.above.iter();
+        let above = above.map(|(below, layer)| below.cost() + of(layer));
+        of(&self.first) + above.sum::<usize>()
+    }
+
+    /// The top layer's hidden state after the last frame, from zero states and
+    /// the first layer's projections, `[T, 4 * hidden]`:
+    ///
+    /// ```text
+    /// i, f, g, o = W_ih x[t] + W_hh h + b
+    /// c = sigmoid(f) c + sigmoid(i) tanh(g);   h = sigmoid(o) tanh(c)
+    /// ```
+    ///
+    /// The products with `x` of all frames are one matrix product.
+    pub(super) fn run(&self, isa: Isa, input: &[f32], output: &mut [f32], state: &mut LstmState) {
+        state.gates.clear();
+        state.gates.extend_from_slice(input);
+        self.first.run(isa, state);
+        for (projection, layer) in &self.above {
+            let frames = state.sequence.len() / projection.features;
+            state.gates.clear();
+            (0..frames).for_each(|_| state.gates.extend_from_slice(&projection.bias));
+            projection.add(
+                isa,
+                &state.sequence,
+                &mut state.gates,
+                &mut state.bases,
+                &mut state.sums,
+            );
+            layer.run(isa, state);
+        }
+        output.copy_from_slice(&state.hidden);
+    }
+}
+
+impl Recurrence {
+    /// From the state's gates to its sequence.
+    fn run(&self, isa: Isa, state: &mut LstmState) {
         state.sequence.clear();
         state.cell.clear();
-        state.cell.resize(layer.hidden, 0.0);
+        state.cell.resize(self.hidden, 0.0);
         state.hidden.clear();
-        state.hidden.resize(layer.hidden, 0.0);
-        for gates in state.gates.chunks_exact_mut(width) {
+        state.hidden.resize(self.hidden, 0.0);
+        for gates in state.gates.chunks_exact_mut(4 * self.hidden) {
             isa.run(AddProduct {
                 rows: &state.hidden,
                 bases: &[0],
-                matrix: &layer.recurrent,
+                matrix: &self.matrix,
                 output: gates,
                 sums: &mut state.sums,
             });
-            let (i, rest) = gates.split_at(layer.hidden);
-            let (f, rest) = rest.split_at(layer.hidden);
-            let (g, o) = rest.split_at(layer.hidden);
+            let (i, rest) = gates.split_at(self.hidden);
+            let (f, rest) = rest.split_at(self.hidden);
+            let (g, o) = rest.split_at(self.hidden);
             for (unit, (cell, hidden)) in state.cell.iter_mut().zip(&mut state.hidden).enumerate() {
                 *cell = sigmoid(f[unit]) * *cell + sigmoid(i[unit]) * g[unit].tanh();
                 *hidden = sigmoid(o[unit]) * cell.tanh();
@@ -128,7 +236,6 @@ pub(super) fn lstm(
             state.sequence.extend_from_slice(&state.hidden);
         }
     }
-    output.copy_from_slice(&state.hidden);
 }
 
 /// `output += rows * matrix`.

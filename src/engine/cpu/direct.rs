@@ -10,9 +10,10 @@
 
 use pulp::Simd;
 
-use super::conv::{FrameClass, Geometry, Target};
+use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
+use super::work::Work;
 
 /// Output positions of one task: their inputs stay in cache while the weights
 /// pass by.
@@ -22,11 +23,9 @@ const POSITIONS: usize = 96;
 #[derive(Debug)]
 pub(super) struct Direct {
     geometry: Geometry,
-    classes: Vec<FrameClass>,
     panels: Panels,
     /// Rows and columns of the input with its border.
     padded: [usize; 2],
-    tasks: Vec<Chunk>,
 }
 
 /// Consecutive rows of the product within one class of frames.
@@ -47,23 +46,9 @@ impl Direct {
         });
         let [_, height, width] = geometry.input;
         let [_, top, left] = geometry.padding;
-        let classes = geometry.frame_classes();
-        let mut tasks = Vec::new();
-        for (class, frames) in classes.iter().enumerate() {
-            let rows = frames.frames.len() * geometry.area();
-            for begin in (0..rows).step_by(POSITIONS) {
-                tasks.push(Chunk {
-                    class,
-                    begin,
-                    end: rows.min(begin + POSITIONS),
-                });
-            }
-        }
         Self {
-            classes,
             panels,
             padded: [height + 2 * top, width + 2 * left],
-            tasks,
             geometry,
         }
     }
@@ -72,11 +57,33 @@ impl Direct {
         self.geometry.padding[1..] != [0, 0]
     }
 
-    pub(super) fn scratch_len(&self) -> usize {
+    pub(super) fn scratch_len(&self, work: &Work) -> usize {
         if !self.is_padded() {
             return 0;
         }
-        self.geometry.input[0] * self.padded[0] * self.padded[1] * self.geometry.channels
+        work.reads().len() * self.padded[0] * self.padded[1] * self.geometry.channels
+    }
+
+    /// The task of this number; each class of frames begins a new one.
+    fn chunk(&self, work: &Work, mut number: usize) -> Option<Chunk> {
+        for (class, frames) in work.classes().iter().enumerate() {
+            let rows = frames.frames.len() * self.geometry.area();
+            let chunks = rows.div_ceil(POSITIONS);
+            if number < chunks {
+                let begin = number * POSITIONS;
+                let end = rows.min(begin + POSITIONS);
+                return Some(Chunk { class, begin, end });
+            }
+            number -= chunks;
+        }
+        None
+    }
+
+    fn chunks(&self, work: &Work) -> usize {
+        let classes = work.classes().iter();
+        classes
+            .map(|class| (class.frames.len() * self.geometry.area()).div_ceil(POSITIONS))
+            .sum()
     }
 
     pub(super) fn weight_bytes(&self) -> usize {
@@ -87,20 +94,27 @@ impl Direct {
         &self,
         isa: Isa,
         team: &Team,
+        work: &Work,
         input: &[f32],
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
+        let reads = work.reads();
+        let frame_len = self.geometry.input_frame_len();
+        let input = &input[reads.start * frame_len..reads.end * frame_len];
         let input = if self.is_padded() {
             self.pad(team, input, scratch);
             &*scratch
         } else {
             input
         };
-        team.each(self.tasks.len(), |number, scratch| {
-            let chunk = self.tasks[number];
+        team.each(self.chunks(work), |number, scratch| {
+            let Some(chunk) = self.chunk(work, number) else {
+                return;
+            };
             isa.run(Tile {
                 conv: self,
+                work,
                 chunk,
                 input,
                 target,
@@ -109,9 +123,10 @@ impl Direct {
         });
     }
 
-    /// Copies the clip into a border of zeros.
+    /// Copies frames into a border of zeros.
     fn pad(&self, team: &Team, input: &[f32], padded: &mut [f32]) {
-        let [frames, height, width] = self.geometry.input;
+        let [_, height, width] = self.geometry.input;
+        let frames = input.len() / self.geometry.input_frame_len();
         let channels = self.geometry.channels;
         let [_, top, left] = self.geometry.padding;
         let [_, padded_width] = self.padded;
@@ -138,7 +153,9 @@ impl Direct {
 
 struct Tile<'a> {
     conv: &'a Direct,
+    work: &'a Work,
     chunk: Chunk,
+    /// From the first frame on that is read.
     input: &'a [f32],
     target: Target<'a>,
     scratch: &'a mut Scratch,
@@ -151,6 +168,7 @@ impl Task for Tile<'_> {
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let Self {
             conv,
+            work,
             chunk,
             input,
             target,
@@ -162,7 +180,7 @@ impl Task for Tile<'_> {
             output,
         } = target;
         let geometry = &conv.geometry;
-        let class = &conv.classes[chunk.class];
+        let class = &work.classes()[chunk.class];
         let [_, kh, kw] = geometry.kernel;
         let channels = geometry.channels;
         let [rows, columns] = conv.padded;
@@ -179,18 +197,14 @@ impl Task for Tile<'_> {
             deltas.extend((0..kh).map(|h| t * frame_len + h * pitch));
         }
         let area = geometry.area();
+        let begin = work.reads().start;
         let position = |row: usize| (class.frames[row / area], row % area);
         bases.clear();
         for row in chunk.begin..chunk.end {
             let (frame, place) = position(row);
             let (h, w) = (place / geometry.output[2], place % geometry.output[2]);
-            let first = if class.taps.is_empty() {
-                0
-            } else {
-                geometry.input_frame(frame, class.taps.start)
-            };
             bases.push(
-                first * frame_len
+                frame.input.saturating_sub(begin) * frame_len
                     + h * geometry.stride[1] * pitch
                     + w * geometry.stride[2] * channels,
             );
@@ -206,7 +220,7 @@ impl Task for Tile<'_> {
             let filters = conv.panels.columns_of(panel);
             multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
                 let (frame, place) = position(chunk.begin + row);
-                let begin = (frame * area + place) * geometry.filters + filters.start;
+                let begin = (frame.output * area + place) * geometry.filters + filters.start;
                 let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
                 // SAFETY: each row of the product has its own place, and each
                 // row belongs to one task.

@@ -20,16 +20,23 @@ mod dense;
 mod direct;
 mod pool;
 mod product;
+mod reuse;
+mod session;
+mod step;
 mod team;
 mod winograd;
+mod work;
 
-use super::plan::{Kernel, Plan, Step, Value};
-use crate::model::{Pool, Shape};
-use conv::{Convolution, Epilogue, Geometry};
-use dense::{LstmLayer, LstmState};
+use super::plan::{self, Kernel, Plan, Value};
+use crate::model::Shape;
+use dense::LstmState;
 use product::Isa;
 pub(super) use product::Storage;
+pub(super) use reuse::Sliding;
+pub(super) use session::{Cost, Session, SessionPlan};
+use step::{Kind, Operation};
 pub(super) use team::Team;
+use work::{TimeWindow, Work};
 
 /// A network, ready for this machine.
 #[derive(Debug)]
@@ -40,38 +47,7 @@ pub(super) struct Program {
     buffers: Vec<usize>,
     /// The most scratch memory that a step asks for, in values.
     scratch: usize,
-    input_len: usize,
-}
-
-#[derive(Debug)]
-struct Operation {
     input: Value,
-    output: Value,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Conv {
-        conv: Box<Convolution>,
-        residual: Option<Value>,
-    },
-    MaxPool(Pool, Shape, Shape),
-    AveragePool(Pool, Shape, Shape),
-    Pointwise {
-        scale: Vec<f32>,
-        shift: Vec<f32>,
-        other: Option<Value>,
-        relu: bool,
-    },
-    GlobalAveragePool,
-    FrameAveragePool(Shape),
-    Linear {
-        weights: Vec<f32>,
-        bias: Vec<f32>,
-    },
-    Lstm(Vec<LstmLayer>),
-    LogMeanSoftmax,
 }
 
 /// Every intermediate value of one clip, and scratch for the steps.
@@ -86,23 +62,118 @@ pub(super) struct Buffers {
 impl Program {
     /// Packs a plan's weights.
     pub(super) fn new(plan: Plan, storage: Storage) -> Self {
-        let isa = Isa::detect();
-        let steps: Vec<_> = plan
-            .steps
-            .into_iter()
-            .map(|step| Operation::new(isa, storage, step))
-            .collect();
-        let scratch = steps.iter().map(|step| match &step.kind {
-            Kind::Conv { conv, .. } => conv.scratch_len(),
-            _ => 0,
-        });
-        Self {
-            isa,
-            scratch: scratch.max().unwrap_or(0),
-            steps,
+        let mut program = Self {
+            isa: Isa::detect(),
+            steps: Vec::new(),
             buffers: plan.buffers,
-            input_len: plan.input_len,
+            scratch: 0,
+            input: Value {
+                buffer: 0,
+                offset: 0,
+                shape: plan.input,
+            },
+        };
+        for step in plan.steps {
+            program.add(storage, step);
         }
+        let scratch = program.steps.iter().map(Operation::scratch_len);
+        program.scratch = scratch.max().unwrap_or(0);
+        program
+    }
+
+    /// Packs a step; one that looks at all frames at once is taken apart, so that
+    /// what can be done frame by frame is.
+    fn add(&mut self, storage: Storage, step: plan::Step) {
+        let frames = step.input.shape.extent[0];
+        let by_frame = |channels| Shape {
+            channels,
+            extent: [frames, 1, 1],
+        };
+        match step.kernel {
+            Kernel::GlobalAveragePool => {
+                let means = self.temporary(by_frame(step.input.shape.channels));
+                let pool = Kind::FrameAveragePool(step.input.shape);
+                self.push(&step.name, step.input, None, means, TimeWindow::FRAME, pool);
+                let window = TimeWindow::over(frames);
+                self.push(
+                    &step.name,
+                    means,
+                    None,
+                    step.output,
+                    window,
+                    Kind::MeanOverFrames,
+                );
+            }
+            Kernel::Lstm(layers) => {
+                let Some((projection, lstm)) = dense::split_lstm(self.isa, storage, layers) else {
+                    return;
+                };
+                let gates = self.temporary(by_frame(projection.gates()));
+                let projection = Kind::Projection(projection);
+                self.push(
+                    &step.name,
+                    step.input,
+                    None,
+                    gates,
+                    TimeWindow::FRAME,
+                    projection,
+                );
+                let window = TimeWindow::over(frames);
+                self.push(
+                    &step.name,
+                    gates,
+                    None,
+                    step.output,
+                    window,
+                    Kind::Lstm(lstm),
+                );
+            }
+            kernel => {
+                let residual = match &kernel {
+                    Kernel::Conv(conv) => conv.residual,
+                    Kernel::Pointwise { other, .. } => *other,
+                    _ => None,
+                };
+                let (window, kind) = Kind::new(
+                    self.isa,
+                    storage,
+                    step.input.shape,
+                    step.output.shape,
+                    kernel,
+                );
+                self.push(&step.name, step.input, residual, step.output, window, kind);
+            }
+        }
+    }
+
+    /// A value in a buffer of its own.
+    fn temporary(&mut self, shape: Shape) -> Value {
+        self.buffers.push(shape.len());
+        Value {
+            buffer: self.buffers.len() - 1,
+            offset: 0,
+            shape,
+        }
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        input: Value,
+        residual: Option<Value>,
+        output: Value,
+        window: TimeWindow,
+        kind: Kind,
+    ) {
+        self.steps.push(Operation {
+            name: name.to_owned(),
+            input,
+            residual,
+            output,
+            window,
+            whole: Work::whole(window, input.shape.extent[0], output.shape.extent[0]),
+            kind,
+        });
     }
 
     /// The instruction set, for people.
@@ -112,7 +183,7 @@ impl Program {
 
     /// Bytes of packed weights.
     pub(super) fn weight_bytes(&self) -> usize {
-        self.steps.iter().map(Operation::weight_bytes).sum()
+        self.steps.iter().map(|step| step.kind.weight_bytes()).sum()
     }
 
     /// Bytes of memory that each thread that scores clips takes.
@@ -122,133 +193,23 @@ impl Program {
 
     /// How each convolution is computed, in order.
     pub(super) fn methods(&self) -> impl Iterator<Item = &'static str> {
-        self.steps.iter().filter_map(|step| match &step.kind {
-            Kind::Conv { conv, .. } => Some(conv.method()),
-            _ => None,
-        })
+        self.steps.iter().filter_map(|step| step.kind.method())
     }
 
     /// Executes the network on what lies in the input; gives the last step's
     /// output.
     pub(super) fn run<'a>(&self, buffers: &'a mut Buffers) -> &'a [f32] {
         for step in &self.steps {
-            // Taken out while it is written: the plan never lets a step read the
-            // buffer that it writes.
-            let mut buffer = std::mem::take(&mut buffers.values[step.output.buffer]);
-            let mut scratch = std::mem::take(&mut buffers.scratch);
-            let mut lstm = std::mem::take(&mut buffers.lstm);
-            let output = &mut buffer[..step.output.shape.len()];
-            let input = buffers.get(step.input);
-            match &step.kind {
-                Kind::Conv { conv, residual } => {
-                    let residual = residual.map(|value| buffers.get(value));
-                    conv.run(
-                        self.isa,
-                        &buffers.team,
-                        input,
-                        residual,
-                        output,
-                        &mut scratch,
-                    );
-                }
-                Kind::MaxPool(window, from, to) => {
-                    pool::largest(*window, *from, *to, input, output);
-                }
-                Kind::AveragePool(window, from, to) => {
-                    pool::average(*window, *from, *to, input, output);
-                }
-                Kind::Pointwise {
-                    scale,
-                    shift,
-                    other,
-                    relu,
-                } => {
-                    let other = other.map(|value| buffers.get(value));
-                    pointwise(scale, shift, other, *relu, input, output);
-                }
-                Kind::GlobalAveragePool => pool::mean(input, output),
-                Kind::FrameAveragePool(from) => pool::mean_by_frame(*from, input, output),
-                Kind::Linear { weights, bias } => dense::linear(weights, bias, input, output),
-                Kind::Lstm(layers) => dense::lstm(self.isa, layers, input, output, &mut lstm),
-                Kind::LogMeanSoftmax => dense::log_mean_softmax(input, output),
-            }
-            buffers.values[step.output.buffer] = buffer;
-            buffers.scratch = scratch;
-            buffers.lstm = lstm;
+            step.run(self.isa, &step.whole, buffers);
         }
+        self.output(buffers)
+    }
+
+    /// What the last step gave.
+    fn output<'a>(&self, buffers: &'a Buffers) -> &'a [f32] {
         self.steps
             .last()
             .map_or(&[], |step| buffers.get(step.output))
-    }
-}
-
-impl Operation {
-    fn new(isa: Isa, storage: Storage, step: Step) -> Self {
-        let kind = match step.kernel {
-            Kernel::Conv(conv) => {
-                let geometry = Geometry {
-                    kernel: conv.conv.kernel,
-                    stride: conv.conv.stride,
-                    padding: conv.conv.padding,
-                    input: conv.input.extent,
-                    output: conv.output.extent,
-                    channels: conv.input.channels,
-                    filters: conv.output.channels,
-                };
-                let residual = conv.residual;
-                let epilogue = Epilogue {
-                    bias: conv.bias,
-                    relu: conv.relu,
-                };
-                let weights = &conv.weights;
-                let conv = Convolution::new(isa, storage, geometry, weights, epilogue);
-                Kind::Conv {
-                    conv: Box::new(conv),
-                    residual,
-                }
-            }
-            Kernel::MaxPool(window) => Kind::MaxPool(window, step.input.shape, step.output.shape),
-            Kernel::AveragePool(window) => {
-                Kind::AveragePool(window, step.input.shape, step.output.shape)
-            }
-            Kernel::Pointwise {
-                scale,
-                shift,
-                other,
-                relu,
-            } => Kind::Pointwise {
-                scale,
-                shift,
-                other,
-                relu,
-            },
-            Kernel::GlobalAveragePool => Kind::GlobalAveragePool,
-            Kernel::FrameAveragePool => Kind::FrameAveragePool(step.input.shape),
-            Kernel::Linear { weights, bias } => Kind::Linear { weights, bias },
-            Kernel::Lstm(layers) => {
-                let layers = layers.into_iter();
-                Kind::Lstm(
-                    layers
-                        .map(|layer| LstmLayer::new(isa, storage, layer))
-                        .collect(),
-                )
-            }
-            Kernel::LogMeanSoftmax => Kind::LogMeanSoftmax,
-        };
-        Self {
-            input: step.input,
-            output: step.output,
-            kind,
-        }
-    }
-
-    fn weight_bytes(&self) -> usize {
-        match &self.kind {
-            Kind::Conv { conv, .. } => conv.weight_bytes(),
-            Kind::Linear { weights, .. } => weights.len() * size_of::<f32>(),
-            Kind::Lstm(layers) => layers.iter().map(LstmLayer::weight_bytes).sum(),
-            _ => 0,
-        }
     }
 }
 
@@ -266,36 +227,15 @@ impl Buffers {
 
     /// Where the clip goes: `[T, H, W, C]`.
     pub(super) fn input_mut(&mut self, program: &Program) -> &mut [f32] {
-        &mut self.values[0][..program.input_len]
+        self.get_mut(program.input)
     }
 
     fn get(&self, value: Value) -> &[f32] {
         &self.values[value.buffer][value.offset..][..value.shape.len()]
     }
-}
 
-/// `output = relu?(input * scale + shift + other?)`, channel by channel.
-fn pointwise(
-    scale: &[f32],
-    shift: &[f32],
-    other: Option<&[f32]>,
-    relu: bool,
-    input: &[f32],
-    output: &mut [f32],
-) {
-    let channels = scale.len();
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    for (place, (output, input)) in output
-        .chunks_exact_mut(channels)
-        .zip(input.chunks_exact(channels))
-        .enumerate()
-    {
-        let other = other.map(|other| &other[place * channels..][..channels]);
-        for channel in 0..channels {
-            let other = other.map_or(0.0, |other| other[channel]);
-            let value = input[channel] * scale[channel] + shift[channel] + other;
-            output[channel] = value.max(floor);
-        }
+    fn get_mut(&mut self, value: Value) -> &mut [f32] {
+        &mut self.values[value.buffer][value.offset..][..value.shape.len()]
     }
 }
 

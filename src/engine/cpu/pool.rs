@@ -1,54 +1,95 @@
 //! Pooling: all values are `[T, H, W, C]`.
 
+use super::work::{FrameJob, Work};
 use crate::model::{Pool, Shape};
+use std::ops::Range;
 
 /// The largest value under each place of a window; padding does not count.
-pub(super) fn largest(window: Pool, from: Shape, to: Shape, input: &[f32], output: &mut [f32]) {
-    let places = output.chunks_exact_mut(from.channels).enumerate();
-    for (position, output) in places {
+pub(super) fn largest(
+    window: Pool,
+    from: Shape,
+    to: Shape,
+    work: &Work,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    each_place(window, from, to, work, output, |output, places| {
         output.fill(f32::NEG_INFINITY);
-        under(window, from, to, position, |place| {
+        for place in places {
             for (output, &value) in output.iter_mut().zip(&input[place..]) {
                 *output = output.max(value);
             }
-        });
-    }
+        }
+    });
 }
 
 /// The mean under each place of a window; padding counts as zeros.
-pub(super) fn average(window: Pool, from: Shape, to: Shape, input: &[f32], output: &mut [f32]) {
+pub(super) fn average(
+    window: Pool,
+    from: Shape,
+    to: Shape,
+    work: &Work,
+    input: &[f32],
+    output: &mut [f32],
+) {
     let count = window.kernel.iter().product::<usize>() as f32;
-    let places = output.chunks_exact_mut(from.channels).enumerate();
-    for (position, output) in places {
+    each_place(window, from, to, work, output, |output, places| {
         output.fill(0.0);
-        under(window, from, to, position, |place| {
+        for place in places {
             for (output, &value) in output.iter_mut().zip(&input[place..]) {
                 *output += value;
             }
-        });
-        for value in output.iter_mut() {
+        }
+        for value in output {
             *value /= count;
         }
-    }
+    });
 }
 
-/// Where the channels of every input place under a window begin.
-fn under(window: Pool, from: Shape, to: Shape, position: usize, mut visit: impl FnMut(usize)) {
+/// Every place of the output frames that work lists, with where the channels of
+/// each input place under its window begin.
+fn each_place(
+    window: Pool,
+    from: Shape,
+    to: Shape,
+    work: &Work,
+    output: &mut [f32],
+    mut visit: impl FnMut(&mut [f32], &mut dyn Iterator<Item = usize>),
+) {
     let [_, rows, columns] = from.extent;
     let [_, rows_out, columns_out] = to.extent;
-    let span = |axis: usize, place: usize| {
+    let channels = from.channels;
+    let frame_len = rows_out * columns_out * channels;
+    let span = |axis: usize, place: usize| -> Range<usize> {
         let begin = place * window.stride[axis];
         let end = (begin + window.kernel[axis]).saturating_sub(window.padding[axis]);
         begin.saturating_sub(window.padding[axis])..end.min(from.extent[axis])
     };
-    let (rest, column) = (position / columns_out, position % columns_out);
-    let (frame, row) = (rest / rows_out, rest % rows_out);
-    for t in span(0, frame) {
-        for h in span(1, row) {
-            for w in span(2, column) {
-                visit(((t * rows + h) * columns + w) * from.channels);
-            }
+    for (taps, &FrameJob { input, output: at }) in work.jobs() {
+        let frames = input..input + taps.len();
+        let frame = &mut output[at * frame_len..][..frame_len];
+        for (place, output) in frame.chunks_exact_mut(channels).enumerate() {
+            let (under, beside) = (span(1, place / columns_out), span(2, place % columns_out));
+            let mut places = frames.clone().flat_map(|t| {
+                let beside = beside.clone();
+                under.clone().flat_map(move |h| {
+                    beside
+                        .clone()
+                        .map(move |w| ((t * rows + h) * columns + w) * channels)
+                })
+            });
+            visit(output, &mut places);
         }
+    }
+}
+
+/// The mean over rows and columns of each channel, frame by frame.
+pub(super) fn mean_by_frame(from: Shape, work: &Work, input: &[f32], output: &mut [f32]) {
+    let frame_len = from.len() / from.extent[0];
+    for (_, job) in work.jobs() {
+        let frame = &input[job.input * frame_len..][..frame_len];
+        let means = &mut output[job.output * from.channels..][..from.channels];
+        mean(frame, means);
     }
 }
 
@@ -61,13 +102,4 @@ pub(super) fn mean(input: &[f32], output: &mut [f32]) {
         let values = input.iter().skip(channel).step_by(channels);
         *output = (values.map(|&value| f64::from(value)).sum::<f64>() / positions) as f32;
     }
-}
-
-/// The mean over rows and columns of each channel, frame by frame.
-pub(super) fn mean_by_frame(from: Shape, input: &[f32], output: &mut [f32]) {
-    let frame_len = from.len() / from.extent[0];
-    let frames = input
-        .chunks_exact(frame_len)
-        .zip(output.chunks_exact_mut(from.channels));
-    frames.for_each(|(frame, output)| mean(frame, output));
 }

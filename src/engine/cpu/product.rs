@@ -298,6 +298,9 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         scratch.resize(groups * tile_len, 0.0);
     }
     let scratch = &mut scratch[..groups * tile_len];
+    if rows.deltas.is_empty() {
+        scratch.fill(0.0);
+    }
     let (tiles, _) = S::as_mut_simd_f32s(scratch);
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
     for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {

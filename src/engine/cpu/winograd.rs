@@ -18,9 +18,10 @@
 
 use pulp::Simd;
 
-use super::conv::{FrameClass, Geometry, Target};
+use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, mul_add, multiply};
 use super::team::{Parts, Scratch, Team};
+use super::work::{FrameJob, Work};
 
 /// Outputs of a tile, in rows and columns.
 const TILE: usize = 4;
@@ -48,13 +49,10 @@ const G: [[f64; 3]; PATCH] = [
 #[derive(Debug)]
 pub(super) struct Winograd {
     geometry: Geometry,
-    classes: Vec<FrameClass>,
     /// One matrix `[kt * C, C']` for each point.
     panels: Vec<Panels>,
     /// Tiles in rows and columns of a picture.
     tiles: [usize; 2],
-    /// Tile rows of a band.
-    band: usize,
 }
 
 impl Winograd {
@@ -92,30 +90,29 @@ impl Winograd {
             .map(|point| Panels::pack(isa, storage, depth, filters, |k, n| at(point, k, n)))
             .collect();
         let tiles = tiles(&geometry);
-        let row_values = POINTS * geometry.input[0] * tiles[1] * channels;
-        let band = (BAND_VALUES / row_values).clamp(1, tiles[0]);
-        // Bands of one height, as far as that goes.
-        let band = tiles[0].div_ceil(tiles[0].div_ceil(band));
         Self {
-            classes: geometry.frame_classes(),
             panels,
             tiles,
-            band,
             geometry,
         }
     }
 
-    fn band_tiles(&self) -> usize {
-        self.band * self.tiles[1]
+    /// Tile rows that are done together.
+    fn band(&self, work: &Work) -> usize {
+        let [rows, columns] = self.tiles;
+        let row_values = POINTS * work.reads().len() * columns * self.geometry.channels;
+        let band = (BAND_VALUES / row_values.max(1)).clamp(1, rows);
+        // Bands of one height, as far as that goes.
+        rows.div_ceil(rows.div_ceil(band))
     }
 
-    fn input_len(&self) -> usize {
-        POINTS * self.geometry.input[0] * self.band_tiles() * self.geometry.channels
+    fn input_len(&self, work: &Work) -> usize {
+        POINTS * work.reads().len() * self.band(work) * self.tiles[1] * self.geometry.channels
     }
 
-    pub(super) fn scratch_len(&self) -> usize {
-        let output = POINTS * self.geometry.output[0] * self.band_tiles() * self.geometry.filters;
-        self.input_len() + output
+    pub(super) fn scratch_len(&self, work: &Work) -> usize {
+        let output = work.count() * self.band(work) * self.tiles[1] * self.geometry.filters;
+        self.input_len(work) + POINTS * output
     }
 
     pub(super) fn weight_bytes(&self) -> usize {
@@ -126,19 +123,24 @@ impl Winograd {
         &self,
         isa: Isa,
         team: &Team,
+        work: &Work,
         input: &[f32],
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
-        let geometry = &self.geometry;
-        let (v, m) = scratch.split_at_mut(self.input_len());
-        for first in (0..self.tiles[0]).step_by(self.band) {
+        let reads = work.reads();
+        let frame_len = self.geometry.input_frame_len();
+        let input = &input[reads.start * frame_len..reads.end * frame_len];
+        let (v, m) = scratch.split_at_mut(self.input_len(work));
+        let rows = self.band(work);
+        for first in (0..self.tiles[0]).step_by(rows) {
             let band = Band {
+                work,
                 first,
-                rows: self.band.min(self.tiles[0] - first),
+                rows: rows.min(self.tiles[0] - first),
             };
             let parts = Parts::new(v);
-            team.each(geometry.input[0] * band.rows, |number, _| {
+            team.each(reads.len() * band.rows, |number, _| {
                 let (frame, row) = (number / band.rows, number % band.rows);
                 isa.run(TransformInput {
                     conv: self,
@@ -161,11 +163,15 @@ impl Winograd {
                 });
             });
             let m = &*m;
-            team.each(geometry.output[0] * band.rows, |number, _| {
+            team.each(work.count() * band.rows, |number, _| {
                 let (frame, row) = (number / band.rows, number % band.rows);
+                let Some((_, &job)) = work.jobs().nth(frame) else {
+                    return;
+                };
                 isa.run(TransformOutput {
                     conv: self,
                     frame,
+                    job,
                     row,
                     band,
                     m,
@@ -185,7 +191,8 @@ fn tiles(geometry: &Geometry) -> [usize; 2] {
 
 /// Tile rows that are done together.
 #[derive(Clone, Copy)]
-struct Band {
+struct Band<'a> {
+    work: &'a Work,
     first: usize,
     rows: usize,
 }
@@ -193,10 +200,11 @@ struct Band {
 /// `V = B^T d B` for one tile row of one frame.
 struct TransformInput<'a> {
     conv: &'a Winograd,
+    /// Counted from the first one that is read.
     frame: usize,
     /// Within the band.
     row: usize,
-    band: Band,
+    band: Band<'a>,
     input: &'a [f32],
     v: Parts<'a>,
 }
@@ -215,7 +223,8 @@ impl Task for TransformInput<'_> {
             v,
         } = self;
         let geometry = &conv.geometry;
-        let [frames, height, width] = geometry.input;
+        let [_, height, width] = geometry.input;
+        let frames = band.work.reads().len();
         let channels = geometry.channels;
         let [_, top, left] = geometry.padding;
         let columns = conv.tiles[1];
@@ -263,7 +272,7 @@ impl Task for TransformInput<'_> {
 struct Product<'a> {
     conv: &'a Winograd,
     point: usize,
-    band: Band,
+    band: Band<'a>,
     v: &'a [f32],
     m: Parts<'a>,
     scratch: &'a mut Scratch,
@@ -285,23 +294,20 @@ impl Task for Product<'_> {
         let geometry = &conv.geometry;
         let (channels, filters) = (geometry.channels, geometry.filters);
         let tiles = band.rows * conv.tiles[1];
-        let v = &v[point * geometry.input[0] * tiles * channels..]
-            [..geometry.input[0] * tiles * channels];
-        let m_begin = point * geometry.output[0] * tiles * filters;
+        let work = band.work;
+        let reads = work.reads();
+        let v = &v[point * reads.len() * tiles * channels..][..reads.len() * tiles * channels];
+        let mut m_begin = point * work.count() * tiles * filters;
         let panels = &conv.panels[point];
         let Scratch {
             sums,
             bases,
             deltas,
         } = scratch;
-        for class in &conv.classes {
+        for class in work.classes() {
             bases.clear();
             for frame in &class.frames {
-                let first = if class.taps.is_empty() {
-                    0
-                } else {
-                    geometry.input_frame(*frame, class.taps.start)
-                };
+                let first = frame.input.saturating_sub(reads.start);
                 bases.extend((0..tiles).map(|tile| (first * tiles + tile) * channels));
             }
             deltas.clear();
@@ -322,13 +328,14 @@ impl Task for Product<'_> {
                     class.taps.start * channels,
                     sums,
                     |row, sums| {
-                        let (frame, tile) = (class.frames[row / tiles], row % tiles);
-                        let begin = m_begin + (frame * tiles + tile) * filters + of.start;
+                        let begin = m_begin + row * filters + of.start;
                         // SAFETY: rows are apart, and each point is one task.
                         unsafe { m.part(begin, of.len()) }.copy_from_slice(&sums[..of.len()]);
                     },
                 );
             }
+            // The next class's frames come behind.
+            m_begin += bases.len() * filters;
         }
     }
 }
@@ -336,10 +343,12 @@ impl Task for Product<'_> {
 /// `output = A^T M A` and what follows, for one tile row of one frame.
 struct TransformOutput<'a> {
     conv: &'a Winograd,
+    /// Counted over all that are computed.
     frame: usize,
+    job: FrameJob,
     /// Within the band.
     row: usize,
-    band: Band,
+    band: Band<'a>,
     m: &'a [f32],
     target: Target<'a>,
 }
@@ -352,6 +361,7 @@ impl Task for TransformOutput<'_> {
         let Self {
             conv,
             frame,
+            job,
             row,
             band,
             m,
@@ -363,7 +373,8 @@ impl Task for TransformOutput<'_> {
             output,
         } = target;
         let geometry = &conv.geometry;
-        let [frames, height, width] = geometry.output;
+        let [_, height, width] = geometry.output;
+        let frames = band.work.count();
         let filters = geometry.filters;
         let columns = conv.tiles[1];
         let plane = frames * band.rows * columns * filters;
@@ -394,8 +405,8 @@ impl Task for TransformOutput<'_> {
                 for (i, half) in half.into_iter().enumerate().take(height - top.min(height)) {
                     let values = output_values(simd, half);
                     for (j, value) in values.into_iter().enumerate().take(width - left) {
-                        let begin =
-                            ((frame * height + top + i) * width + left + j) * filters + channel;
+                        let place = ((top + i) * width + left + j) * filters + channel;
+                        let begin = job.output * height * width * filters + place;
                         let mut value = simd.add_f32s(value, bias);
                         if let Some(residual) = residual {
                             value = simd.add_f32s(value, load(simd, residual, begin));

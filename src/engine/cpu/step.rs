@@ -1,0 +1,216 @@
+//! One step of a program: what it computes, from which values, where to.
+
+use super::conv::{Convolution, Epilogue, Geometry};
+use super::dense::{Lstm, Projection};
+use super::product::{Isa, Storage};
+use super::work::{TimeWindow, Work};
+use super::{Buffers, dense, pool};
+use crate::engine::plan::{Kernel, Value};
+use crate::model::{Pool, Shape};
+
+/// A step, with the frames of a whole clip as its work.
+#[derive(Debug)]
+pub(super) struct Operation {
+    /// Of the network's node.
+    pub(super) name: String,
+    pub(super) input: Value,
+    /// A second input, frame by frame beside the output.
+    pub(super) residual: Option<Value>,
+    pub(super) output: Value,
+    pub(super) window: TimeWindow,
+    pub(super) whole: Work,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Conv {
+        conv: Box<Convolution>,
+        /// Multiplications and additions of one tap in time of one output frame.
+        cost: usize,
+    },
+    MaxPool(Pool, Shape, Shape),
+    AveragePool(Pool, Shape, Shape),
+    Pointwise {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        relu: bool,
+    },
+    FrameAveragePool(Shape),
+    MeanOverFrames,
+    Linear {
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+    },
+    Projection(Projection),
+    Lstm(Lstm),
+    LogMeanSoftmax,
+}
+
+impl Kind {
+    /// From a kernel that is one step, with how it slides over time.
+    pub(super) fn new(
+        isa: Isa,
+        storage: Storage,
+        input: Shape,
+        output: Shape,
+        kernel: Kernel,
+    ) -> (TimeWindow, Self) {
+        let sliding = |pool: Pool| TimeWindow {
+            kernel: pool.kernel[0],
+            stride: pool.stride[0],
+            padding: pool.padding[0],
+        };
+        match kernel {
+            Kernel::Conv(step) => {
+                let conv = step.conv;
+                let geometry = Geometry {
+                    kernel: conv.kernel,
+                    stride: conv.stride,
+                    padding: conv.padding,
+                    input: input.extent,
+                    output: output.extent,
+                    channels: input.channels,
+                    filters: output.channels,
+                };
+                let window = TimeWindow {
+                    kernel: conv.kernel[0],
+                    stride: conv.stride[0],
+                    padding: conv.padding[0],
+                };
+                let taps = conv.kernel[1] * conv.kernel[2];
+                let cost = geometry.area() * taps * input.channels / conv.groups * output.channels;
+                let epilogue = Epilogue {
+                    bias: step.bias,
+                    relu: step.relu,
+                };
+                let conv = Convolution::new(isa, storage, geometry, &step.weights, epilogue);
+                let conv = Box::new(conv);
+                (window, Self::Conv { conv, cost })
+            }
+            Kernel::MaxPool(pool) => (sliding(pool), Self::MaxPool(pool, input, output)),
+            Kernel::AveragePool(pool) => (sliding(pool), Self::AveragePool(pool, input, output)),
+            Kernel::Pointwise {
+                scale, shift, relu, ..
+            } => (TimeWindow::FRAME, Self::Pointwise { scale, shift, relu }),
+            Kernel::FrameAveragePool => (TimeWindow::FRAME, Self::FrameAveragePool(input)),
+            Kernel::Linear { weights, bias } => (TimeWindow::FRAME, Self::Linear { weights, bias }),
+            Kernel::LogMeanSoftmax => (TimeWindow::over(input.extent[0]), Self::LogMeanSoftmax),
+            Kernel::GlobalAveragePool | Kernel::Lstm(_) => {
+                unreachable!("these are several steps")
+            }
+        }
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Conv { conv, .. } => conv.weight_bytes(),
+            Self::Linear { weights, .. } => size_of_val(weights.as_slice()),
+            Self::Projection(projection) => projection.weight_bytes(),
+            Self::Lstm(lstm) => lstm.weight_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// How a convolution is computed.
+    pub(super) fn method(&self) -> Option<&'static str> {
+        match self {
+            Self::Conv { conv, .. } => Some(conv.method()),
+            _ => None,
+        }
+    }
+}
+
+impl Operation {
+    pub(super) fn scratch_len(&self) -> usize {
+        match &self.kind {
+            Kind::Conv { conv, .. } => conv.scratch_len(&self.whole),
+            _ => 0,
+        }
+    }
+
+    /// Multiplications and additions of one tap in time of one output frame.
+    pub(super) fn cost(&self) -> u64 {
+        let cost = match &self.kind {
+            Kind::Conv { cost, .. } => *cost,
+            Kind::Linear { weights, .. } => weights.len(),
+            Kind::Projection(projection) => projection.cost(),
+            // A tap is a frame.
+            Kind::Lstm(lstm) => lstm.cost(),
+            _ => 0,
+        };
+        cost as u64
+    }
+
+    /// Values of one output frame.
+    pub(super) fn frame_len(&self) -> usize {
+        self.output.shape.len() / self.output.shape.extent[0]
+    }
+
+    /// Computes the frames that `work` lists.
+    pub(super) fn run(&self, isa: Isa, work: &Work, buffers: &mut Buffers) {
+        // Taken out while it is written: the plan never lets a step read the
+        // buffer that it writes.
+        let mut buffer = std::mem::take(&mut buffers.values[self.output.buffer]);
+        let mut scratch = std::mem::take(&mut buffers.scratch);
+        let mut lstm = std::mem::take(&mut buffers.lstm);
+        let output = &mut buffer[..self.output.shape.len()];
+        let input = buffers.get(self.input);
+        let residual = self.residual.map(|value| buffers.get(value));
+        match &self.kind {
+            Kind::Conv { conv, .. } => {
+                let team = &buffers.team;
+                conv.run(isa, team, work, input, residual, output, &mut scratch);
+            }
+            Kind::MaxPool(window, from, to) => {
+                pool::largest(*window, *from, *to, work, input, output);
+            }
+            Kind::AveragePool(window, from, to) => {
+                pool::average(*window, *from, *to, work, input, output);
+            }
+            Kind::Pointwise { scale, shift, relu } => {
+                let len = self.frame_len();
+                for (_, job) in work.jobs() {
+                    let begin = job.output * len;
+                    let residual = residual.map(|residual| &residual[begin..][..len]);
+                    let (input, output) = (&input[begin..][..len], &mut output[begin..][..len]);
+                    pointwise(scale, shift, residual, *relu, input, output);
+                }
+            }
+            Kind::FrameAveragePool(from) => pool::mean_by_frame(*from, work, input, output),
+            Kind::MeanOverFrames => pool::mean(input, output),
+            Kind::Linear { weights, bias } => dense::linear(weights, bias, work, input, output),
+            Kind::Projection(projection) => projection.run(isa, work, input, output, &mut lstm),
+            Kind::Lstm(layers) => layers.run(isa, input, output, &mut lstm),
+            Kind::LogMeanSoftmax => dense::log_mean_softmax(input, output),
+        }
+        buffers.values[self.output.buffer] = buffer;
+        buffers.scratch = scratch;
+        buffers.lstm = lstm;
+    }
+}
+
+/// `output = relu?(input * scale + shift + other?)`, channel by channel.
+fn pointwise(
+    scale: &[f32],
+    shift: &[f32],
+    other: Option<&[f32]>,
+    relu: bool,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let channels = scale.len();
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    for (place, (output, input)) in output
+        .chunks_exact_mut(channels)
+        .zip(input.chunks_exact(channels))
+        .enumerate()
+    {
+        let other = other.map(|other| &other[place * channels..][..channels]);
+        for channel in 0..channels {
+            let other = other.map_or(0.0, |other| other[channel]);
+            let value = input[channel] * scale[channel] + shift[channel] + other;
+            output[channel] = value.max(floor);
+        }
+    }
+}

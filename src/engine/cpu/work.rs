@@ -1,0 +1,178 @@
+//! Which frames of a value are computed, and from which frames of another.
+
+use std::ops::Range;
+
+/// One output frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameJob {
+    /// The input frame under the first tap that lies inside the clip.
+    pub(super) input: usize,
+    /// The output frame, and that of the residual.
+    pub(super) output: usize,
+}
+
+/// Output frames whose kernels reach over the same end of the clip: only the
+/// taps that lie inside are multiplied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FrameClass {
+    pub(super) taps: Range<usize>,
+    pub(super) frames: Vec<FrameJob>,
+}
+
+/// How an operation slides over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeWindow {
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+}
+
+/// Output frames to be computed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    classes: Vec<FrameClass>,
+    count: usize,
+    /// The first input frame that is read, and the one behind the last.
+    reads: (usize, usize),
+}
+
+impl TimeWindow {
+    /// Each frame by itself.
+    pub(super) const FRAME: Self = Self {
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+    };
+
+    /// All frames of a clip at once.
+    pub(super) const fn over(frames: usize) -> Self {
+        Self {
+            kernel: frames,
+            stride: 1,
+            padding: 0,
+        }
+    }
+
+    /// Which taps of an output frame lie inside a clip of so many frames.
+    pub(super) fn taps(self, frame: usize, frames: usize) -> Range<usize> {
+        let begin = self
+            .padding
+            .saturating_sub(frame * self.stride)
+            .min(self.kernel);
+        let end = (frames + self.padding)
+            .saturating_sub(frame * self.stride)
+            .clamp(begin, self.kernel);
+        begin..end
+    }
+
+    /// The input frame under a tap of an output frame; 0 where that lies before
+    /// the clip.
+    fn input(self, frame: usize, tap: usize) -> usize {
+        (frame * self.stride + tap).saturating_sub(self.padding)
+    }
+
+    /// The input frames under the taps of an output frame.
+    pub(super) fn inputs(self, frame: usize, frames: usize) -> Range<usize> {
+        let taps = self.taps(frame, frames);
+        let begin = self.input(frame, taps.start);
+        begin..begin + taps.len()
+    }
+}
+
+impl Work {
+    /// All output frames of a clip.
+    pub(super) fn whole(window: TimeWindow, inputs: usize, outputs: usize) -> Self {
+        let mut work = Self::default();
+        (0..outputs).for_each(|frame| work.push(window, inputs, frame));
+        work
+    }
+
+    /// Some output frames of a clip, in rising order: those that read far apart
+    /// are works apart, so that nothing is done about the input between them.
+    pub(super) fn some(
+        window: TimeWindow,
+        inputs: usize,
+        frames: impl IntoIterator<Item = usize>,
+    ) -> Vec<Self> {
+        let mut works: Vec<Self> = Vec::new();
+        for frame in frames {
+            let taps = window.taps(frame, inputs);
+            let begin = window.input(frame, taps.start);
+            match works.last_mut() {
+                Some(work) if begin <= work.reads.1 => work.push(window, inputs, frame),
+                _ => {
+                    let mut work = Self::default();
+                    work.push(window, inputs, frame);
+                    works.push(work);
+                }
+            }
+        }
+        works
+    }
+
+    /// Adds an output frame.
+    fn push(&mut self, window: TimeWindow, inputs: usize, frame: usize) {
+        let taps = window.taps(frame, inputs);
+        let job = FrameJob {
+            input: window.input(frame, taps.start),
+            output: frame,
+        };
+        if !taps.is_empty() {
+            let (begin, end) = (job.input, job.input + taps.len());
+            self.reads = match self.reads {
+                (0, 0) => (begin, end),
+                (first, last) => (first.min(begin), last.max(end)),
+            };
+        }
+        self.count += 1;
+        match self.classes.iter_mut().find(|class| class.taps == taps) {
+            Some(class) => class.frames.push(job),
+            None => self.classes.push(FrameClass {
+                taps,
+                frames: vec![job],
+            }),
+        }
+    }
+
+    pub(super) fn classes(&self) -> &[FrameClass] {
+        &self.classes
+    }
+
+    /// Output frames in all.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// All input frames that are read lie herein.
+    pub(super) fn reads(&self) -> Range<usize> {
+        self.reads.0..self.reads.1
+    }
+
+    /// Every output frame, with its taps.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = (&Range<usize>, &FrameJob)> {
+        self.classes
+            .iter()
+            .flat_map(|class| class.frames.iter().map(|job| (&class.taps, job)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taps_outside_the_clip_are_left_out() {
+        let window = TimeWindow {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        };
+        let work = Work::whole(window, 5, 3);
+        let found: Vec<_> = work
+            .jobs()
+            .map(|(taps, job)| (taps.clone(), job.input, job.output))
+            .collect();
+        assert_eq!(found, [(1..3, 0, 0), (0..3, 1, 1), (0..2, 3, 2)]);
+        assert_eq!(work.reads(), 0..5);
+    }
+}
