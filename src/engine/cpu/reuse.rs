@@ -118,6 +118,10 @@ enum Key {
     Of { window: usize, slice: usize },
 }
 
+/// A clean slice that is held: its frame relative to a window, how many stages
+/// ago it was computed, and which slice it was then.
+type Held = (usize, (usize, usize));
+
 /// Facts of a value that do not change from window to window.
 #[derive(Clone, Debug)]
 struct Facts {
@@ -155,7 +159,7 @@ impl Schedule {
         };
         let period = period(&facts, sliding.stride);
         // What is held when each window begins.
-        let mut states: Vec<Vec<BTreeSet<Key>>> = Vec::new();
+        let mut states: Vec<Vec<BTreeSet<Held>>> = Vec::new();
         let repeats_from = loop {
             let window = states.len();
             states.push(simulation.state(window));
@@ -267,21 +271,24 @@ impl Simulation<'_> {
         }
     }
 
-    /// What is held and may serve this window or a later one, by frames relative
-    /// to the window.
-    fn state(&mut self, window: usize) -> Vec<BTreeSet<Key>> {
+    /// What is held and may serve this window or a later one: by frames relative
+    /// to the window, with where it comes from, by stages relative to now.
+    fn state(&mut self, window: usize) -> Vec<BTreeSet<Held>> {
         let begin = window * self.sliding.stride;
+        let now = self.past.len();
+        let mut states = Vec::with_capacity(self.held.len());
         for held in &mut self.held {
             held.retain(|key, _| matches!(key, Key::Clean(frame) if *frame >= begin));
+            let relative = held.iter().filter_map(|(key, &(born, was))| match *key {
+                Key::Clean(frame) => {
+                    let age = now - born;
+                    Some((frame - begin, (age, was)))
+                }
+                Key::Of { .. } => None,
+            });
+            states.push(relative.collect());
         }
-        let relative = |key: &Key| match *key {
-            Key::Clean(frame) => Key::Clean(frame - begin),
-            key @ Key::Of { .. } => key,
-        };
-        self.held
-            .iter()
-            .map(|held| held.keys().map(relative).collect())
-            .collect()
+        states
     }
 
     /// Goes through all stages of a window.
