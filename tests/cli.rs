@@ -197,6 +197,21 @@ fn inspect_shows_what_a_model_is_and_costs() {
 }
 
 #[test]
+fn inspect_shows_what_overlapping_windows_share() {
+    for name in ["fibro3d", "r3d_18"] {
+        let directory = golden(name);
+        let directory = directory.to_str().unwrap();
+        let text = printed(["model", "inspect", directory, "--stride", "4"]);
+        insta::assert_snapshot!(format!("inspect_stride_{name}"), text);
+        let text = printed(["model", "inspect", directory, "--stride", "4", "--json"]);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["clip_by_clip"].is_null(), name == "fibro3d");
+        let (dense, window) = (report["dense"].as_u64(), report["window"].as_u64());
+        assert_eq!(window < dense, name == "fibro3d");
+    }
+}
+
+#[test]
 fn check_says_that_a_file_is_right_or_everything_that_is_wrong() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("p.toml");

@@ -21,6 +21,7 @@ mod progress;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
+mod scorer;
 
 use std::fmt::Display;
 use std::process::ExitCode;

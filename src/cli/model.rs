@@ -11,6 +11,7 @@ use serde_json::json;
 use super::BadInput;
 use super::results::print;
 use crate::domain::StageRange;
+use crate::engine::{Device, Engine, EngineOptions, LayerCost, SessionOptions};
 use crate::model::{
     Architecture, Graph, ImportOptions, Model, Node, OnnxOptions, Op, import, import_onnx, to_onnx,
     usual_classes,
@@ -95,6 +96,10 @@ struct InspectArgs {
     /// The model directory.
     #[arg(value_name = "DIR")]
     directory: PathBuf,
+    /// What windows that lie so many frames apart share, layer by layer, on the
+    /// CPU.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -180,6 +185,9 @@ fn make(args: ImportArgs) -> anyhow::Result<Model> {
 
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let model = Model::load(&args.directory).map_err(BadInput::new)?;
+    if let Some(stride) = args.stride {
+        return inspect_sharing(&model, stride as usize, args.json);
+    }
     let graph = model.graph();
     let parameters: usize = graph
         .parameters()
@@ -269,6 +277,78 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     if !spec.note.is_empty() {
         text += &format!("note        {}\n", spec.note);
     }
+    print(&text)
+}
+
+/// What a window costs that follows others.
+fn inspect_sharing(model: &Model, stride: usize, json: bool) -> anyhow::Result<()> {
+    let options = EngineOptions {
+        device: Device::Cpu,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::open(model, options)?;
+    let plan = engine.session_plan(SessionOptions {
+        stride,
+        early: true,
+    });
+    let sum = |of: fn(&LayerCost) -> u64| plan.layers().iter().map(of).sum::<u64>();
+    let (dense, window) = (sum(|layer| layer.dense), sum(|layer| layer.window));
+    let last_frame = sum(|layer| layer.last_frame);
+    let reason = plan.clip_by_clip().map(|reason| reason.to_string());
+    if json {
+        let layers = plan.layers().iter().map(|layer| {
+            json!({
+                "name": layer.layer,
+                "dense": layer.dense,
+                "window": layer.window,
+                "last_frame": layer.last_frame,
+            })
+        });
+        let report = json!({
+            "stride": stride,
+            "clip_by_clip": reason,
+            "layers": layers.collect::<Vec<_>>(),
+            "dense": dense,
+            "window": window,
+            "last_frame": last_frame,
+            "session_bytes": plan.session_bytes(),
+        });
+        return print(&(serde_json::to_string_pretty(&report)? + "\n"));
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["layer", "whole clip", "next window", "after its last frame"]);
+    let mega = |count: u64| format!("{:.2}", count as f64 / 1e6);
+    for layer in plan.layers() {
+        table.add_row([
+            layer.layer.clone(),
+            mega(layer.dense),
+            mega(layer.window),
+            mega(layer.last_frame),
+        ]);
+    }
+    table.add_row([
+        "all, in MMAC".to_owned(),
+        mega(dense),
+        mega(window),
+        mega(last_frame),
+    ]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let length = model.spec().input.frames;
+    let mut text = format!("windows of {length} frames, {stride} frames apart\n{table}\n");
+    text += &match reason {
+        Some(reason) => format!("sharing     none: {reason}\n"),
+        None => format!(
+            "sharing     {:.2} times less work\n",
+            dense as f64 / window as f64
+        ),
+    };
+    text += &format!(
+        "session     {:.1} kB at most\n",
+        plan.session_bytes() as f64 / 1e3
+    );
     print(&text)
 }
 

@@ -1,6 +1,5 @@
 //! `hepaflow run`: from a pipeline file to one answer per patient.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +10,12 @@ use clap::Args;
 use super::archive::{self, Report};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
+use super::scorer::Scoring;
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, Scorer, WindowShape};
-use crate::domain::{Clip, FrameSize, PatientId};
-use crate::engine::{Engine, Workspace, softmax};
+use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::domain::{FrameSize, PatientId};
+use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
@@ -49,7 +49,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
     let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
     let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
-    let engine = Arc::new(engine);
     let spec = model.spec();
 
     let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
@@ -88,10 +87,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     );
     let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
+    let scoring = Scoring::new(engine, pipeline.window.stride, &metrics);
     tracing::info!(
         model = %model.hash().short(),
         architecture = %spec.architecture,
-        engine = engine.description(),
+        engine = scoring.engine().description(),
         streams = openings.len(),
         metrics = %format!("http://{}/metrics", server.address()),
         "running"
@@ -106,7 +106,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         },
         model: model.hash(),
         scorers: (0..pipeline.model.threads)
-            .map(|_| scorer(&engine, &metrics))
+            .map(|_| scoring.scorer())
             .collect(),
         workers: usize::from(args.workers),
         store,
@@ -186,38 +186,6 @@ fn short(file: &Path) -> PathBuf {
         .strip_prefix(here)
         .map(Path::to_owned)
         .unwrap_or(whole)
-}
-
-/// An engine's workspace on one inference thread.
-struct EngineScorer {
-    engine: Arc<Engine>,
-    workspace: Workspace,
-    metrics: Metrics,
-}
-
-fn scorer(engine: &Arc<Engine>, metrics: &Metrics) -> Box<dyn Scorer> {
-    Box::new(EngineScorer {
-        engine: Arc::clone(engine),
-        workspace: engine.workspace(),
-        metrics: metrics.clone(),
-    })
-}
-
-impl Scorer for EngineScorer {
-    fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
-        let logits = self.engine.infer(&mut self.workspace, clips)?;
-        let (health, metrics) = (self.engine.health(), &self.metrics);
-        let count = |times: usize| i64::try_from(times).unwrap_or(i64::MAX);
-        let halved = count(health.batches_halved);
-        metrics.engine_batches_halved.set(halved);
-        metrics.engine_rebuilds.set(count(health.engines_rebuilt));
-        metrics.engine_fell_back.set(health.fell_back.into());
-        Ok(logits.iter().map(|row| softmax(row)).collect())
-    }
-
-    fn batch(&self) -> usize {
-        self.engine.batch()
-    }
 }
 
 /// All streams that the pipeline names, and what could not be found.

@@ -3,7 +3,7 @@ use std::error::Error;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
@@ -24,6 +24,12 @@ pub trait Scorer: Send {
     /// after the other; 1 where nothing is gained by it.
     fn batch(&self) -> usize {
         1
+    }
+
+    /// Whether a stream's clips cost less if this scorer gets all of them, in
+    /// order; then each stream has one thread that scores it.
+    fn follows_streams(&self) -> bool {
+        false
     }
 }
 
@@ -47,6 +53,23 @@ pub(super) struct Task {
     waker: Waker,
 }
 
+/// Where clips are sent: one queue for all threads, or one for each, if a
+/// stream is to be scored by one thread.
+#[derive(Clone, Debug)]
+pub(super) struct Tasks(Vec<Sender<Task>>);
+
+impl Tasks {
+    /// Gives the task back if nobody takes it any more.
+    fn send(&self, task: Task) -> Result<(), SendError<Task>> {
+        // Streams are numbered as they open: those of one run spread evenly.
+        let queue = task.clip.stream.0 as usize % self.0.len().max(1);
+        match self.0.get(queue) {
+            Some(queue) => queue.send(task),
+            None => Err(SendError(task)),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Scored {
     number: u64,
@@ -59,19 +82,22 @@ impl InferenceThreads {
     pub(super) fn start(
         scorers: Vec<Box<dyn Scorer>>,
         metrics: &Metrics,
-    ) -> std::io::Result<(Self, Sender<Task>)> {
-        let (sender, tasks) = unbounded();
+    ) -> std::io::Result<(Self, Tasks)> {
+        let follow = scorers.iter().any(|scorer| scorer.follows_streams());
+        let queues = if follow { scorers.len() } else { 1 };
+        let (senders, queues): (Vec<_>, Vec<_>) = (0..queues).map(|_| unbounded()).unzip();
         let threads = scorers
             .into_iter()
+            .zip(queues.iter().cycle())
             .enumerate()
-            .map(|(number, scorer)| {
+            .map(|(number, (scorer, tasks))| {
                 let (tasks, metrics) = (tasks.clone(), metrics.clone());
                 std::thread::Builder::new()
                     .name(format!("infer-{number}"))
                     .spawn(move || score_all(scorer, &tasks, &metrics))
             })
             .collect::<Result<_, _>>()?;
-        Ok((Self { threads }, sender))
+        Ok((Self { threads }, Tasks(senders)))
     }
 
     /// Waits until they have ended.
@@ -138,7 +164,7 @@ fn gather<T>(tasks: &Receiver<T>, most: usize, wait: Duration) -> Option<Vec<T>>
 #[derive(Clone, Debug)]
 pub(super) struct InferContext {
     pub(super) model: ModelHash,
-    pub(super) tasks: Sender<Task>,
+    pub(super) tasks: Tasks,
     pub(super) credits: Credits,
     pub(super) control: Control,
     pub(super) metrics: Metrics,

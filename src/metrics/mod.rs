@@ -140,6 +140,10 @@ pub struct Metrics {
     pub windows_resumed: IntCounter,
     /// Clips waiting for or in inference.
     pub clips_in_flight: IntGauge,
+    /// Streams whose windows share what they have in common.
+    pub sessions: IntGauge,
+    /// Bytes that these hold.
+    pub session_bytes: IntGauge,
     /// Patients with a standing answer.
     pub patients: IntGauge,
     /// How often a batch was halved, since the card had no room.
@@ -306,6 +310,14 @@ impl Metrics {
             clips_in_flight: gauge(
                 "hepaflow_clips_in_flight",
                 "Clips waiting for inference or in it.",
+            )?,
+            sessions: gauge(
+                "hepaflow_sessions",
+                "Streams whose overlapping windows share values.",
+            )?,
+            session_bytes: gauge(
+                "hepaflow_session_bytes",
+                "Bytes of frames and values that overlapping windows share.",
             )?,
             patients: gauge("hepaflow_patients", "Patients with a standing answer.")?,
             engine_batches_halved: gauge(

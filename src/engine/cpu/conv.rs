@@ -146,6 +146,10 @@ impl Convolution {
 
     /// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`, for
     /// the output frames that `work` lists.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "two inputs, two outputs, and who does what"
+    )]
     pub(super) fn run(
         &self,
         isa: Isa,

@@ -91,9 +91,9 @@ impl Winograd {
             .collect();
         let tiles = tiles(&geometry);
         Self {
+            geometry,
             panels,
             tiles,
-            geometry,
         }
     }
 
