@@ -22,6 +22,7 @@ mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
 mod scorer;
+mod stream_bench;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ enum Command {
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
+    StreamBench(stream_bench::StreamBenchArgs),
     Devices(devices::DevicesArgs),
     GpuSuite(gpu_suite::GpuSuiteArgs),
     #[cfg(feature = "gstreamer")]
@@ -104,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Results(args) => results::run(&args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::StreamBench(args) => stream_bench::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
