@@ -21,6 +21,7 @@ mod progress;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
+#[cfg(feature = "gstreamer")]
 mod scorer;
 mod stream_bench;
 

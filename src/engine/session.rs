@@ -71,7 +71,7 @@ pub struct SessionPlan {
 /// The state of one stream; made by [`Engine::session`].
 ///
 /// Frames that do not follow each other (by index, or by what the source says)
-/// begin a new series of windows, as in [`Windower`](crate::dataflow::Windower).
+/// begin a new series of windows.
 #[derive(Debug)]
 pub struct Session {
     state: State,
