@@ -36,7 +36,11 @@ bench: setup ## Run the benchmarks; see benches/README.md for what they say
 
 .PHONY: bench-peers
 bench-peers: setup ## Time the CPU engine beside PyTorch, ONNX Runtime and OpenVINO
-	scripts/bench_peers.sh
+	scripts/bench_peers.sh peers
+
+.PHONY: bench-stream
+bench-stream: setup ## Time overlapping windows beside PyTorch and OpenVINO, which share nothing
+	scripts/bench_peers.sh stream_peers
 
 .PHONY: setup
 setup:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 MODELS = ["r3d_18", "mc3_18", "r2plus1d_18", "resnet18", "resnet18_lstm", "fibro3d"]
 SHAPE = (16, 112, 112)
 RUNTIMES = ["hepaflow", "PyTorch eager", "PyTorch compile", "ONNX Runtime", "OpenVINO"]
-WIDTHS = {"fibro3d": [16, 32, 64]}
+WIDTHS = dict.fromkeys(["fibro2d", "fibro2d_lstm", "fibro3d"], [16, 32, 64])
 
 
 def network_of(kind):
@@ -35,8 +35,8 @@ def network_of(kind):
     from zoo import build, randomise
 
     torch.manual_seed(1)
-    extra = {"lstm": (256, 1)} if kind == "resnet18_lstm" else {}
-    channels = 1 if kind == "fibro3d" else 3
+    extra = {"lstm": (256, 1)} if kind.endswith("_lstm") else {}
+    channels = 1 if kind.startswith("fibro") else 3
     net = build(kind, channels, WIDTHS.get(kind, [64, 128, 256, 512]), 2, **extra)
     randomise(net)
     return net.eval(), channels
@@ -148,8 +148,9 @@ class Own:
         pass
 
 
-def prepare(kind, folder, binary):
-    """A model directory, its ONNX file, and clips; gives PyTorch's logits."""
+def prepare(kind, folder, binary, shape=SHAPE):
+    """A model directory, its ONNX file, and clips of a shape [T, H, W]; gives
+    PyTorch's logits."""
     import numpy as np
     import torch
     from safetensors.torch import load_file, save_file
@@ -158,13 +159,13 @@ def prepare(kind, folder, binary):
     net, channels = network_of(kind)
     save_file(weights_of(net), folder / "weights.safetensors")
     model = folder / kind
-    t, h, w = map(str, SHAPE)
+    t, h, w = map(str, shape)
     command = [binary, "model", "import", "--architecture", kind, "--classes", "2"]
     command += ["--weights", folder / "weights.safetensors", "--output", model, "--synthetic"]
     command += ["--frames", t, "--height", h, "--width", w]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     subprocess.run([binary, "model", "export", model, "--onnx", folder / f"{kind}.onnx"], check=True)
-    clips = torch.randn(8, channels, *SHAPE)
+    clips = torch.randn(8, channels, *shape)
     np.save(folder / "clips.npy", clips.numpy())
     save_file({"clips": clips}, folder / "clips.safetensors")
     with torch.inference_mode():
@@ -177,6 +178,15 @@ def prepare(kind, folder, binary):
         return load_file(folder / "own.safetensors")["logits"].numpy()
 
     return model, expected, own
+
+
+def machine():
+    """What computes, and its vector instructions that matter here."""
+    lines = open("/proc/cpuinfo").read().splitlines()
+    of = lambda key: next((line.split(":")[1].strip() for line in lines if line.startswith(key)), "")
+    names = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    flags = of("flags").split()
+    return of("model name") or platform.processor(), [name for name in names if name in flags]
 
 
 def difference(found, expected):
@@ -209,10 +219,7 @@ def main():
 
     versions = {"PyTorch": torch.__version__, "ONNX Runtime": onnxruntime.__version__,
                 "OpenVINO": openvino.__version__.split("-")[0]}
-    chip = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                 if line.startswith("model name")), platform.processor())
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
-    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags.split()]
+    chip, vectors = machine()
     rows = []
     for kind in options.models:
         with tempfile.TemporaryDirectory() as folder:

@@ -116,12 +116,10 @@ fn networks_without_padding_in_time_pay_for_new_frames_only() {
         let length = model.spec().input.frames as f64;
         let plan = plan(&engine, 1, false);
         assert_eq!(plan.clip_by_clip(), None);
-        for layer in plan.layers() {
-            assert!(layer.window <= layer.dense, "{name}: {layer:?}");
+        for (layer, cost) in plan.layers() {
+            assert!(cost.window <= cost.dense, "{name}, {layer}: {cost:?}");
         }
-        let dense: u64 = plan.layers().iter().map(|layer| layer.dense).sum();
-        let window: u64 = plan.layers().iter().map(|layer| layer.window).sum();
-        let ratio = window as f64 / dense as f64;
+        let ratio = plan.cost().ratio();
         // A recurrence is not shared.
         assert!(ratio < 1.5 / length + 0.1, "{name}: {ratio}");
     }

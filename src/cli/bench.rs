@@ -127,14 +127,25 @@ fn summary(times: &mut [f64]) -> serde_json::Value {
     })
 }
 
-/// Values in -1..1 without a pattern, the same every time.
+/// Numbers without a pattern, the same every time (Marsaglia's xorshift).
+pub(super) struct Noise(u64);
+
+impl Noise {
+    pub(super) fn new() -> Self {
+        Self(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Values in -1..1.
 fn noise(len: usize) -> Vec<f32> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    let mut noise = Noise::new();
+    let values = (0..len).map(|_| (noise.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0);
+    values.collect()
 }

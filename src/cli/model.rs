@@ -11,7 +11,7 @@ use serde_json::json;
 use super::BadInput;
 use super::results::print;
 use crate::domain::StageRange;
-use crate::engine::{Device, Engine, EngineOptions, LayerCost, SessionOptions};
+use crate::engine::{Device, Engine, EngineOptions, SessionOptions};
 use crate::model::{
     Architecture, Graph, ImportOptions, Model, Node, OnnxOptions, Op, import, import_onnx, to_onnx,
     usual_classes,
@@ -291,26 +291,24 @@ fn inspect_sharing(model: &Model, stride: usize, json: bool) -> anyhow::Result<(
         stride,
         early: true,
     });
-    let sum = |of: fn(&LayerCost) -> u64| plan.layers().iter().map(of).sum::<u64>();
-    let (dense, window) = (sum(|layer| layer.dense), sum(|layer| layer.window));
-    let last_frame = sum(|layer| layer.last_frame);
+    let cost = plan.cost();
     let reason = plan.clip_by_clip().map(|reason| reason.to_string());
     if json {
-        let layers = plan.layers().iter().map(|layer| {
+        let layers = plan.layers().iter().map(|(name, cost)| {
             json!({
-                "name": layer.layer,
-                "dense": layer.dense,
-                "window": layer.window,
-                "last_frame": layer.last_frame,
+                "name": name,
+                "dense": cost.dense,
+                "window": cost.window,
+                "last_frame": cost.last_frame,
             })
         });
         let report = json!({
             "stride": stride,
             "clip_by_clip": reason,
             "layers": layers.collect::<Vec<_>>(),
-            "dense": dense,
-            "window": window,
-            "last_frame": last_frame,
+            "dense": cost.dense,
+            "window": cost.window,
+            "last_frame": cost.last_frame,
             "session_bytes": plan.session_bytes(),
         });
         return print(&(serde_json::to_string_pretty(&report)? + "\n"));
@@ -319,20 +317,15 @@ fn inspect_sharing(model: &Model, stride: usize, json: bool) -> anyhow::Result<(
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["layer", "whole clip", "next window", "after its last frame"]);
     let mega = |count: u64| format!("{:.2}", count as f64 / 1e6);
-    for layer in plan.layers() {
+    let all = ("all, in MMAC".to_owned(), cost);
+    for (name, cost) in plan.layers().iter().chain([&all]) {
         table.add_row([
-            layer.layer.clone(),
-            mega(layer.dense),
-            mega(layer.window),
-            mega(layer.last_frame),
+            name.clone(),
+            mega(cost.dense),
+            mega(cost.window),
+            mega(cost.last_frame),
         ]);
     }
-    table.add_row([
-        "all, in MMAC".to_owned(),
-        mega(dense),
-        mega(window),
-        mega(last_frame),
-    ]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -340,10 +333,7 @@ fn inspect_sharing(model: &Model, stride: usize, json: bool) -> anyhow::Result<(
     let mut text = format!("windows of {length} frames, {stride} frames apart\n{table}\n");
     text += &match reason {
         Some(reason) => format!("sharing     none: {reason}\n"),
-        None => format!(
-            "sharing     {:.2} times less work\n",
-            dense as f64 / window as f64
-        ),
+        None => format!("sharing     {:.2} times less work\n", 1.0 / cost.ratio()),
     };
     text += &format!(
         "session     {:.1} kB at most\n",

@@ -19,7 +19,7 @@ const MOST_SESSIONS: usize = 1024;
 
 /// How a run scores windows: shared by its inference threads.
 pub(super) struct Scoring {
-    engine: Arc<Engine>,
+    engine: Engine,
     plan: SessionPlan,
     metrics: Metrics,
 }
@@ -29,6 +29,8 @@ struct EngineScorer {
     scoring: Arc<Scoring>,
     workspace: Workspace,
     sessions: HashMap<StreamId, Followed>,
+    /// When the idle were looked for last.
+    swept: Instant,
 }
 
 /// A stream that a thread follows.
@@ -49,18 +51,14 @@ impl Scoring {
         match plan.clip_by_clip() {
             Some(reason) => tracing::info!("scoring clip by clip: {reason}"),
             None => {
-                let sum = |of: fn(&crate::engine::LayerCost) -> u64| {
-                    plan.layers().iter().map(of).sum::<u64>() as f64
-                };
-                let share = sum(|layer| layer.window) / sum(|layer| layer.dense);
                 tracing::info!(
                     "windows share what they have in common: each costs {:.0} % of a whole clip",
-                    100.0 * share
+                    100.0 * plan.cost().ratio()
                 );
             }
         }
         Arc::new(Self {
-            engine: Arc::new(engine),
+            engine,
             plan,
             metrics: metrics.clone(),
         })
@@ -76,6 +74,7 @@ impl Scoring {
             workspace: self.engine.workspace(),
             scoring: Arc::clone(self),
             sessions: HashMap::new(),
+            swept: Instant::now(),
         })
     }
 }
@@ -89,22 +88,30 @@ impl EngineScorer {
         }
     }
 
-    /// Forgets the idle, and if need be the one that was silent longest.
-    fn make_room(&mut self) {
-        let idle: Vec<_> = self
-            .sessions
-            .iter()
+    /// Forgets the idle, now and then.
+    fn sweep(&mut self) {
+        if self.swept.elapsed() < IDLE / 4 {
+            return;
+        }
+        self.swept = Instant::now();
+        let streams = self.sessions.iter();
+        let idle: Vec<_> = streams
             .filter(|(_, followed)| followed.heard.elapsed() > IDLE)
             .map(|(stream, _)| *stream)
             .collect();
         for stream in idle {
             self.forget(stream);
         }
-        if self.sessions.len() >= MOST_SESSIONS {
-            let silent = self.sessions.iter().min_by_key(|(_, it)| it.heard);
-            if let Some(stream) = silent.map(|(stream, _)| *stream) {
-                self.forget(stream);
-            }
+    }
+
+    /// Forgets the stream that was silent longest, if there are too many.
+    fn make_room(&mut self) {
+        if self.sessions.len() < MOST_SESSIONS {
+            return;
+        }
+        let silent = self.sessions.iter().min_by_key(|(_, it)| it.heard);
+        if let Some(stream) = silent.map(|(stream, _)| *stream) {
+            self.forget(stream);
         }
     }
 
@@ -145,6 +152,7 @@ impl Drop for EngineScorer {
 
 impl Scorer for EngineScorer {
     fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
+        self.sweep();
         let logits = if self.follows_streams() {
             let rows = clips.iter().map(|clip| self.follow(clip));
             rows.collect::<Result<_, _>>()?

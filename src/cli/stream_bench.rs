@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use cpu_time::ThreadTime;
 use serde_json::json;
 
 use super::BadInput;
+use super::bench::Noise;
 use super::results::print;
 use crate::domain::{Clip, EventTime, Frame, StreamId};
 use crate::engine::{
@@ -21,7 +23,7 @@ use crate::model::{InputSpec, Model};
 ///
 /// For each stride, windows of noise are scored in turn both ways, so that what
 /// disturbs the machine disturbs both; the logits must be equal to the last bit.
-/// Times are medians for a window on one thread.
+/// Times are medians for a window, in milliseconds of CPU time of one thread.
 ///
 /// `early` is what is left to do when a window's last frame comes, if each frame
 /// before it was worked on at once: the latency that a live stream sees.
@@ -45,7 +47,7 @@ pub(super) struct StreamBenchArgs {
     json: bool,
 }
 
-/// One model at one stride; milliseconds a window.
+/// One model at one stride; CPU milliseconds a window.
 struct Row {
     whole: f64,
     shared: f64,
@@ -82,10 +84,7 @@ pub(super) fn run(args: &StreamBenchArgs) -> anyhow::Result<()> {
         for &stride in &args.stride {
             eprintln!("{}, stride {stride} ...", directory.display());
             let row = measure(&engine, &model.spec().input, stride.into(), args.duration)?;
-            let sum = |of: fn(&crate::engine::LayerCost) -> u64| {
-                row.plan.layers().iter().map(of).sum::<u64>() as f64
-            };
-            let macs = sum(|layer| layer.window) / sum(|layer| layer.dense);
+            let macs = row.plan.cost().ratio();
             table.add_row([
                 model.spec().architecture.to_string(),
                 length.to_string(),
@@ -144,7 +143,7 @@ fn measure(
     let mut warm = false;
     while !warm || begin.elapsed() < duration || whole_times.len() < 3 {
         let clip = video.next_window();
-        let clock = Instant::now();
+        let clock = ThreadTime::now();
         let rows = engine.infer(&mut workspace, std::slice::from_ref(clip))?;
         whole_times.push(clock.elapsed());
         let expected = rows.into_iter().next().context("no logits")?;
@@ -208,11 +207,11 @@ impl Follower {
             0
         };
         self.begun = true;
-        let mut clock = Instant::now();
+        let mut clock = ThreadTime::now();
         let mut logits = None;
         for frame in &clip.frames[known..] {
             if self.early {
-                clock = Instant::now();
+                clock = ThreadTime::now();
             }
             logits = self.session.push(engine, &mut self.workspace, frame)?;
         }
@@ -227,7 +226,7 @@ struct Video {
     stride: usize,
     area: usize,
     index: u64,
-    state: u64,
+    noise: Noise,
 }
 
 impl Video {
@@ -241,7 +240,7 @@ impl Video {
             stride,
             area: input.height * input.width,
             index: 0,
-            state: 0x2545_f491_4f6c_dd1d,
+            noise: Noise::new(),
         }
     }
 
@@ -257,14 +256,8 @@ impl Video {
     }
 
     fn frame(&mut self) -> Frame {
-        let state = &mut self.state;
-        let mut next = || {
-            *state ^= *state << 13;
-            *state ^= *state >> 7;
-            *state ^= *state << 17;
-            (*state >> 56) as u8
-        };
-        let pixels = (0..self.area).map(|_| next()).collect();
+        let pixels = (0..self.area).map(|_| (self.noise.next() >> 56) as u8);
+        let pixels = pixels.collect();
         let index = self.index;
         self.index += 1;
         Frame {

@@ -22,7 +22,7 @@ use crate::model::{InputSpec, Model};
 use cpu::{Storage, Team};
 pub use cuda::CudaError;
 use plan::Plan;
-pub use session::{ClipByClip, LayerCost, Session, SessionOptions, SessionPlan};
+pub use session::{ClipByClip, Cost, Session, SessionOptions, SessionPlan};
 
 /// An engine could not be opened, or a clip not scored.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +132,8 @@ pub struct Engine {
     backend: Backend,
     precision: Precision,
     input: InputSpec,
+    /// What each grey level becomes, channel by channel.
+    grey: Vec<[f32; 256]>,
     classes: usize,
 }
 
@@ -198,6 +200,7 @@ impl Engine {
         Ok(Self {
             backend,
             precision: options.precision,
+            grey: grey_table(&input),
             input,
             classes: model.spec().classes.len(),
         })
@@ -288,6 +291,7 @@ impl Engine {
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let input = &self.input;
         let area = input.height * input.width;
+        let frame_len = area * input.channels;
         for clip in clips {
             let frames = &clip.frames;
             if frames.len() != input.frames || frames.iter().any(|f| f.pixels.len() != area) {
@@ -309,16 +313,12 @@ impl Engine {
             _ => None,
         };
         let logits = logits.unwrap_or_else(|| {
-            let table = grey_table(input);
             let (program, buffers) = self.on_cpu(workspace);
             let mut logits = Vec::with_capacity(clips.len() * self.classes);
             for clip in clips {
                 let values = buffers.input_mut(program);
-                let pixels = clip.frames.iter().flat_map(|frame| frame.pixels.iter());
-                for (values, &grey) in values.chunks_exact_mut(input.channels).zip(pixels) {
-                    for (value, table) in values.iter_mut().zip(&table) {
-                        *value = table[usize::from(grey)];
-                    }
+                for (values, frame) in values.chunks_exact_mut(frame_len).zip(&clip.frames) {
+                    cpu::normalise(&frame.pixels, &self.grey, values);
                 }
                 logits.extend_from_slice(program.run(buffers));
             }

@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use super::cpu::Cost;
 use super::cpu::{self, Sliding};
-use super::{Backend, Engine, EngineError, Scratch, Workspace, grey_table};
+use super::{Backend, Engine, EngineError, Scratch, Workspace};
 use crate::domain::{Clip, Frame, StreamId};
 
 /// How windows follow each other.
@@ -20,19 +21,6 @@ pub struct SessionOptions {
     pub early: bool,
 }
 
-/// What a layer costs for each window, in multiplications and additions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerCost {
-    /// The layer's name.
-    pub layer: String,
-    /// For a window by itself.
-    pub dense: u64,
-    /// For a window that follows others.
-    pub window: u64,
-    /// Thereof, what is left to do when its last frame comes.
-    pub last_frame: u64,
-}
-
 /// Why windows share nothing, where they do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipByClip {
@@ -41,6 +29,8 @@ pub enum ClipByClip {
     /// Too little of a window is independent of where it begins: its layers pad
     /// it with zeros in time.
     PaddedInTime,
+    /// What windows share does not come to repeat itself.
+    Irregular,
     /// The device scores whole clips only.
     Device,
 }
@@ -52,6 +42,7 @@ impl std::fmt::Display for ClipByClip {
             Self::PaddedInTime => {
                 "too little is shared: layers that pad with zeros in time see where a window ends"
             }
+            Self::Irregular => "no pattern was found in what windows share",
             Self::Device => "this device scores whole clips only",
         })
     }
@@ -63,7 +54,7 @@ impl std::fmt::Display for ClipByClip {
 pub struct SessionPlan {
     options: SessionOptions,
     clip_by_clip: Option<ClipByClip>,
-    layers: Vec<LayerCost>,
+    layers: Vec<(String, Cost)>,
     session_bytes: usize,
     cpu: Option<Arc<cpu::SessionPlan>>,
 }
@@ -105,10 +96,15 @@ impl SessionPlan {
         self.clip_by_clip
     }
 
-    /// Layer by layer, in the network's order; empty where whole clips are
-    /// scored.
-    pub fn layers(&self) -> &[LayerCost] {
+    /// What each layer costs, in the network's order; empty where whole clips
+    /// are scored.
+    pub fn layers(&self) -> &[(String, Cost)] {
         &self.layers
+    }
+
+    /// What a window costs.
+    pub fn cost(&self) -> Cost {
+        self.layers.iter().map(|(_, cost)| *cost).sum()
     }
 
     /// Bytes that a session holds at most.
@@ -141,37 +137,30 @@ impl Engine {
             across: true,
             early: options.early,
         };
-        let sum = |plan: &cpu::SessionPlan, of: fn(&cpu::Cost) -> u64| {
-            plan.costs().iter().map(of).sum::<u64>() as f64
-        };
-        let pays = |plan: &cpu::SessionPlan| {
-            sum(plan, |cost| cost.steady) <= WORTH_IT * sum(plan, |cost| cost.dense)
-        };
-        let (plan, reason) = if options.stride >= length {
-            (None, Some(ClipByClip::Apart))
+        let shared = if options.stride >= length {
+            Err(ClipByClip::Apart)
         } else {
-            let plan = cpu::SessionPlan::new(program, sliding).filter(pays);
-            let reason = plan.is_none().then_some(ClipByClip::PaddedInTime);
-            (plan, reason)
+            match cpu::SessionPlan::new(program, sliding) {
+                Some(plan) if plan.cost().ratio() <= WORTH_IT => Ok(plan),
+                Some(_) => Err(ClipByClip::PaddedInTime),
+                None => Err(ClipByClip::Irregular),
+            }
         };
         let apart = Sliding {
             across: false,
             ..sliding
         };
-        let Some(plan) = plan.or_else(|| cpu::SessionPlan::new(program, apart)) else {
-            return whole_clips(ClipByClip::PaddedInTime);
+        let (plan, reason) = match shared {
+            Ok(plan) => (plan, None),
+            Err(reason) => match cpu::SessionPlan::new(program, apart) {
+                Some(plan) => (plan, Some(reason)),
+                None => return whole_clips(reason),
+            },
         };
-        let costs = plan.costs().into_iter();
-        let layers = costs.map(|cost| LayerCost {
-            layer: cost.layer,
-            dense: cost.dense,
-            window: cost.steady,
-            last_frame: cost.last_stage,
-        });
         SessionPlan {
             options,
             clip_by_clip: reason,
-            layers: layers.collect(),
+            layers: plan.costs(),
             session_bytes: plan.session_bytes(),
             cpu: Some(Arc::new(plan)),
         }
@@ -227,8 +216,7 @@ impl Session {
                 else {
                     panic!("a session of another engine");
                 };
-                let table = grey_table(input);
-                let logits = session.push(program, buffers, &frame.pixels, &table);
+                let logits = session.push(program, buffers, &frame.pixels, &engine.grey);
                 Ok(logits.map(<[f32]>::to_vec))
             }
             State::Clips { recent, skip } => {

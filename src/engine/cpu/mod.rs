@@ -33,7 +33,8 @@ use dense::LstmState;
 use product::Isa;
 pub(super) use product::Storage;
 pub(super) use reuse::Sliding;
-pub(super) use session::{Cost, Session, SessionPlan};
+pub use session::Cost;
+pub(super) use session::{Session, SessionPlan};
 use step::{Kind, Operation};
 pub(super) use team::Team;
 use work::{TimeWindow, Work};
@@ -241,3 +242,13 @@ impl Buffers {
 
 #[cfg(test)]
 mod tests;
+
+/// Grey pixels, `[H, W]`, as the network's values, `[H, W, C]`; `table` says what
+/// each grey level becomes, channel by channel.
+pub(super) fn normalise(pixels: &[u8], table: &[[f32; 256]], values: &mut [f32]) {
+    for (values, &grey) in values.chunks_exact_mut(table.len()).zip(pixels) {
+        for (value, table) in values.iter_mut().zip(table) {
+            *value = table[usize::from(grey)];
+        }
+    }
+}

@@ -23,6 +23,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use num_integer::Integer;
+
+use super::session::Cost;
 use super::work::TimeWindow;
 
 /// A value that a step reads.
@@ -101,12 +104,8 @@ pub(super) struct Schedule {
     pub(super) held: Vec<usize>,
     /// Frames that must be kept, counted back from the newest.
     pub(super) frames: usize,
-    /// Multiplications and additions of each step for a window on its own.
-    pub(super) dense: Vec<u64>,
-    /// The same for a window that follows others, on average.
-    pub(super) steady: Vec<u64>,
-    /// Thereof those that wait for the window's last frame.
-    pub(super) last_stage: Vec<u64>,
+    /// Of each step.
+    pub(super) costs: Vec<Cost>,
 }
 
 /// What a slice stands for: the same one is the same values.
@@ -180,37 +179,15 @@ impl Schedule {
         }
         Some(simulation.schedule(count, repeats_from))
     }
-
-    /// Which of `windows` is like the window of this number.
-    pub(super) fn place(&self, number: u64) -> usize {
-        let known = self.windows.len() as u64;
-        let number = if number < known {
-            number
-        } else {
-            let first = self.first_again as u64;
-            first + (number - first) % (known - first)
-        };
-        number as usize
-    }
-}
-
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
 }
 
 /// Windows until all slices stand for the same frames again, relative to the
 /// window.
 fn period(facts: &[Facts], stride: usize) -> usize {
-    let mut period = 1;
-    for fact in facts.iter().filter(|fact| fact.clean.contains(&true)) {
-        let own = fact.step / greatest_common_divisor(fact.step, stride);
-        period = period / greatest_common_divisor(period, own) * own;
-    }
-    period
+    let shared = facts.iter().filter(|fact| fact.clean.contains(&true));
+    shared.fold(1, |period, fact| {
+        period.lcm(&(fact.step / fact.step.gcd(&stride)))
+    })
 }
 
 fn facts(links: &[Link], sliding: Sliding) -> Vec<Facts> {
@@ -408,27 +385,21 @@ impl Simulation<'_> {
             slices.iter().map(taps).sum::<u64>() * link.cost
         };
         let repeated = &windows[first_again..];
-        let mean = |step: usize, stages: &dyn Fn(&[Stage]) -> std::ops::Range<usize>| {
-            let of = |window: &Vec<Stage>| {
-                let stages = &window[stages(window)];
-                let costs = stages.iter();
-                costs
-                    .map(|stage| cost(step, &stage.turns[step].compute))
-                    .sum::<u64>()
-            };
-            repeated.iter().map(of).sum::<u64>() / repeated.len() as u64
+        let mean = |step: usize, stages: fn(&[Stage]) -> &[Stage]| {
+            let stages = repeated.iter().flat_map(|window| stages(window));
+            let costs = stages.map(|stage| cost(step, &stage.turns[step].compute));
+            costs.sum::<u64>() / repeated.len() as u64
         };
-        let every = 0..steps;
-        let whole = |step: usize| (0..self.links[step].outputs).collect::<Vec<_>>();
+        let costs = (0..steps).map(|step| {
+            let whole: Vec<_> = (0..self.links[step].outputs).collect();
+            Cost {
+                dense: cost(step, &whole),
+                window: mean(step, |stages| stages),
+                last_frame: mean(step, |stages| &stages[stages.len().saturating_sub(1)..]),
+            }
+        });
         Schedule {
-            dense: every.clone().map(|step| cost(step, &whole(step))).collect(),
-            steady: every
-                .clone()
-                .map(|step| mean(step, &|window| 0..window.len()))
-                .collect(),
-            last_stage: every
-                .map(|step| mean(step, &|window| window.len() - 1..window.len()))
-                .collect(),
+            costs: costs.collect(),
             windows,
             first_again,
             held,

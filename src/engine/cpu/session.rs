@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::reuse::{Link, Load, Schedule, Sliding, Source};
 use super::work::Work;
-use super::{Buffers, Program};
+use super::{Buffers, Program, normalise};
 use crate::engine::plan::Value;
 
 /// How the windows of any stream are computed; shared by all sessions.
@@ -43,13 +43,32 @@ struct Turn {
     keep: Vec<(usize, usize)>,
 }
 
-/// What a layer costs, in multiplications and additions.
-#[derive(Clone, Debug)]
-pub(in crate::engine) struct Cost {
-    pub(in crate::engine) layer: String,
-    pub(in crate::engine) dense: u64,
-    pub(in crate::engine) steady: u64,
-    pub(in crate::engine) last_stage: u64,
+/// What a layer or a network costs, in multiplications and additions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// For a window by itself.
+    pub dense: u64,
+    /// For a window that follows others, on average.
+    pub window: u64,
+    /// Thereof, what is left to do when its last frame comes.
+    pub last_frame: u64,
+}
+
+impl Cost {
+    /// How much of a window's cost by itself is paid for one that follows others.
+    pub fn ratio(self) -> f64 {
+        self.window as f64 / self.dense as f64
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| Self {
+            dense: sum.dense + cost.dense,
+            window: sum.window + cost.window,
+            last_frame: sum.last_frame + cost.last_frame,
+        })
+    }
 }
 
 /// One stream's state.
@@ -113,32 +132,28 @@ impl SessionPlan {
                 cost: step.cost(),
             })
             .collect();
-        let schedule = Schedule::new(&links, sliding)?;
-        let stage = |stage: &super::reuse::Stage| {
-            let turns = stage.turns.iter().enumerate();
+        let mut schedule = Schedule::new(&links, sliding)?;
+        let stage = |stage: super::reuse::Stage| {
+            let turns = stage.turns.into_iter().enumerate();
             let turns = turns
                 .filter(|(_, turn)| !turn.compute.is_empty() || !turn.load.is_empty())
                 .map(|(step, turn)| Turn {
                     step,
-                    load: turn.load.clone(),
-                    works: Work::some(
-                        links[step].window,
-                        links[step].inputs,
-                        turn.compute.iter().copied(),
-                    ),
-                    keep: turn.keep.clone(),
+                    load: turn.load,
+                    works: Work::some(links[step].window, links[step].inputs, turn.compute),
+                    keep: turn.keep,
                 });
             Stage {
                 arrived: stage.arrived,
-                input: stage.input.clone(),
+                input: stage.input,
                 turns: turns.collect(),
             }
         };
-        let windows = schedule.windows.iter();
+        let windows = std::mem::take(&mut schedule.windows).into_iter();
         let [_, height, width] = program.input.shape.extent;
         Some(Self {
             windows: windows
-                .map(|stages| stages.iter().map(stage).collect())
+                .map(|stages| stages.into_iter().map(stage).collect())
                 .collect(),
             schedule,
             sliding,
@@ -148,29 +163,33 @@ impl SessionPlan {
         })
     }
 
+    /// Which of `windows` is like the stream's window of this number.
+    fn place(&self, number: u64) -> usize {
+        let (known, first) = (self.windows.len() as u64, self.schedule.first_again as u64);
+        let place = if number < known {
+            number
+        } else {
+            first + (number - first) % (known - first)
+        };
+        place as usize
+    }
+
     /// What each layer costs.
-    pub(in crate::engine) fn costs(&self) -> Vec<Cost> {
-        let schedule = &self.schedule;
-        let mut costs: Vec<Cost> = Vec::new();
-        for (step, layer) in self.names.iter().enumerate() {
-            let (dense, steady) = (schedule.dense[step], schedule.steady[step]);
-            let last_stage = schedule.last_stage[step];
-            match costs.last_mut().filter(|cost| cost.layer == *layer) {
-                Some(cost) => {
-                    cost.dense += dense;
-                    cost.steady += steady;
-                    cost.last_stage += last_stage;
-                }
-                None => costs.push(Cost {
-                    layer: layer.clone(),
-                    dense,
-                    steady,
-                    last_stage,
-                }),
+    pub(in crate::engine) fn costs(&self) -> Vec<(String, Cost)> {
+        let mut layers: Vec<(String, Cost)> = Vec::new();
+        for (name, &cost) in self.names.iter().zip(&self.schedule.costs) {
+            match layers.last_mut().filter(|(layer, _)| layer == name) {
+                Some((_, sum)) => *sum = [*sum, cost].into_iter().sum(),
+                None => layers.push((name.clone(), cost)),
             }
         }
-        costs.retain(|cost| cost.dense > 0);
-        costs
+        layers.retain(|(_, cost)| cost.dense > 0);
+        layers
+    }
+
+    /// What a window costs.
+    pub(in crate::engine) fn cost(&self) -> Cost {
+        self.schedule.costs.iter().copied().sum()
     }
 
     /// Bytes that a session holds at most.
@@ -239,7 +258,7 @@ impl Session {
         }
         self.recent.push_back(Arc::clone(picture));
         let plan = Arc::clone(&self.plan);
-        let stages = &plan.windows[plan.schedule.place(self.window)];
+        let stages = &plan.windows[plan.place(self.window)];
         let stage = stages.get(self.stage)?;
         if stage.arrived as u64 != arrived {
             return None;
@@ -261,17 +280,11 @@ impl Session {
         stage: &Stage,
         table: &[[f32; 256]],
     ) {
-        let channels = table.len();
-        let len = self.plan.pixels * channels;
+        let len = self.plan.pixels * table.len();
         let input = buffers.input_mut(program);
         for &frame in &stage.input {
             let picture = &self.recent[self.recent.len() - (stage.arrived - frame)];
-            let values = input[frame * len..][..len].chunks_exact_mut(channels);
-            for (values, &grey) in values.zip(picture.iter()) {
-                for (value, table) in values.iter_mut().zip(table) {
-                    *value = table[usize::from(grey)];
-                }
-            }
+            normalise(picture, table, &mut input[frame * len..][..len]);
         }
         let now = self.stages;
         self.stages += 1;

@@ -64,6 +64,7 @@ fn on(model: &Model, precision: Precision, open: Open) -> Result<Engine, CudaErr
         backend: crate::engine::Backend::Cuda(Box::new(backend)),
         precision,
         input: spec.input.clone(),
+        grey: crate::engine::grey_table(&spec.input),
         classes: spec.classes.len(),
     })
 }
