@@ -35,7 +35,8 @@ def network_of(kind):
     from zoo import build, randomise
 
     torch.manual_seed(1)
-    extra = {"lstm": (256, 1)} if kind.endswith("_lstm") else {}
+    hidden = 64 if kind.startswith("fibro") else 256
+    extra = {"lstm": (hidden, 1)} if kind.endswith("_lstm") else {}
     channels = 1 if kind.startswith("fibro") else 3
     net = build(kind, channels, WIDTHS.get(kind, [64, 128, 256, 512]), 2, **extra)
     randomise(net)

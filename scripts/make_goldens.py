@@ -40,9 +40,31 @@ def golden(folder, architecture, widths, classes, shape, batch, norm=GREY, **ext
     save_file(weights_of(network), target / "weights.safetensors")
     save_file({"clips": clips}, target / "clips.safetensors")
     save_file({"logits": logits}, target / "logits.safetensors")
+    maps = {name: grad_cam(network, clips.double(), index)
+            for name, index in [("first", 0), ("last", len(classes) - 1)]}
+    save_file(maps, target / "attention.safetensors")
     note = "random weights, for tests"
     text = spec_toml(architecture, widths, classes, shape, *norm, note, **extra)
     (target / "model.toml").write_text(text)
+
+
+def grad_cam(network, clips, index):
+    """Grad-CAM [N, T', H', W'] of the last activations that have rows and columns,
+    by autograd; frame by frame where the network sees pictures."""
+    convolutions = getattr(network, "cnn", network)
+    layers = getattr(convolutions, "layers", 0)
+    last = getattr(convolutions, f"layer{layers}") if layers else convolutions.blocks
+    kept = []
+    hook = last.register_forward_hook(lambda module, given, values: kept.append(values))
+    logits = network(clips)
+    hook.remove()
+    # Clips do not see each other: the sum's gradient is that of each.
+    (gradients,) = torch.autograd.grad(logits[:, index].sum(), kept[0])
+    positions = tuple(range(2, kept[0].dim()))
+    alpha = gradients.mean(positions, keepdim=True)
+    maps = (alpha * kept[0]).sum(1).relu()
+    maps = maps if maps.dim() == 4 else maps.unflatten(0, (len(clips), -1))
+    return maps.detach().float().contiguous()
 
 
 class Memory(nn.Module):

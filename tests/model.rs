@@ -73,6 +73,43 @@ fn logits_are_pytorchs() {
     }
 }
 
+#[test]
+fn maps_of_attention_are_pytorchs() {
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let folder = folder.unwrap().file_name();
+        let name = folder.to_str().unwrap();
+        let model = Model::load(&golden(name)).unwrap();
+        let engine = Engine::open(&model, EngineOptions::default()).unwrap();
+        let (shape, clips) = tensor(&golden(name).join("clips.safetensors"), "clips");
+        let mut workspace = engine.workspace();
+        let classes = model.spec().classes.len();
+        for (key, class) in [("first", 0), ("last", classes - 1)] {
+            let path = golden(name).join("attention.safetensors");
+            let (expected_shape, expected) = tensor(&path, key);
+            let mut found = Vec::new();
+            for clip in clips.chunks_exact(clips.len() / shape[0]) {
+                let explained = engine.explain_tensor(&mut workspace, clip, Some(class));
+                let (_, attention) = explained.unwrap();
+                assert_eq!(attention.shape, expected_shape[1..], "{name}");
+                assert_eq!(attention.class, class);
+                found.extend(attention.values);
+            }
+            // All of a map may lie below zero.
+            if expected.iter().all(|value| *value == 0.0) {
+                assert_eq!(found, expected, "{name}, {key}");
+                continue;
+            }
+            let difference = largest_difference(&found, &expected);
+            assert!(difference < 1e-5, "{name}, {key}: {difference:e}");
+        }
+        let clip = &clips[..clips.len() / shape[0]];
+        let error = engine
+            .explain_tensor(&mut workspace, clip, Some(classes))
+            .unwrap_err();
+        assert!(matches!(error, EngineError::Class { .. }), "{error}");
+    }
+}
+
 fn grey_clip(frames: usize, area: usize) -> Clip {
     let frame = |index: usize| Frame {
         index: index as u64,

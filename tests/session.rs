@@ -63,7 +63,11 @@ fn by_clips(engine: &Engine, video: &[Frame], length: usize, stride: usize) -> V
 }
 
 fn plan(engine: &Engine, stride: usize, early: bool) -> SessionPlan {
-    engine.session_plan(SessionOptions { stride, early })
+    engine.session_plan(SessionOptions {
+        stride,
+        early,
+        attention: false,
+    })
 }
 
 #[test]
@@ -122,6 +126,43 @@ fn networks_without_padding_in_time_pay_for_new_frames_only() {
         let ratio = plan.cost().ratio();
         // A recurrence is not shared.
         assert!(ratio < 1.5 / length + 0.1, "{name}: {ratio}");
+    }
+}
+
+#[test]
+fn a_session_says_where_the_network_looked() {
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let folder = folder.unwrap().file_name();
+        let name = folder.to_str().unwrap();
+        let (model, engine) = engine(name);
+        let length = model.spec().input.frames;
+        let video = video(&model, 2 * length as u64 + 3);
+        let mut workspace = engine.workspace();
+        for (stride, early) in [(1, false), (2, true), (3, false), (length, true)] {
+            let windows = video.windows(length).step_by(stride);
+            let expected: Vec<_> = windows
+                .map(|frames| {
+                    let clip = clip(frames);
+                    engine.explain(&mut workspace, &clip, None).unwrap()
+                })
+                .collect();
+            let plan = engine.session_plan(SessionOptions {
+                stride,
+                early,
+                attention: true,
+            });
+            let mut session = engine.session(&plan);
+            let mut found = Vec::new();
+            for frame in &video {
+                if let Some(logits) = session.push(&engine, &mut workspace, frame).unwrap() {
+                    found.push((logits, session.attention().unwrap().clone()));
+                } else {
+                    assert_eq!(session.attention(), None);
+                }
+                assert!(session.bytes() <= plan.session_bytes());
+            }
+            assert_eq!(found, expected, "{name}, stride {stride}, early {early}");
+        }
     }
 }
 

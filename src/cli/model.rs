@@ -290,6 +290,7 @@ fn inspect_sharing(model: &Model, stride: usize, json: bool) -> anyhow::Result<(
     let plan = engine.session_plan(SessionOptions {
         stride,
         early: true,
+        attention: false,
     });
     let cost = plan.cost();
     let reason = plan.clip_by_clip().map(|reason| reason.to_string());

@@ -47,6 +47,7 @@ impl Scoring {
         let plan = engine.session_plan(SessionOptions {
             stride,
             early: false,
+            attention: false,
         });
         match plan.clip_by_clip() {
             Some(reason) => tracing::info!("scoring clip by clip: {reason}"),

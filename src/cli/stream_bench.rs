@@ -131,7 +131,13 @@ fn measure(
 ) -> anyhow::Result<Row> {
     // Windows that are further apart share nothing either.
     let stride = stride.min(input.frames);
-    let plan = |early| engine.session_plan(SessionOptions { stride, early });
+    let plan = |early| {
+        engine.session_plan(SessionOptions {
+            stride,
+            early,
+            attention: false,
+        })
+    };
     let mut video = Video::new(input, stride);
     let shared_plan = plan(false);
     let mut shared = Follower::new(engine, &shared_plan);

@@ -8,6 +8,7 @@
 //! The same clip gives the same bits on one machine, whatever the number of
 //! threads and whatever clips are beside it.
 
+mod attention;
 mod cpu;
 pub mod cuda;
 pub mod devices;
@@ -19,6 +20,8 @@ use std::str::FromStr;
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
+pub use attention::Attention;
+use attention::Head;
 use cpu::{Storage, Team};
 pub use cuda::CudaError;
 use plan::Plan;
@@ -47,6 +50,20 @@ pub enum EngineError {
     /// The operating system gave no threads.
     #[error("cannot start the engine's threads: {0}")]
     Threads(String),
+    /// A class that the model does not have.
+    #[error("class {class} was asked for, but the model has {classes}, counted from 0")]
+    Class {
+        /// What was asked for.
+        class: usize,
+        /// How many there are.
+        classes: usize,
+    },
+    /// A network whose answer cannot be traced to places in the picture.
+    #[error(
+        "no map can be made of where this network looks: it does not end in a mean over \
+         rows and columns with linear layers, an LSTM or a softmax behind it"
+    )]
+    NoAttention,
     /// Clips of another shape than the network takes.
     #[error("clips of shape {found:?} do not fit: the model takes [N, {}, {}, {}, {}]", expected[0], expected[1], expected[2], expected[3])]
     Shape {
@@ -134,6 +151,8 @@ pub struct Engine {
     input: InputSpec,
     /// What each grey level becomes, channel by channel.
     grey: Vec<[f32; 256]>,
+    /// None if there is no telling where the network looks.
+    head: Option<Head>,
     classes: usize,
 }
 
@@ -173,6 +192,7 @@ impl Engine {
     pub fn open(model: &Model, options: EngineOptions) -> Result<Self, EngineError> {
         let input = model.spec().input.clone();
         let plan = Plan::compile(model.graph(), model.weights())?;
+        let head = Head::of(&plan);
         let on_card = || {
             let backend = cuda::Backend::new(&plan, options.precision, &input);
             backend.map(|backend| Backend::Cuda(Box::new(backend)))
@@ -201,6 +221,7 @@ impl Engine {
             backend,
             precision: options.precision,
             grey: grey_table(&input),
+            head,
             input,
             classes: model.spec().classes.len(),
         })
@@ -289,16 +310,7 @@ impl Engine {
         workspace: &mut Workspace,
         clips: &[Clip],
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let input = &self.input;
-        let area = input.height * input.width;
-        let frame_len = area * input.channels;
-        for clip in clips {
-            let frames = &clip.frames;
-            if frames.len() != input.frames || frames.iter().any(|f| f.pixels.len() != area) {
-                let pixels = frames.first().map_or(0, |frame| frame.pixels.len());
-                return Err(self.misshapen(vec![1, frames.len(), pixels]));
-            }
-        }
+        clips.iter().try_for_each(|clip| self.check(clip))?;
         let logits = match (&self.backend, &mut workspace.0) {
             (Backend::Cuda(backend), Scratch::Cuda(scratch)) => {
                 let frames = clips.iter().flat_map(|clip| &clip.frames);
@@ -316,10 +328,7 @@ impl Engine {
             let (program, buffers) = self.on_cpu(workspace);
             let mut logits = Vec::with_capacity(clips.len() * self.classes);
             for clip in clips {
-                let values = buffers.input_mut(program);
-                for (values, frame) in values.chunks_exact_mut(frame_len).zip(&clip.frames) {
-                    cpu::normalise(&frame.pixels, &self.grey, values);
-                }
+                self.fill(buffers.input_mut(program), clip);
                 logits.extend_from_slice(program.run(buffers));
             }
             logits
@@ -340,13 +349,13 @@ impl Engine {
         shape: &[usize],
     ) -> Result<Vec<f32>, EngineError> {
         let input = &self.input;
-        let [batch, channels, t, h, w] = *shape else {
+        let channels = input.channels;
+        let clip_len = channels * input.frames * input.height * input.width;
+        let [batch, ..] = *shape else {
             return Err(self.misshapen(shape.to_vec()));
         };
-        let expected = [input.channels, input.frames, input.height, input.width];
-        let positions = input.frames * input.height * input.width;
-        let clip_len = input.channels * positions;
-        if [channels, t, h, w] != expected || clips.len() != batch * clip_len {
+        let expected = [channels, input.frames, input.height, input.width];
+        if shape[1..] != expected || clips.len() != batch * clip_len {
             return Err(self.misshapen(shape.to_vec()));
         }
         if let (Backend::Cuda(backend), Scratch::Cuda(scratch)) = (&self.backend, &mut workspace.0)
@@ -361,14 +370,93 @@ impl Engine {
         let (program, buffers) = self.on_cpu(workspace);
         let mut logits = Vec::with_capacity(batch * self.classes);
         for clip in clips.chunks_exact(clip_len) {
-            let values = buffers.input_mut(program);
-            for (channel, plane) in clip.chunks_exact(positions).enumerate() {
-                let places = values.iter_mut().skip(channel).step_by(channels);
-                places.zip(plane).for_each(|(place, value)| *place = *value);
-            }
+            spread(clip, channels, buffers.input_mut(program));
             logits.extend_from_slice(program.run(buffers));
         }
         Ok(logits)
+    }
+
+    /// Logits, `[K]`, of a clip as the dataflow has it, and where the network looked
+    /// for a class: the likeliest one if none is named. Computed on the CPU,
+    /// whatever the device.
+    ///
+    /// # Errors
+    /// If the clip has another shape than the network takes, there is no such
+    /// class, or the network is one of which no map can be made.
+    pub fn explain(
+        &self,
+        workspace: &mut Workspace,
+        clip: &Clip,
+        class: Option<usize>,
+    ) -> Result<(Vec<f32>, Attention), EngineError> {
+        self.check(clip)?;
+        self.explained(workspace, class, |values| self.fill(values, clip))
+    }
+
+    /// [`Engine::explain`] for a clip that is normalised already: row-major,
+    /// `[C, T, H, W]`.
+    ///
+    /// # Errors
+    /// As for [`Engine::explain`].
+    pub fn explain_tensor(
+        &self,
+        workspace: &mut Workspace,
+        clip: &[f32],
+        class: Option<usize>,
+    ) -> Result<(Vec<f32>, Attention), EngineError> {
+        let input = &self.input;
+        if clip.len() != input.channels * input.frames * input.height * input.width {
+            return Err(self.misshapen(vec![clip.len()]));
+        }
+        self.explained(workspace, class, |values| {
+            spread(clip, input.channels, values);
+        })
+    }
+
+    fn explained(
+        &self,
+        workspace: &mut Workspace,
+        class: Option<usize>,
+        fill: impl FnOnce(&mut [f32]),
+    ) -> Result<(Vec<f32>, Attention), EngineError> {
+        let head = self.head.as_ref().ok_or(EngineError::NoAttention)?;
+        let (program, buffers) = self.on_cpu(workspace);
+        fill(buffers.input_mut(program));
+        let logits = program.run(buffers).to_vec();
+        let class = self.class(class, &logits)?;
+        let attention = head.attention(buffers.get(head.features), class);
+        Ok((logits, attention))
+    }
+
+    /// The class that is asked for, or the likeliest.
+    fn class(&self, class: Option<usize>, logits: &[f32]) -> Result<usize, EngineError> {
+        let classes = self.classes;
+        let likeliest = || (0..classes).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        match class.or_else(likeliest) {
+            Some(class) if class < classes => Ok(class),
+            class => Err(EngineError::Class {
+                class: class.unwrap_or(0),
+                classes,
+            }),
+        }
+    }
+
+    fn check(&self, clip: &Clip) -> Result<(), EngineError> {
+        let input = &self.input;
+        let (area, frames) = (input.height * input.width, &clip.frames);
+        if frames.len() == input.frames && frames.iter().all(|f| f.pixels.len() == area) {
+            return Ok(());
+        }
+        let pixels = frames.first().map_or(0, |frame| frame.pixels.len());
+        Err(self.misshapen(vec![1, frames.len(), pixels]))
+    }
+
+    /// A clip's pictures, normalised, as `[T, H, W, C]`.
+    fn fill(&self, values: &mut [f32], clip: &Clip) {
+        let frame_len = values.len() / clip.frames.len();
+        for (values, frame) in values.chunks_exact_mut(frame_len).zip(&clip.frames) {
+            cpu::normalise(&frame.pixels, &self.grey, values);
+        }
     }
 
     /// The network on the CPU, with memory for it: where that is the backend, or
@@ -394,6 +482,14 @@ impl Engine {
         let input = &self.input;
         let expected = [input.channels, input.frames, input.height, input.width];
         EngineError::Shape { found, expected }
+    }
+}
+
+/// `[C, T, H, W]` to `[T, H, W, C]`.
+fn spread(clip: &[f32], channels: usize, values: &mut [f32]) {
+    for (channel, plane) in clip.chunks_exact(clip.len() / channels).enumerate() {
+        let places = values.iter_mut().skip(channel).step_by(channels);
+        places.zip(plane).for_each(|(place, value)| *place = *value);
     }
 }
 

@@ -378,8 +378,16 @@ impl Compiler<'_> {
         }
     }
 
-    /// A node without readers is the output, which stays.
+    /// A node without readers is the output, which stays; so do the last values
+    /// that have rows and columns, for who asks where the network looked.
     fn last_reader(&self, id: NodeId) -> NodeId {
+        let is_mean = |id: &NodeId| {
+            let op = &self.graph.node(*id).op;
+            matches!(op, Op::FrameAveragePool | Op::GlobalAveragePool)
+        };
+        if self.consumers[id.0].iter().any(is_mean) {
+            return NodeId(usize::MAX);
+        }
         self.consumers[id.0]
             .iter()
             .max()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 pub use super::cpu::Cost;
 use super::cpu::{self, Sliding};
-use super::{Backend, Engine, EngineError, Scratch, Workspace};
+use super::{Attention, Backend, Engine, EngineError, Scratch, Workspace};
 use crate::domain::{Clip, Frame, StreamId};
 
 /// How windows follow each other.
@@ -19,6 +19,8 @@ pub struct SessionOptions {
     /// when a window's last frame comes; else all of it then, which costs less
     /// altogether.
     pub early: bool,
+    /// Say for each window where the network looked; see [`Session::attention`].
+    pub attention: bool,
 }
 
 /// Why windows share nothing, where they do not.
@@ -68,6 +70,8 @@ pub struct Session {
     state: State,
     stride: usize,
     last: Option<Frame>,
+    wants_attention: bool,
+    attention: Option<Attention>,
 }
 
 #[derive(Debug)]
@@ -137,10 +141,12 @@ impl Engine {
             across: true,
             early: options.early,
         };
+        let head = self.head.as_ref().filter(|_| options.attention);
+        let features = head.map(|head| head.features);
         let shared = if options.stride >= length {
             Err(ClipByClip::Apart)
         } else {
-            match cpu::SessionPlan::new(program, sliding) {
+            match cpu::SessionPlan::new(program, sliding, features) {
                 Some(plan) if plan.cost().ratio() <= WORTH_IT => Ok(plan),
                 Some(_) => Err(ClipByClip::PaddedInTime),
                 None => Err(ClipByClip::Irregular),
@@ -152,7 +158,7 @@ impl Engine {
         };
         let (plan, reason) = match shared {
             Ok(plan) => (plan, None),
-            Err(reason) => match cpu::SessionPlan::new(program, apart) {
+            Err(reason) => match cpu::SessionPlan::new(program, apart, features) {
                 Some(plan) => (plan, Some(reason)),
                 None => return whole_clips(reason),
             },
@@ -179,6 +185,8 @@ impl Engine {
             state,
             stride: plan.options.stride,
             last: None,
+            wants_attention: plan.options.attention,
+            attention: None,
         }
     }
 }
@@ -209,6 +217,7 @@ impl Session {
             self.reset();
         }
         self.last = Some(frame.clone());
+        self.attention = None;
         match &mut self.state {
             State::Cpu(session) => {
                 let (Backend::Cpu(program), Scratch::Cpu(buffers)) =
@@ -217,7 +226,14 @@ impl Session {
                     panic!("a session of another engine");
                 };
                 let logits = session.push(program, buffers, &frame.pixels, &engine.grey);
-                Ok(logits.map(<[f32]>::to_vec))
+                let Some(logits) = logits.map(<[f32]>::to_vec) else {
+                    return Ok(None);
+                };
+                if let (true, Some(head)) = (self.wants_attention, &engine.head) {
+                    let class = engine.class(None, &logits)?;
+                    self.attention = Some(head.attention(buffers.get(head.features), class));
+                }
+                Ok(Some(logits))
             }
             State::Clips { recent, skip } => {
                 if *skip > 0 {
@@ -234,6 +250,11 @@ impl Session {
                 };
                 *skip = self.stride.saturating_sub(input.frames);
                 recent.drain(..self.stride.min(input.frames));
+                if self.wants_attention && engine.head.is_some() {
+                    let (logits, attention) = engine.explain(workspace, &clip, None)?;
+                    self.attention = Some(attention);
+                    return Ok(Some(logits));
+                }
                 let mut rows = engine.infer(workspace, &[clip])?;
                 Ok(rows.pop())
             }
@@ -280,9 +301,17 @@ impl Session {
         logits.ok_or_else(|| engine.misshapen(vec![1, frames.len(), 0]))
     }
 
+    /// Where the network looked for the likeliest class in the window whose logits
+    /// came last: that of [`Engine::explain`], bit by bit. None before the next
+    /// window, if it was not asked for, or no map can be made of this network.
+    pub fn attention(&self) -> Option<&Attention> {
+        self.attention.as_ref()
+    }
+
     /// Begins anew, as after a seek.
     pub fn reset(&mut self) {
         self.last = None;
+        self.attention = None;
         match &mut self.state {
             State::Cpu(session) => session.reset(),
             State::Clips { recent, skip } => {

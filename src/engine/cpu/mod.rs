@@ -231,7 +231,7 @@ impl Buffers {
         self.get_mut(program.input)
     }
 
-    fn get(&self, value: Value) -> &[f32] {
+    pub(super) fn get(&self, value: Value) -> &[f32] {
         &self.values[value.buffer][value.offset..][..value.shape.len()]
     }
 

@@ -22,6 +22,7 @@
 //! then each stage computes what it can.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use num_integer::Integer;
 
@@ -145,12 +146,18 @@ struct Past {
 const PATIENCE: usize = 512;
 
 impl Schedule {
-    /// Works it out; None if it does not come to repeat itself.
-    pub(super) fn new(links: &[Link], sliding: Sliding) -> Option<Self> {
+    /// Works it out; None if it does not come to repeat itself. `also` are slices
+    /// of a value that must be there when a window is done.
+    pub(super) fn new(
+        links: &[Link],
+        sliding: Sliding,
+        also: Option<(usize, Range<usize>)>,
+    ) -> Option<Self> {
         let facts = facts(links, sliding);
         let mut simulation = Simulation {
             links,
             sliding,
+            also,
             facts: &facts,
             held: vec![BTreeMap::new(); links.len()],
             past: Vec::new(),
@@ -228,6 +235,7 @@ fn facts(links: &[Link], sliding: Sliding) -> Vec<Facts> {
 struct Simulation<'a> {
     links: &'a [Link],
     sliding: Sliding,
+    also: Option<(usize, Range<usize>)>,
     /// Of the clip, and of each step's output.
     facts: &'a [Facts],
     /// Of each step, the slices that were computed and may be read again: in
@@ -290,6 +298,12 @@ impl Simulation<'_> {
         wanted[steps].extend(0..self.links.last().map_or(0, |link| link.outputs));
         let mut compute = vec![BTreeSet::new(); steps];
         let mut reads: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); steps + 1];
+        if let Some((value, slices)) = self.also.clone() {
+            wanted[value].extend(slices.clone());
+            if arrived == self.sliding.length {
+                reads[value].extend(slices);
+            }
+        }
         for step in (0..steps).rev() {
             let link = &self.links[step];
             for slice in std::mem::take(&mut wanted[step + 1]) {

@@ -106,7 +106,12 @@ struct Slice {
 
 impl SessionPlan {
     /// Works out how a program's windows follow each other; None if they cannot.
-    pub(in crate::engine) fn new(program: &Program, sliding: Sliding) -> Option<Self> {
+    /// Whenever a window is done, the whole of `also` lies in its place too.
+    pub(in crate::engine) fn new(
+        program: &Program,
+        sliding: Sliding,
+        also: Option<Value>,
+    ) -> Option<Self> {
         let steps = &program.steps;
         let source = |value: Value, before: usize| {
             // Buffers serve several values; the last one written is meant.
@@ -132,7 +137,14 @@ impl SessionPlan {
                 cost: step.cost(),
             })
             .collect();
-        let mut schedule = Schedule::new(&links, sliding)?;
+        let also = also.map(|value| {
+            let Source {
+                value: number,
+                crop,
+            } = source(value, steps.len());
+            (number, crop..crop + value.shape.extent[0])
+        });
+        let mut schedule = Schedule::new(&links, sliding, also)?;
         let stage = |stage: super::reuse::Stage| {
             let turns = stage.turns.into_iter().enumerate();
             let turns = turns

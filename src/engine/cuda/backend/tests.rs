@@ -65,6 +65,7 @@ fn on(model: &Model, precision: Precision, open: Open) -> Result<Engine, CudaErr
         precision,
         input: spec.input.clone(),
         grey: crate::engine::grey_table(&spec.input),
+        head: None,
         classes: spec.classes.len(),
     })
 }
