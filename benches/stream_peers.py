@@ -84,7 +84,7 @@ def measure(kind, frames, strides, options):
 
 
 def table(report, options):
-    lines = ["| model | W | S | hepaflow | of it early | whole clip | "
+    lines = ["| model | W | S | hepaflow | early | whole clip | "
              + " | ".join(options.peers) + " | of the fastest peer | kB a session |",
              "|---|---:|---:|" + "---:|" * (len(options.peers) + 5)]
     for row in report["rows"]:

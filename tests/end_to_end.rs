@@ -351,3 +351,74 @@ fn a_run_killed_outright_is_finished_by_the_next_with_nothing_lost_or_doubled() 
     assert_eq!(results(&folder, "clips").len(), whole);
     assert_eq!(results(&folder, "patients")[0]["clips"], whole);
 }
+
+/// Rows of a CSV file behind its header.
+fn rows(path: &Path) -> Vec<csv::StringRecord> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    reader.records().map(Result::unwrap).collect()
+}
+
+#[test]
+fn explain_draws_every_frame_and_says_where_the_model_looked() {
+    let folder = TempDir::new().unwrap();
+    // Two windows and a bit, which the third one overlaps.
+    let frames = 2 * LENGTH + 4;
+    record(folder.path(), "clip.mp4", MP4, frames as u32);
+    let model = small_model();
+    let model = model.to_str().unwrap();
+    let explain = |args: &[&str]| {
+        let command = [&["explain", "--model", model], args].concat();
+        hepaflow(&command, folder.path())
+    };
+    let output = explain(&["--out", "seen", "--key-frames", "2", "clip.mp4"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert_eq!(printed.matches("frames ").count(), 3, "{printed}");
+
+    let seen = folder.path().join("seen");
+    let heat = rows(&seen.join("heat.csv"));
+    let indices: Vec<usize> = heat.iter().map(|row| row[0].parse().unwrap()).collect();
+    assert_eq!(indices, (0..frames).collect::<Vec<_>>());
+    let windows: Vec<_> = heat.iter().map(|row| row[2].to_owned()).collect();
+    assert_eq!(windows[2 * LENGTH..], ["3"; 4]);
+    for row in &heat {
+        let [p, mean, peak] = [4, 5, 6].map(|column| row[column].parse::<f64>().unwrap());
+        assert!(
+            (0.0..=1.0).contains(&p) && 0.0 <= mean && mean <= peak,
+            "{row:?}"
+        );
+    }
+    for name in ["key-1.png", "key-2.png"] {
+        assert!(fs::read(seen.join(name)).unwrap().starts_with(b"\x89PNG"));
+    }
+    assert!(!seen.join("key-3.png").exists());
+    // The video has as many frames as were drawn.
+    let output = explain(&["--out", "again", "seen/overlay.mp4"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(rows(&folder.path().join("again/heat.csv")).len(), frames);
+
+    // Another class has another map, by name or number.
+    let heat_of = |class: &str| {
+        let output = explain(&["--out", class, "--class", class, "clip.mp4"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        fs::read(folder.path().join(class).join("heat.csv")).unwrap()
+    };
+    assert_ne!(heat_of("F0-F1"), heat_of("F2-F4"));
+    assert_eq!(heat_of("1"), heat_of("F2-F4"));
+
+    // What cannot be explained.
+    record(folder.path(), "short.mp4", MP4, LENGTH as u32 - 1);
+    for (args, expected) in [
+        (["--class", "F9", "clip.mp4"], "F0-F1, F2-F4"),
+        (["--class", "0", "short.mp4"], "at a time"),
+        (["--class", "0", "nowhere.mp4"], "nowhere.mp4"),
+    ] {
+        let output = explain(&[&["--out", "none"], &args[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            text(&output.stderr).contains(expected),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+    }
+}

@@ -10,6 +10,8 @@ mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
 mod devices;
+#[cfg(feature = "gstreamer")]
+mod explain;
 mod gpu_suite;
 mod infer;
 mod log;
@@ -60,6 +62,8 @@ enum Command {
     Results(results::ResultsArgs),
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
+    #[cfg(feature = "gstreamer")]
+    Explain(explain::ExplainArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
@@ -108,6 +112,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::StreamBench(args) => stream_bench::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Explain(args) => explain::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),

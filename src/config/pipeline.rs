@@ -89,6 +89,19 @@ pub struct IngestConfig {
     pub worker_memory: u64,
 }
 
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            decoders: cores(),
+            queue: 64,
+            first_frame_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(4),
+            reconnect_pause: Duration::from_secs(10),
+            worker_memory: 4096 << 20,
+        }
+    }
+}
+
 /// `[[source]]`
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
@@ -287,14 +300,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
             window
         },
     );
-    let mut ingest = IngestConfig {
-        decoders: cores(),
-        queue: 64,
-        first_frame_timeout: Duration::from_secs(10),
-        stall_timeout: Duration::from_secs(4),
-        reconnect_pause: Duration::from_secs(10),
-        worker_memory: 4096 << 20,
-    };
+    let mut ingest = IngestConfig::default();
     if let Some(section) = root.table("ingest") {
         ingest.decoders = section.or("decoders", Count(ingest.decoders)).0;
         ingest.queue = section.or("queue", Count(ingest.queue)).0;

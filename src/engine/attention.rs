@@ -32,6 +32,23 @@ pub struct Attention {
     pub frames: (f64, f64),
 }
 
+impl Attention {
+    /// The map of one of the clip's frames, `[H', W']`: between two slices, in
+    /// proportion.
+    pub fn at(&self, frame: usize) -> Vec<f32> {
+        let [slices, rows, columns] = self.shape;
+        let (first, apart) = self.frames;
+        let place = ((frame as f64 - first) / apart).clamp(0.0, (slices - 1) as f64);
+        let (before, share) = (place.floor() as usize, place.fract() as f32);
+        let slice = |number: usize| &self.values[number.min(slices - 1) * rows * columns..];
+        let pairs = slice(before).iter().zip(slice(before + 1));
+        pairs
+            .take(rows * columns)
+            .map(|(a, b)| a * (1.0 - share) + b * share)
+            .collect()
+    }
+}
+
 /// What comes behind the last values that have rows and columns.
 #[derive(Clone, Debug)]
 pub(super) struct Head {

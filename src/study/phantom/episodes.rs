@@ -6,10 +6,10 @@
 use rand::Rng;
 
 use super::RecordingSpec;
-use super::picture::{Picture, Pixels};
 use super::probe::LINES;
 use super::rng::{self, Purpose};
 use super::sector::Sector;
+use crate::study::picture::{Picture, Pixels};
 
 /// An interruption, in frames counted from 0; `to` is not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,7 +40,6 @@ mod font;
 mod motion;
 mod overlay;
 mod patient;
-mod picture;
 mod probe;
 mod receive;
 mod recording;
@@ -51,10 +50,10 @@ mod tissue;
 #[cfg(feature = "gstreamer")]
 mod writer;
 
+pub use super::picture::{Picture, Pixels};
 pub use episodes::Episode;
 pub use motion::Motion;
 pub use patient::{Patient, STAGE_SHARES, Sex};
-pub use picture::{Picture, Pixels};
 pub use probe::{Face, Probe};
 pub use recording::{Painter, Recording};
 pub use scan::{Scan, Shadow};

@@ -5,9 +5,9 @@
 
 use super::font::glyph;
 use super::patient::Patient;
-use super::picture::Picture;
 use super::scan::Scan;
 use super::sector::Placement;
+use crate::study::picture::Picture;
 
 /// Grey level of burned-in text.
 const TEXT: u8 = 200;

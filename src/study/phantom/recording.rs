@@ -11,7 +11,6 @@ use rand::seq::SliceRandom;
 use super::beam::Beams;
 use super::episodes::{Episode, colour_box};
 use super::patient::Patient;
-use super::picture::Picture;
 use super::probe::{LINES, SAMPLE_MM};
 use super::receive::Receiver;
 use super::rng::{self, Purpose};
@@ -20,6 +19,7 @@ use super::sector::{Placement, Sector};
 use super::tissue::{CapsuleLine, Tissue};
 use super::{Ablation, RecordingSpec, overlay};
 use crate::domain::{Crop, FrameSize};
+use crate::study::picture::Picture;
 
 /// A synthetic recording, ready to be painted.
 ///

@@ -4,9 +4,9 @@
 //! sector its cell in beam space and the fractions to interpolate with; a frame
 //! is one pass over it.
 
-use super::picture::Picture;
 use super::probe::{CurvedBeams, Face, LINES, LinearBeams, Probe, SAMPLE_MM, ToBeam};
 use crate::domain::Crop;
+use crate::study::picture::Picture;
 
 /// One pixel inside the sector.
 #[derive(Clone, Copy)]

@@ -12,13 +12,13 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use sha2::{Digest, Sha256};
 
-use super::Error;
-use super::encoder::Encoder;
+use super::{Error, format};
 use crate::study::phantom::Recording;
+use crate::study::video::Encoder;
 
 /// Paints, encodes and writes `recording`.
 pub(super) fn write(recording: &Recording, path: &Path, painted: &dyn Fn()) -> Result<(), Error> {
-    let mut encoder = Encoder::to_jpeg(recording, path)?;
+    let mut encoder = Encoder::to_jpeg(format(recording), path)?;
     let mut painter = recording.painter();
     let mut fragments = Vec::with_capacity(recording.scan().frames);
     for frame in 0..recording.scan().frames {

@@ -6,15 +6,14 @@
 
 mod clockless;
 mod dicom;
-mod encoder;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{Recording, RecordingSpec};
-use encoder::Encoder;
+use super::{Pixels, Recording, RecordingSpec};
+use crate::study::video::{EncodeError, Encoder, Format};
 
 /// What went wrong while a recording or a cohort was written.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +41,8 @@ pub enum Error {
         source: csv::Error,
     },
     /// GStreamer refused or failed.
-    #[error("cannot encode `{}`: {message}", path.display())]
-    Encode {
-        /// The file in the making.
-        path: PathBuf,
-        /// What GStreamer said.
-        message: String,
-    },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The DICOM object could not be put together or written.
     #[error("cannot write the DICOM object `{}`: {message}", path.display())]
     Dicom {
@@ -206,13 +200,28 @@ pub fn write_recording(
     written
 }
 
+fn format(recording: &Recording) -> Format {
+    Format {
+        size: recording.scan().size,
+        pixels: if recording.is_colour() {
+            Pixels::Rgb
+        } else {
+            Pixels::Grey
+        },
+        frames_per_second: recording.scan().frames_per_second,
+    }
+}
+
 fn write_video(
     recording: &Recording,
     container: Container,
     path: &Path,
     painted: &dyn Fn(),
 ) -> Result<(), Error> {
-    let mut encoder = Encoder::to_file(recording, container, path)?;
+    let mut encoder = match container {
+        Container::Mp4 => Encoder::to_mp4(format(recording), path)?,
+        Container::Avi | Container::Dicom => Encoder::to_avi(format(recording), path)?,
+    };
     let mut painter = recording.painter();
     for frame in 0..recording.scan().frames {
         encoder.push(painter.paint(frame))?;

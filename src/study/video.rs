@@ -11,16 +11,36 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use super::{Container, Error};
-use crate::study::phantom::{Picture, Pixels, Recording};
+use super::{Picture, Pixels};
+use crate::domain::FrameSize;
 
 /// Frames that may wait between the painter and the encoder.
 const QUEUE_FRAMES: u64 = 4;
 /// How long an encoder may be silent before it counts as stuck.
 const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
+/// The video could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot encode `{}`: {message}", path.display())]
+pub struct EncodeError {
+    /// The file in the making.
+    path: PathBuf,
+    /// What GStreamer said.
+    message: String,
+}
+
+/// What the pictures are like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// Even on both sides, as codecs ask.
+    pub(crate) size: FrameSize,
+    pub(crate) pixels: Pixels,
+    /// At least one.
+    pub(crate) frames_per_second: u32,
+}
+
 /// One pipeline at work.
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     pipeline: gst::Pipeline,
     source: gst_app::AppSrc,
     /// Where encoded pictures come out, when they do not go to a file.
@@ -31,26 +51,29 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder that writes `recording`'s frames to a file at `path`.
-    pub(super) fn to_file(
-        recording: &Recording,
-        container: Container,
-        path: &Path,
-    ) -> Result<Self, Error> {
-        let tail = match container {
-            // One thread: the bytes must not depend on the number of cores.
-            // Constant quality, a key frame a second at most two apart.
-            Container::Mp4 => {
-                "video/x-raw,format=I420 ! x264enc threads=1 speed-preset=superfast \
-                 pass=quant quantizer=21 key-int-max=60 bframes=0 ! h264parse ! mp4mux ! \
-                 filesink name=out"
-            }
-            Container::Avi | Container::Dicom => {
-                "video/x-raw,format=I420,colorimetry=1:4:0:0 ! jpegenc quality=90 ! avimux ! \
-                 filesink name=out"
-            }
-        };
-        let encoder = Self::build(recording, tail, path)?;
+    /// H.264 in an MP4 file at `path`.
+    pub(crate) fn to_mp4(format: Format, path: &Path) -> Result<Self, EncodeError> {
+        // One thread: the bytes must not depend on the number of cores.
+        // Constant quality, a key frame a second at most two apart.
+        Self::to_file(
+            format,
+            "video/x-raw,format=I420 ! x264enc threads=1 speed-preset=superfast \
+             pass=quant quantizer=21 key-int-max=60 bframes=0 ! h264parse ! mp4mux",
+            path,
+        )
+    }
+
+    /// Motion JPEG in an AVI file at `path`.
+    pub(crate) fn to_avi(format: Format, path: &Path) -> Result<Self, EncodeError> {
+        Self::to_file(
+            format,
+            "video/x-raw,format=I420,colorimetry=1:4:0:0 ! jpegenc quality=90 ! avimux",
+            path,
+        )
+    }
+
+    fn to_file(format: Format, coding: &str, path: &Path) -> Result<Self, EncodeError> {
+        let encoder = Self::build(format, &format!("{coding} ! filesink name=out"), path)?;
         if let Some(out) = encoder.pipeline.by_name("out") {
             out.set_property("location", path);
         }
@@ -58,16 +81,15 @@ impl Encoder {
     }
 
     /// An encoder that hands out one JPEG picture per frame (see
-    /// [`Self::encode`]): grey for grey recordings, else YCbCr 4:2:2 in full
-    /// range, which DICOM calls `YBR_FULL_422`.
-    pub(super) fn to_jpeg(recording: &Recording, path: &Path) -> Result<Self, Error> {
-        let raw = if recording.is_colour() {
-            "video/x-raw,format=Y42B,colorimetry=1:4:0:0"
-        } else {
-            "video/x-raw,format=GRAY8"
+    /// [`Self::encode`]): grey for grey pictures, else YCbCr 4:2:2 in full
+    /// range, which DICOM calls `YBR_FULL_422`. `path` is for messages.
+    pub(crate) fn to_jpeg(format: Format, path: &Path) -> Result<Self, EncodeError> {
+        let raw = match format.pixels {
+            Pixels::Rgb => "video/x-raw,format=Y42B,colorimetry=1:4:0:0",
+            Pixels::Grey => "video/x-raw,format=GRAY8",
         };
         let tail = format!("{raw} ! jpegenc quality=90 ! appsink name=out sync=false");
-        let mut encoder = Self::build(recording, &tail, path)?;
+        let mut encoder = Self::build(format, &tail, path)?;
         encoder.sink = encoder
             .pipeline
             .by_name("out")
@@ -75,20 +97,19 @@ impl Encoder {
         encoder.start()
     }
 
-    fn build(recording: &Recording, tail: &str, path: &Path) -> Result<Self, Error> {
-        let fail = |message: String| Error::Encode {
+    fn build(format: Format, tail: &str, path: &Path) -> Result<Self, EncodeError> {
+        let fail = |message: String| EncodeError {
             path: path.to_owned(),
             message,
         };
         gst::init().map_err(|error| fail(error.to_string()))?;
-        let size = recording.scan().size;
-        let (format, bytes) = if recording.is_colour() {
-            (gst_video::VideoFormat::Rgb, 3)
-        } else {
-            (gst_video::VideoFormat::Gray8, 1)
+        let size = format.size;
+        let (pixels, bytes) = match format.pixels {
+            Pixels::Rgb => (gst_video::VideoFormat::Rgb, 3),
+            Pixels::Grey => (gst_video::VideoFormat::Gray8, 1),
         };
-        let rate = recording.scan().frames_per_second;
-        let info = gst_video::VideoInfo::builder(format, size.width as u32, size.height as u32)
+        let rate = format.frames_per_second;
+        let info = gst_video::VideoInfo::builder(pixels, size.width as u32, size.height as u32)
             .fps(gst::Fraction::new(rate as i32, 1))
             .build()
             .map_err(|error| fail(error.to_string()))?;
@@ -122,7 +143,7 @@ impl Encoder {
         })
     }
 
-    fn start(self) -> Result<Self, Error> {
+    fn start(self) -> Result<Self, EncodeError> {
         match self.pipeline.set_state(gst::State::Playing) {
             Ok(_) => Ok(self),
             Err(_) => Err(self.complaint("the pipeline does not start")),
@@ -130,7 +151,7 @@ impl Encoder {
     }
 
     /// What the bus says went wrong, or `otherwise`.
-    fn complaint(&self, otherwise: &str) -> Error {
+    fn complaint(&self, otherwise: &str) -> EncodeError {
         let message = self
             .pipeline
             .bus()
@@ -139,14 +160,14 @@ impl Encoder {
                 gst::MessageView::Error(error) => Some(error.error().to_string()),
                 _ => None,
             });
-        Error::Encode {
+        EncodeError {
             path: self.path.clone(),
             message: message.unwrap_or_else(|| otherwise.to_owned()),
         }
     }
 
     /// Hands over the next frame; waits while the encoder is behind.
-    pub(super) fn push(&mut self, picture: Picture) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, picture: Picture) -> Result<(), EncodeError> {
         let mut buffer = gst::Buffer::from_mut_slice(padded(picture));
         let begin = self.time(self.pushed);
         self.pushed += 1;
@@ -167,7 +188,7 @@ impl Encoder {
     }
 
     /// Encodes one frame and waits for it.
-    pub(super) fn encode(&mut self, picture: Picture) -> Result<Vec<u8>, Error> {
+    pub(crate) fn encode(&mut self, picture: Picture) -> Result<Vec<u8>, EncodeError> {
         self.push(picture)?;
         let sample = self
             .sink
@@ -184,7 +205,7 @@ impl Encoder {
     }
 
     /// Ends the stream and waits until the file is complete.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    pub(crate) fn finish(self) -> Result<(), EncodeError> {
         if self.source.end_of_stream().is_err() {
             return Err(self.complaint("the encoder refuses the end of the stream"));
         }
@@ -198,7 +219,7 @@ impl Encoder {
             Some(gst::MessageView::Error(error)) => error.error().to_string(),
             _ => "the encoder did not finish in time".to_owned(),
         };
-        Err(Error::Encode {
+        Err(EncodeError {
             path: self.path.clone(),
             message: failure,
         })
