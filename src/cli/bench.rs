@@ -9,8 +9,11 @@ use clap::Args;
 use cpu_time::ProcessTime;
 
 use super::BadInput;
-use crate::engine::{Device, Engine, EngineOptions, Precision};
+use crate::engine::{Device, Engine, EngineOptions, Precision, Workspace};
 use crate::model::Model;
+
+/// Runs whose median is the time of each layer.
+const LAYER_RUNS: usize = 15;
 
 /// Times a model: milliseconds a clip, of the clock and of the processor.
 ///
@@ -37,6 +40,9 @@ pub(super) struct BenchArgs {
     /// What it computes in.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// The time of each layer too, on the CPU.
+    #[arg(long)]
+    layers: bool,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -75,7 +81,15 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         cpu.push(per_clip(process.elapsed()));
         wall.push(per_clip(clock.elapsed()));
     }
+    let layers = if args.layers {
+        layer_times(&engine, &mut workspace)
+    } else {
+        Vec::new()
+    };
     let memory = engine.memory();
+    let layer_report = layers
+        .iter()
+        .map(|(name, kind, ms)| serde_json::json!({ "name": name, "kind": kind, "cpu_ms": ms }));
     let report = serde_json::json!({
         "engine": engine.description(),
         "batch": batch,
@@ -86,6 +100,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "weights_bytes": memory.weights,
         "workspace_bytes": memory.workspace,
         "peak_bytes": peak_memory(),
+        "layers": layer_report.collect::<Vec<_>>(),
     });
     if args.json {
         println!("{report}");
@@ -107,7 +122,32 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         memory.weights as f64 / 1e6,
         memory.workspace as f64 / 1e6
     );
+    if !layers.is_empty() {
+        let sum: f64 = layers.iter().map(|(.., ms)| ms).sum();
+        for (name, kind, ms) in &layers {
+            println!("{ms:9.3} ms  {:5.1} %  {name} ({kind})", 100.0 * ms / sum);
+        }
+    }
     Ok(())
+}
+
+/// Medians in milliseconds, for what lies in the workspace.
+fn layer_times(engine: &Engine, workspace: &mut Workspace) -> Vec<(String, &'static str, f64)> {
+    let runs: Vec<_> = (0..LAYER_RUNS)
+        .map(|_| engine.layer_times(workspace))
+        .collect();
+    let steps = runs.first().into_iter().flatten().enumerate();
+    steps
+        .map(|(number, (name, kind, _))| {
+            let mut times: Vec<_> = runs.iter().map(|run| run[number].2).collect();
+            times.sort_unstable();
+            (
+                name.clone(),
+                *kind,
+                times[times.len() / 2].as_secs_f64() * 1e3,
+            )
+        })
+        .collect()
 }
 
 /// The most memory that this process has held, where the system tells.

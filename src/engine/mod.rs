@@ -16,6 +16,7 @@ mod plan;
 mod session;
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
@@ -296,6 +297,18 @@ impl Engine {
     pub fn methods(&self) -> Vec<&'static str> {
         match &self.backend {
             Backend::Cpu(program) => program.methods().collect(),
+            Backend::Cuda(_) => Vec::new(),
+        }
+    }
+
+    /// The CPU time of each step for the clip that the workspace scored last: the
+    /// layer's name, how it is computed, and how long; nothing on a card.
+    pub fn layer_times(&self, workspace: &mut Workspace) -> Vec<(String, &'static str, Duration)> {
+        match &self.backend {
+            Backend::Cpu(_) => {
+                let (program, buffers) = self.on_cpu(workspace);
+                program.layer_times(buffers)
+            }
             Backend::Cuda(_) => Vec::new(),
         }
     }

@@ -27,6 +27,10 @@ mod team;
 mod winograd;
 mod work;
 
+use std::time::Duration;
+
+use cpu_time::ProcessTime;
+
 use super::plan::{self, Kernel, Plan, Value};
 use crate::model::Shape;
 use dense::LstmState;
@@ -204,6 +208,20 @@ impl Program {
             step.run(self.isa, &step.whole, buffers);
         }
         self.output(buffers)
+    }
+
+    /// The same once more on what lies in the input, with the CPU time of each step:
+    /// its name, how it is computed, and how long.
+    pub(super) fn layer_times(
+        &self,
+        buffers: &mut Buffers,
+    ) -> Vec<(String, &'static str, Duration)> {
+        let steps = self.steps.iter().map(|step| {
+            let clock = ProcessTime::now();
+            step.run(self.isa, &step.whole, buffers);
+            (step.name.clone(), step.kind.name(), clock.elapsed())
+        });
+        steps.collect()
     }
 
     /// What the last step gave.

@@ -112,6 +112,22 @@ impl Kind {
         }
     }
 
+    /// What is computed, and how.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Conv { conv, .. } => conv.method(),
+            Self::MaxPool(..) => "max",
+            Self::AveragePool(..) => "mean",
+            Self::Pointwise { .. } => "by channel",
+            Self::FrameAveragePool(_) => "mean of each frame",
+            Self::MeanOverFrames => "mean over frames",
+            Self::Linear { .. } => "linear",
+            Self::Projection(_) => "lstm, projection",
+            Self::Lstm(_) => "lstm, recurrence",
+            Self::LogMeanSoftmax => "log mean softmax",
+        }
+    }
+
     /// How a convolution is computed.
     pub(super) fn method(&self) -> Option<&'static str> {
         match self {
