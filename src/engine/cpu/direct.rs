@@ -189,6 +189,7 @@ impl Task for Tile<'_> {
             sums,
             bases,
             deltas,
+            places,
         } = scratch;
 
         // Segments: taps in time and rows; all the columns' taps are one run.
@@ -198,16 +199,27 @@ impl Task for Tile<'_> {
         }
         let area = geometry.area();
         let begin = work.reads().start;
-        let position = |row: usize| (class.frames[row / area], row % area);
+        let [_, height, width] = geometry.output;
+        let (mut number, place) = (chunk.begin / area, chunk.begin % area);
+        let (mut h, mut w) = (place / width, place % width);
         bases.clear();
-        for row in chunk.begin..chunk.end {
-            let (frame, place) = position(row);
-            let (h, w) = (place / geometry.output[2], place % geometry.output[2]);
+        places.clear();
+        // Counted on: a division a row costs more than a row of a narrow product.
+        for _ in chunk.begin..chunk.end {
+            let frame = class.frames[number];
             bases.push(
                 frame.input.saturating_sub(begin) * frame_len
                     + h * geometry.stride[1] * pitch
                     + w * geometry.stride[2] * channels,
             );
+            places.push((frame.output * area + h * width + w) * geometry.filters);
+            w += 1;
+            if w == width {
+                (h, w) = (h + 1, 0);
+                if h == height {
+                    (number, h) = (number + 1, 0);
+                }
+            }
         }
         let rows = Rows {
             input,
@@ -219,8 +231,7 @@ impl Task for Tile<'_> {
         for panel in 0..conv.panels.count() {
             let filters = conv.panels.columns_of(panel);
             multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
-                let (frame, place) = position(chunk.begin + row);
-                let begin = (frame.output * area + place) * geometry.filters + filters.start;
+                let begin = places[row] + filters.start;
                 let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
                 // SAFETY: each row of the product has its own place, and each
                 // row belongs to one task.

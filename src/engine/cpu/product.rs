@@ -347,6 +347,8 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     } = rows;
     assert!(bases.len() == MR && tile.len() == MR * NV);
     assert!(panel.len() == deltas.len() * run * NV);
+    let furthest = deltas.iter().max().map_or(0, |delta| delta + run);
+    assert!(bases.iter().all(|base| base + furthest <= input.len()));
     let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
     if !fresh {
         for i in 0..MR {
@@ -358,7 +360,8 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     for (segment, &delta) in deltas.iter().enumerate() {
         let mut rows = [input.as_ptr(); MR];
         for i in 0..MR {
-            rows[i] = input[bases[i] + delta..][..run].as_ptr();
+            // SAFETY: no segment of these rows ends behind the input, see above.
+            rows[i] = unsafe { input.as_ptr().add(bases[i] + delta) };
         }
         let panel = panel[segment * run * NV..][..run * NV].as_ptr();
         for k in 0..run {
@@ -368,7 +371,7 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
                 right[j] = unsafe { *panel.add(k * NV + j) };
             }
             for i in 0..MR {
-                // SAFETY: `k < run`, and each row was sliced to `run` values.
+                // SAFETY: `k < run`, and the segment has `run` values.
                 let left = simd.splat_f32s(unsafe { *rows[i].add(k) });
                 for j in 0..NV {
                     sums[i][j] = mul_add(simd, left, right[j], sums[i][j]);

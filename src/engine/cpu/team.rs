@@ -16,6 +16,8 @@ pub(super) struct Scratch {
     pub(super) bases: Vec<usize>,
     /// How far behind, each segment of a row.
     pub(super) deltas: Vec<usize>,
+    /// Where each row's results go.
+    pub(super) places: Vec<usize>,
 }
 
 /// Threads that share the steps of a clip.

@@ -303,6 +303,7 @@ impl Task for Product<'_> {
             sums,
             bases,
             deltas,
+            ..
         } = scratch;
         for class in work.classes() {
             bases.clear();
