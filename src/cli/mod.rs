@@ -12,6 +12,7 @@ mod decode_worker;
 mod devices;
 #[cfg(feature = "gstreamer")]
 mod explain;
+mod export;
 mod gpu_suite;
 mod infer;
 mod log;

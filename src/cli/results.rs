@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use super::BadInput;
-use crate::config::Pipeline;
+use super::export::{self, ExportArgs};
+use crate::config::{Pipeline, StorePlace};
 use crate::domain::{ClipPrediction, ModelHash, PatientResult, Stage, StageRange, StudyUid};
 use crate::store::{Store, StoredModel};
 
@@ -18,15 +19,25 @@ use crate::store::{Store, StoredModel};
 ///
 /// Results can be read while a pipeline is writing them.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ResultsArgs {
+    #[command(subcommand)]
+    export: Option<Export>,
+    #[command(flatten)]
+    show: Option<ShowArgs>,
+}
+
+#[derive(Subcommand)]
+enum Export {
+    Export(ExportArgs),
+}
+
+#[derive(Args)]
+struct ShowArgs {
     /// What to show: one row a patient and model, or one row a clip.
     what: What,
-    /// The results file that a pipeline's `[store]` names.
-    #[arg(long, value_name = "FILE", conflicts_with = "pipeline")]
-    store: Option<PathBuf>,
-    /// Take the results file from this pipeline file.
-    #[arg(long, value_name = "PIPELINE.toml", required_unless_present = "store")]
-    pipeline: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Print JSON: an array with one object a row.
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -35,28 +46,58 @@ pub(super) struct ResultsArgs {
     csv: bool,
 }
 
+/// Which store.
+#[derive(Args)]
+pub(super) struct Place {
+    /// The results file or PostgreSQL URL that a pipeline's `[store]` names.
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "pipeline")]
+    store: Option<StorePlace>,
+    /// Take what `[store]` names from this pipeline file.
+    #[arg(long, value_name = "PIPELINE.toml", required_unless_present = "store")]
+    pipeline: Option<PathBuf>,
+}
+
+impl Place {
+    /// Opens the store to read it.
+    pub(super) fn open(&self) -> anyhow::Result<Store> {
+        let place = match (&self.store, &self.pipeline) {
+            (Some(place), _) => place.clone(),
+            (None, Some(pipeline)) => Pipeline::load(pipeline).map_err(BadInput::new)?.store,
+            (None, None) => {
+                return Err(BadInput::new(anyhow::anyhow!("name --store or --pipeline")).into());
+            }
+        };
+        Ok(Store::open_existing(place).map_err(BadInput::new)?)
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum What {
+pub(super) enum What {
     /// One answer per patient and model.
     Patients,
     /// One prediction per clip.
     Clips,
 }
 
+impl What {
+    /// What `store` holds of it.
+    pub(super) fn rows(self, store: &Store) -> anyhow::Result<Rows> {
+        let models = store.models()?;
+        Ok(match self {
+            Self::Patients => patient_rows(&store.patient_results()?, &models),
+            Self::Clips => clip_rows(&store.clip_predictions()?, &models),
+        })
+    }
+}
+
 pub(super) fn run(args: &ResultsArgs) -> anyhow::Result<()> {
-    let file = match (&args.store, &args.pipeline) {
-        (Some(file), _) => file.clone(),
-        (None, Some(pipeline)) => Pipeline::load(pipeline).map_err(BadInput::new)?.store,
-        (None, None) => {
-            return Err(BadInput::new(anyhow::anyhow!("name --store or --pipeline")).into());
-        }
+    if let Some(Export::Export(args)) = &args.export {
+        return export::run(args);
+    }
+    let Some(args) = &args.show else {
+        return Err(BadInput::new(anyhow::anyhow!("say what to show: patients or clips")).into());
     };
-    let store = Store::open_existing(&file).map_err(BadInput::new)?;
-    let models = store.models()?;
-    let rows = match args.what {
-        What::Patients => patient_rows(&store.patient_results()?, &models),
-        What::Clips => clip_rows(&store.clip_predictions()?, &models),
-    };
+    let rows = args.what.rows(&args.place.open()?)?;
     let text = if args.json {
         rows.to_json()?
     } else if args.csv {
@@ -80,29 +121,29 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 /// Columns and values, before it is known how they shall look.
 #[derive(Debug)]
 pub(super) struct Rows {
-    columns: Vec<&'static str>,
-    rows: Vec<Vec<serde_json::Value>>,
+    pub(super) columns: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<serde_json::Value>>,
     /// What to say where there is none.
     empty: &'static str,
 }
 
 impl Rows {
-    fn to_json(&self) -> anyhow::Result<String> {
-        let objects: Vec<serde_json::Map<_, _>> = self
-            .rows
+    /// One object a row.
+    pub(super) fn objects(
+        &self,
+    ) -> impl Iterator<Item = serde_json::Map<String, serde_json::Value>> {
+        let names = || self.columns.iter().map(|&name| name.to_owned());
+        self.rows
             .iter()
-            .map(|row| {
-                self.columns
-                    .iter()
-                    .map(|&name| name.to_owned())
-                    .zip(row.iter().cloned())
-                    .collect()
-            })
-            .collect();
+            .map(move |row| names().zip(row.iter().cloned()).collect())
+    }
+
+    fn to_json(&self) -> anyhow::Result<String> {
+        let objects: Vec<_> = self.objects().collect();
         Ok(serde_json::to_string_pretty(&objects)? + "\n")
     }
 
-    fn to_csv(&self) -> anyhow::Result<String> {
+    pub(super) fn to_csv(&self) -> anyhow::Result<String> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(&self.columns)?;
         for row in &self.rows {
@@ -149,7 +190,7 @@ fn heading(name: &str) -> String {
     }
 }
 
-fn exact(value: &serde_json::Value) -> String {
+pub(super) fn exact(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => text.clone(),
