@@ -1,11 +1,19 @@
 //! The study: what a model is trained on, judged by and reported with.
+//!
+//! [`cohort`] says who is in it, [`split`] who trains and who judges,
+//! [`predictions`] what was said of whom; [`folder`] where all of it lies.
 
+pub mod chart;
+pub mod cohort;
+pub mod folder;
 pub mod phantom;
 #[cfg_attr(
     not(feature = "gstreamer"),
     allow(dead_code, reason = "only written with GStreamer")
 )]
 mod picture;
+pub mod predictions;
+pub mod split;
 #[cfg(feature = "gstreamer")]
 pub(crate) mod video;
 
