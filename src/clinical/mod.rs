@@ -5,11 +5,15 @@
 //! Classes are tri-state where the literature gives a lower and an upper
 //! cut-off: what lies between decides nothing.
 
+mod cohort;
 mod elastography;
 mod index;
+mod table;
 
-pub use elastography::{Elastography, ElastographyMethod};
+pub use cohort::{COHORT_FILE, CohortTables, PatientRecord, Sex, VIDEOS_FILE, VideoRecord};
+pub use elastography::{Elastography, ElastographyMethod, UnknownMethod};
 pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
+pub use table::{Finding, Problem};
 
 /// A measured quantity in thousandths of its unit.
 pub type Milli = i64;
