@@ -83,8 +83,17 @@ fn a_study_goes_through_and_goes_on_where_it_was_killed() {
     assert_eq!(trials.len(), 6);
     let chosen = trials.iter().filter(|trial| trial["chosen"] == true);
     assert_eq!(chosen.count(), 3);
-    assert_eq!(json(&whole.join("ablations.json")).as_array().unwrap().len(), 12);
-    for seen in json(&whole.join("attention/attention.json")).as_array().unwrap() {
+    assert_eq!(
+        json(&whole.join("ablations.json"))
+            .as_array()
+            .unwrap()
+            .len(),
+        12
+    );
+    for seen in json(&whole.join("attention/attention.json"))
+        .as_array()
+        .unwrap()
+    {
         let file = whole.join("attention").join(seen["file"].as_str().unwrap());
         assert!(fs::read(file).unwrap().starts_with(b"\x89PNG"));
         assert!(seen["capsule_area"].as_f64().is_none_or(|area| area < 1.0));

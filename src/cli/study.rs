@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::train::positive;
 use crate::config::IngestConfig;
 use crate::domain::{ContentHash, Crop, FrameSize};
 use crate::ingest::sandbox::Sandbox;
+use crate::metrics::Metrics;
 use crate::model::usual_classes;
 use crate::study::cohort::Cohort;
 use crate::study::protocol::{Event, Method, Point, Study, StudyConfig, StudyError, run as study};
@@ -147,7 +148,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     let classes = usual_classes(args.classes)
         .filter(|_| matches!(args.classes, 2 | 5))
         .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 or 5", args.classes)))?;
-    let cohort = Cohort::load(&args.cohort).map_err(BadInput::new)?;
+    let cohort = checked(&args.cohort, args.pictures.frames)?;
     let grid = args.rates.iter().map(|&rate| Point {
         rate,
         decay: args.decay,
@@ -186,6 +187,27 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     .map_err(sort)?;
     progress.finish();
     conclude(args)
+}
+
+/// Reads a cohort and opens each of its recordings, with a progress bar; those that
+/// cannot be used are left out, and said so.
+pub(super) fn checked(directory: &Path, frames: usize) -> anyhow::Result<Cohort> {
+    let mut cohort = Cohort::load(directory).map_err(BadInput::new)?;
+    let bar = ProgressBar::new(cohort.flow.videos as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "checking   {wide_bar} {pos}/{len} recordings  {eta} left",
+    )?);
+    let metrics = Metrics::new()?.source("cohort");
+    let checked = cohort.check_videos(frames, &sandbox()?, &metrics, &|| bar.inc(1));
+    bar.finish_and_clear();
+    checked.map_err(BadInput::new)?;
+    for video in &cohort.flow.unusable_videos {
+        eprintln!(
+            "videos.csv, line {}: left out: {}",
+            video.line, video.reason
+        );
+    }
+    Ok(cohort)
 }
 
 /// Tells what the user can mend from what the machine did wrong.
@@ -227,12 +249,19 @@ impl Progress {
     }
 
     fn show(&self, event: Event) {
-        let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bar = self
+            .bar
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let terminal = io::stderr().is_terminal();
         match event {
             Event::Phase { name, units, total } => {
                 bar.finish_and_clear();
-                *bar = if terminal { ProgressBar::new(total) } else { ProgressBar::hidden() };
+                *bar = if terminal {
+                    ProgressBar::new(total)
+                } else {
+                    ProgressBar::hidden()
+                };
                 bar.set_length(total);
                 let style = "{prefix:10} {wide_bar} {pos}/{len} {msg}  {eta} left";
                 if let Ok(style) = ProgressStyle::with_template(style) {
@@ -246,7 +275,10 @@ impl Progress {
             }
             Event::Advance(by) => {
                 bar.inc(by);
-                let mut last = self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut last = self
+                    .lines
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 if !terminal && last.elapsed() > PLAIN_LINE {
                     *last = Instant::now();
                     eprintln!(
@@ -264,12 +296,18 @@ impl Progress {
     }
 
     fn finish(&self) {
-        let bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let bar = self
+            .bar
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         bar.finish_and_clear();
     }
 }
 
 /// Evaluation and report.
 fn conclude(args: &StudyArgs) -> anyhow::Result<()> {
-    print(&format!("predictions and models are in {}\n", args.out.display()))
+    print(&format!(
+        "predictions and models are in {}\n",
+        args.out.display()
+    ))
 }

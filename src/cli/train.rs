@@ -9,15 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::BadInput;
 use super::results::print;
-use super::study::{Pictures, sandbox};
+use super::study::{Pictures, checked, sandbox};
 use crate::domain::{PatientId, StageRange};
 use crate::model::{Architecture, InputSpec, Lstm, ModelSpec, usual_classes};
 use crate::study::cohort::Cohort;
 use crate::study::protocol::recordings;
 use crate::study::split::Split;
 use crate::study::train::{
-    Augmentation, Film, Progress, Reading, Rule, Task, TrainConfig, brightness, curves,
-    fit, publish, read, replace,
+    Augmentation, Film, Progress, Reading, Rule, Task, TrainConfig, brightness, curves, fit,
+    publish, read, replace,
 };
 
 /// Train a network on a cohort's recordings, and write a model directory.
@@ -108,13 +108,9 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let out = args.out.display();
         return Err(BadInput(anyhow!("{out} holds a model already: name a new directory")).into());
     }
-    let classes = usual_classes(args.classes).ok_or_else(|| {
-        BadInput(anyhow!(
-            "--classes {}: expected 2 to 5",
-            args.classes
-        ))
-    })?;
-    let cohort = Cohort::load(&args.cohort).map_err(BadInput::new)?;
+    let classes = usual_classes(args.classes)
+        .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 to 5", args.classes)))?;
+    let cohort = checked(&args.cohort, args.pictures.frames)?;
     let stages = cohort.stages();
     let split = match &args.split {
         Some(file) => Split::load(file).and_then(|split| {
@@ -188,13 +184,20 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
             } => bar.set_message(format!("step {step}/{steps}, loss {loss:.3}")),
             Progress::Epoch(history) => {
                 if seen == 0 && history.epochs.len() > 1 {
-                    bar.println(format!("going on behind epoch {}", history.epochs.len() - 1));
+                    bar.println(format!(
+                        "going on behind epoch {}",
+                        history.epochs.len() - 1
+                    ));
                     bar.reset_eta();
                 }
                 seen = history.epochs.len();
                 bar.set_position(seen as u64);
                 if let Some(epoch) = history.epochs.last() {
-                    let better = if history.best == epoch.epoch { "  best so far" } else { "" };
+                    let better = if history.best == epoch.epoch {
+                        "  best so far"
+                    } else {
+                        ""
+                    };
                     let line = format!(
                         "epoch {:3}  loss {:.4}  validation {:.4}{better}",
                         epoch.epoch, epoch.loss, epoch.validation_loss
@@ -219,7 +222,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         args.architecture,
         history.best,
         history.epochs.len(),
-        best.map_or(f64::NAN, |epoch| epoch.validation_loss),
+        best.map_or(f32::NAN, |epoch| epoch.validation_loss),
         args.out.display(),
         model.hash().short()
     ))

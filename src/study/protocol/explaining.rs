@@ -77,7 +77,10 @@ pub(super) fn panel(
 fn repeated(frame: &[u8], size: FrameSize, times: usize) -> Vec<u8> {
     let mut grey = Vec::with_capacity(frame.len() * times * times);
     for row in frame.chunks_exact(size.width) {
-        let row: Vec<u8> = row.iter().flat_map(|g| std::iter::repeat_n(*g, times)).collect();
+        let row: Vec<u8> = row
+            .iter()
+            .flat_map(|g| std::iter::repeat_n(*g, times))
+            .collect();
         for _ in 0..times {
             grey.extend_from_slice(&row);
         }
@@ -89,7 +92,10 @@ fn repeated(frame: &[u8], size: FrameSize, times: usize) -> Vec<u8> {
 fn beside(left: &Picture, right: &Picture) -> Picture {
     let row = 3 * left.width;
     let mut pixels = Vec::with_capacity(2 * left.pixels.len() + 3 * GAP * left.height);
-    let rows = left.pixels.chunks_exact(row).zip(right.pixels.chunks_exact(row));
+    let rows = left
+        .pixels
+        .chunks_exact(row)
+        .zip(right.pixels.chunks_exact(row));
     for (left, right) in rows {
         pixels.extend_from_slice(left);
         pixels.resize(pixels.len() + 3 * GAP, 255);

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::scoring::patient_auc;
-use super::{Event, Method, Point, Study, StudyConfig, StudyError, save};
+use super::steps::save;
+use super::{Event, Method, Point, Study, StudyConfig, StudyError};
 use crate::model::{InputSpec, Model, ModelSpec};
 use crate::study::folder::{
     EpochRecord, StudyFolder, TrainingRecord, TrialRecord, TuningRecord, read_json,
@@ -108,12 +109,7 @@ pub(super) fn fit_all(study: &Study<'_>, folds: &[Fold<'_>]) -> Result<(), Study
     failure.map_or(Ok(()), Err)
 }
 
-fn one(
-    study: &Study<'_>,
-    job: Job,
-    fold: &Fold<'_>,
-    stop: &AtomicBool,
-) -> Result<(), StudyError> {
+fn one(study: &Study<'_>, job: Job, fold: &Fold<'_>, stop: &AtomicBool) -> Result<(), StudyError> {
     let (config, show) = (study.config, study.show);
     let (method, point) = (&config.methods[job.method], &config.grid[job.point]);
     let folder = folder(study.out, method, point, job.fold);
@@ -207,9 +203,9 @@ fn training_record(
 ) -> TrainingRecord {
     let epochs = history.epochs.iter().map(|epoch| EpochRecord {
         epoch: epoch.epoch,
-        train_loss: epoch.loss,
-        validation_loss: epoch.validation_loss,
-        validation_auc: epoch.validation_auc,
+        train_loss: epoch.loss.into(),
+        validation_loss: epoch.validation_loss.into(),
+        validation_auc: epoch.validation_auc.map(f64::from),
         learning_rate: f64::from(epoch.rate),
     });
     TrainingRecord {
@@ -299,7 +295,12 @@ fn copy(from: &Path, to: &Path) -> Result<(), StudyError> {
         problem: error.to_string(),
     };
     fs::create_dir_all(to).map_err(failed)?;
-    for name in ["model.toml", "weights.safetensors", "training.json", "curves.svg"] {
+    for name in [
+        "model.toml",
+        "weights.safetensors",
+        "training.json",
+        "curves.svg",
+    ] {
         fs::copy(from.join(name), to.join(name)).map_err(failed)?;
     }
     Ok(())

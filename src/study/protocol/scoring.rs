@@ -67,7 +67,9 @@ impl Judge {
     ) -> Result<Attention, StudyError> {
         let clip = film.clip(place, self.frames);
         let class = config.classes.len() - 1;
-        let (_, attention) = self.engine.explain(&mut self.workspace, &clip, Some(class))?;
+        let (_, attention) = self
+            .engine
+            .explain(&mut self.workspace, &clip, Some(class))?;
         Ok(attention)
     }
 }
@@ -92,10 +94,10 @@ pub(super) fn patient_auc(
     }
     let is_case = |class: usize| config.classes[class].lowest >= super::PRIMARY;
     let rows = patients.values();
-    let (scores, cases): (Vec<f64>, Vec<bool>) = rows
+    let scored: Vec<_> = rows
         .map(|(sum, count, class)| (sum / f64::from(*count), is_case(*class)))
-        .unzip();
-    Ok(auc(&scores, &cases))
+        .collect();
+    Ok(auc(&scored))
 }
 
 /// The probability of the primary threshold's stages.

@@ -8,13 +8,15 @@ const SIZE: (u32, u32) = (480, 280);
 /// The losses of a run as SVG; a dot marks the epoch whose weights were kept.
 pub fn curves(history: &History) -> String {
     let epochs = &history.epochs;
-    let line = |loss: fn(&super::Epoch) -> f64| {
-        let points = epochs.iter().map(|epoch| (epoch.epoch as f64, loss(epoch)));
+    let line = |loss: fn(&super::Epoch) -> f32| {
+        let points = epochs
+            .iter()
+            .map(|epoch| (epoch.epoch as f64, f64::from(loss(epoch))));
         points.collect::<Vec<_>>()
     };
     let (training, validation) = (line(|e| e.loss), line(|e| e.validation_loss));
     let highest = training.iter().chain(&validation).map(|point| point.1);
-    let highest = highest.fold(0.0, f64::max);
+    let highest = highest.fold(0.0_f64, f64::max);
     let best = validation
         .iter()
         .filter(|point| point.0 == history.best as f64);

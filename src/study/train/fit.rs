@@ -29,18 +29,18 @@ use crate::study::statistics::auc;
 /// Windows of a validation film that are scored after each epoch, spread over it.
 const WINDOWS: usize = 4;
 
-/// One epoch, as curves show it.
+/// One epoch, as curves show it. In f32, which JSON gives back as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// From 1.
     pub epoch: usize,
     /// Mean of the steps' losses.
-    pub loss: f64,
+    pub loss: f32,
     /// Weighted loss of the validation films, in evaluation.
-    pub validation_loss: f64,
+    pub validation_loss: f32,
     /// AUC of the validation films for significant fibrosis; None without both
     /// sides of it.
-    pub validation_auc: Option<f64>,
+    pub validation_auc: Option<f32>,
     /// The step's size at the end.
     pub rate: f32,
 }
@@ -55,9 +55,9 @@ pub struct History {
 }
 
 impl History {
-    fn best_loss(&self) -> f64 {
+    fn best_loss(&self) -> f32 {
         let best = self.epochs.iter().find(|epoch| epoch.epoch == self.best);
-        best.map_or(f64::INFINITY, |epoch| epoch.validation_loss)
+        best.map_or(f32::INFINITY, |epoch| epoch.validation_loss)
     }
 }
 
@@ -188,7 +188,7 @@ fn one_epoch(
     run: &mut Checkpoint,
     epoch: usize,
     observer: &mut (dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send),
-) -> Result<f64, TrainError> {
+) -> Result<f32, TrainError> {
     let config = task.config;
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(epoch as u64);
@@ -226,7 +226,7 @@ fn one_epoch(
             return Err(TrainError::Stopped);
         }
     }
-    Ok(sum / steps as f64)
+    Ok((sum / steps as f64) as f32)
 }
 
 fn batch_of(
@@ -249,11 +249,11 @@ fn batch_of(
 
 /// The weighted loss of films in evaluation, each the mean of some windows, and
 /// their AUC.
-fn validate(network: &Network, films: &[&Film], weights: &[f32]) -> (f64, Option<f64>) {
+fn validate(network: &Network, films: &[&Film], weights: &[f32]) -> (f32, Option<f32>) {
     let input = &network.spec().input;
     let is_case = |class: usize| network.spec().classes[class].lowest >= Stage::F2;
     let (mut sum, mut total) = (0.0, 0.0);
-    let (mut scores, mut cases) = (Vec::new(), Vec::new());
+    let mut scored = Vec::new();
     for film in films {
         let starts = film.starts(input.frames);
         let count = WINDOWS.min(starts.len());
@@ -274,10 +274,10 @@ fn validate(network: &Network, films: &[&Film], weights: &[f32]) -> (f64, Option
             score += severe.map(|(_, p)| p).sum::<f64>() / count as f64;
         }
         total += weight;
-        scores.push(score);
-        cases.push(is_case(film.class));
+        scored.push((score, is_case(film.class)));
     }
-    (sum / total, auc(&scores, &cases))
+    let auc = auc(&scored).map(|auc| auc as f32);
+    ((sum / total) as f32, auc)
 }
 
 /// So that every class counts as much in all as any other: `n / (K n_k)`.

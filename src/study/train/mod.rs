@@ -8,7 +8,7 @@
 //!
 //! The networks are those of the zoo, built from the same graph that the engine
 //! executes, and the parameters carry PyTorch's names throughout. burn gives the
-//! tensors and their gradients, on the CPU ([`network`]). Who shows progress
+//! tensors and their gradients, on the CPU. Who shows progress
 //! passes an observer; nothing here draws.
 
 mod augment;
@@ -16,6 +16,7 @@ mod checkpoint;
 mod curves;
 mod film;
 mod fit;
+mod layer;
 mod network;
 mod optimiser;
 
