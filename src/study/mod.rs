@@ -5,6 +5,7 @@
 
 pub mod chart;
 pub mod cohort;
+pub mod evaluation;
 pub mod folder;
 pub mod phantom;
 #[cfg_attr(
@@ -14,6 +15,7 @@ pub mod phantom;
 mod picture;
 pub mod predictions;
 pub mod split;
+pub mod statistics;
 #[cfg(feature = "gstreamer")]
 pub(crate) mod video;
 
