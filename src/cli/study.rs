@@ -19,7 +19,11 @@ use crate::ingest::sandbox::Sandbox;
 use crate::metrics::Metrics;
 use crate::model::usual_classes;
 use crate::study::cohort::Cohort;
+use crate::study::evaluation::{Options, evaluate};
+use crate::study::folder::{StudyFolder, write_json};
+use crate::study::predictions::Predictions;
 use crate::study::protocol::{Event, Method, Point, Study, StudyConfig, StudyError, run as study};
+use crate::study::split::Split;
 use crate::study::train::TrainConfig;
 
 /// Train, judge and compare the three kinds of network on a cohort, as the paper
@@ -186,7 +190,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     })
     .map_err(sort)?;
     progress.finish();
-    conclude(args)
+    conclude(args, &cohort)
 }
 
 /// Reads a cohort and opens each of its recordings, with a progress bar; those that
@@ -304,10 +308,15 @@ impl Progress {
     }
 }
 
-/// Evaluation and report.
-fn conclude(args: &StudyArgs) -> anyhow::Result<()> {
+/// What the predictions amount to.
+fn conclude(args: &StudyArgs, cohort: &Cohort) -> anyhow::Result<()> {
+    let folder = StudyFolder::new(&args.out);
+    let predictions = Predictions::load(&folder.predictions())?;
+    let split = Split::load(&folder.split())?;
+    let evaluation = evaluate(&predictions, cohort, Some(&split), Options::default())?;
+    write_json(&folder.evaluation(), &evaluation)?;
     print(&format!(
-        "predictions and models are in {}\n",
+        "models, predictions and evaluation are in {}\n",
         args.out.display()
     ))
 }

@@ -9,6 +9,7 @@
 pub mod capsule;
 pub mod chart;
 pub mod cohort;
+pub mod evaluation;
 pub mod folder;
 #[cfg(feature = "gstreamer")]
 pub(crate) mod heat;
