@@ -25,9 +25,9 @@ test: setup-tests lint ## Install what is missing and run every test
 .PHONY: lint
 lint: ## Formatting, clippy and documentation, warnings denied; dependency rules
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features train -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features train --quiet
 	scripts/check-dependencies.py
 
 .PHONY: bench
@@ -41,6 +41,15 @@ bench-peers: setup ## Time the CPU engine beside PyTorch, ONNX Runtime and OpenV
 .PHONY: bench-stream
 bench-stream: setup ## Time overlapping windows beside PyTorch and OpenVINO, which share nothing
 	scripts/bench_peers.sh stream_peers
+
+.PHONY: bench-training
+bench-training: setup ## Time steps of training beside PyTorch on the CPU
+	FEATURES=train scripts/bench_peers.sh training_peers
+
+.PHONY: study
+study: setup ## Train and judge the three kinds of network on a synthetic cohort
+	cargo build --release --locked --features train
+	scripts/study.sh
 
 .PHONY: setup
 setup:

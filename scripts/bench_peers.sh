@@ -15,5 +15,5 @@ fi
 target/peers/bin/pip install --quiet --disable-pip-version-check \
   torch==2.15.0 torchvision==0.29.2 onnxruntime==1.32.0 openvino==2026.4.1 \
   matplotlib==3.11.2 numpy safetensors
-cargo build --release --locked
+cargo build --release --locked ${FEATURES:+--features "$FEATURES"}
 exec target/peers/bin/python "benches/$bench.py" "$@"

@@ -46,7 +46,7 @@ def satisfied(expression: str) -> bool:
 
 
 def main() -> int:
-    command = ["cargo", "metadata", "--format-version", "1"]
+    command = ["cargo", "metadata", "--format-version", "1", "--features", "train"]
     metadata = json.loads(subprocess.check_output(command))
     faults = []
     for package in metadata["packages"]:

@@ -55,6 +55,7 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_number_of_jobs() {
         "README.txt",
         "cohort.csv",
         "phantom.csv",
+        "phantom.json",
         "videos.csv",
         "videos/PH-0001-1.mp4",
         "videos/PH-0002-1.avi",

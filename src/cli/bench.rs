@@ -43,6 +43,10 @@ pub(super) struct BenchArgs {
     /// The time of each layer too, on the CPU.
     #[arg(long)]
     layers: bool,
+    /// Time steps of training instead: loss, gradients and Adam, in seconds.
+    #[cfg(feature = "train")]
+    #[arg(long, conflicts_with_all = ["device", "precision", "layers"])]
+    training: bool,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -50,6 +54,10 @@ pub(super) struct BenchArgs {
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let model = Model::load(&args.model).map_err(BadInput::new)?;
+    #[cfg(feature = "train")]
+    if args.training {
+        return training(args, &model);
+    }
     let options = EngineOptions {
         device: args.device,
         precision: args.precision,
@@ -132,6 +140,51 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 /// Medians in milliseconds, for what lies in the workspace.
+/// Seconds for a step of training.
+#[cfg(feature = "train")]
+fn training(args: &BenchArgs, model: &Model) -> anyhow::Result<()> {
+    use crate::study::train::{Batch, Network, Optimiser, Rule};
+    let input = &model.spec().input;
+    let count = usize::from(args.batch);
+    let values = count * input.channels * input.frames * input.height * input.width;
+    let classes = model.spec().classes.len();
+    let batch = Batch {
+        clips: noise(values),
+        labels: (0..count).map(|clip| clip % classes).collect(),
+    };
+    let mut network = Network::from_model(model).map_err(BadInput::new)?;
+    let mut optimiser = Optimiser::new(Rule::Adam, 0.01, &network);
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads.into())
+        .build()?;
+    let mut seconds = Vec::new();
+    let begin = Instant::now();
+    threads.install(|| {
+        while begin.elapsed() < args.duration || seconds.len() < 4 {
+            let clock = Instant::now();
+            let (_, gradients) = network.gradients(&batch, &vec![1.0; classes]);
+            optimiser.step(&mut network, &gradients, 1e-3);
+            seconds.push(clock.elapsed().as_secs_f64());
+        }
+    });
+    // The first warms up.
+    seconds.remove(0);
+    let steps = seconds.len();
+    let summary = summary(&mut seconds);
+    if args.json {
+        println!(
+            "{}",
+            serde_json::json!({ "steps": steps, "step_s": summary })
+        );
+    } else {
+        println!(
+            "a step of {count}: {summary} s, {steps} steps, {} threads",
+            args.threads
+        );
+    }
+    Ok(())
+}
+
 fn layer_times(engine: &Engine, workspace: &mut Workspace) -> Vec<(String, &'static str, f64)> {
     let runs: Vec<_> = (0..LAYER_RUNS)
         .map(|_| engine.layer_times(workspace))

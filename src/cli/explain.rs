@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -10,19 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::BadInput;
 use super::results::print;
 use crate::config::IngestConfig;
 use crate::domain::{Clip, Crop, Frame, FrameSize, PatientId, StreamId};
-use crate::engine::{Attention, Device, Engine, EngineOptions, Workspace, softmax};
+use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Media, SourceRequest, Stream, StreamHeader};
 use crate::metrics::Metrics;
 use crate::model::Model;
+use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
 
@@ -61,9 +59,6 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "N", default_value_t = 3)]
     key_frames: usize,
 }
-
-/// How much of a picture's brightness the strongest attention takes over.
-const OPACITY: f64 = 0.6;
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let model = Model::load(&args.model).map_err(BadInput::new)?;
@@ -360,59 +355,4 @@ impl Overlay<'_> {
         }
         Ok(self.windows)
     }
-}
-
-/// A frame's map, `[H, W]`, in the size of the picture.
-fn enlarged(attention: &Attention, frame: usize, size: FrameSize) -> anyhow::Result<Vec<f32>> {
-    let map = attention.at(frame);
-    let [_, rows, columns] = attention.shape;
-    let source = ImageRef::new(
-        columns as u32,
-        rows as u32,
-        bytemuck::cast_slice(&map),
-        PixelType::F32,
-    )
-    .context("cannot lay out the map")?;
-    let mut image = Image::new(size.width as u32, size.height as u32, PixelType::F32);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Interpolation(FilterType::Bilinear));
-    Resizer::new()
-        .resize(&source, &mut image, &options)
-        .context("cannot enlarge the map")?;
-    let bytes = image.buffer().as_chunks::<4>().0;
-    Ok(bytes.iter().map(|b| f32::from_ne_bytes(*b)).collect())
-}
-
-/// The grey picture with its heat in colour.
-fn painted(grey: &[u8], heat: &[f32], strongest: f32, size: FrameSize) -> Picture {
-    let scale = if strongest > 0.0 {
-        1.0 / f64::from(strongest)
-    } else {
-        0.0
-    };
-    let mut pixels = Vec::with_capacity(3 * grey.len());
-    for (grey, heat) in grey.iter().zip(heat) {
-        let heat = (f64::from(*heat) * scale).clamp(0.0, 1.0);
-        let colour = colorous::INFERNO.eval_continuous(heat);
-        let share = OPACITY * heat;
-        let mixed = |colour: u8| {
-            (f64::from(*grey) * (1.0 - share) + f64::from(colour) * share).round() as u8
-        };
-        pixels.extend([mixed(colour.r), mixed(colour.g), mixed(colour.b)]);
-    }
-    Picture {
-        width: size.width,
-        height: size.height,
-        format: Pixels::Rgb,
-        pixels,
-    }
-}
-
-fn write_png(path: &Path, picture: &Picture) -> anyhow::Result<()> {
-    let file = BufWriter::new(File::create(path).with_context(|| unwritable(path))?);
-    let mut encoder = png::Encoder::new(file, picture.width as u32, picture.height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    let mut writer = encoder.write_header().with_context(|| unwritable(path))?;
-    writer
-        .write_image_data(&picture.pixels)
-        .with_context(|| unwritable(path))
 }

@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 2 bad input or configuration, 1 anything else. Results
 //! go to stdout or to files, errors to stderr.
 
+#[cfg(not(feature = "train"))]
+mod absent;
 #[cfg(feature = "gstreamer")]
 mod archive;
 mod audit;
@@ -31,6 +33,10 @@ mod run;
 #[cfg(feature = "gstreamer")]
 mod scorer;
 mod stream_bench;
+#[cfg(feature = "train")]
+mod study;
+#[cfg(feature = "train")]
+mod train;
 mod views;
 
 use std::fmt::Display;
@@ -75,6 +81,14 @@ enum Command {
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
     Explain(explain::ExplainArgs),
+    #[cfg(feature = "train")]
+    Train(train::TrainArgs),
+    #[cfg(feature = "train")]
+    Study(study::StudyArgs),
+    #[cfg(not(feature = "train"))]
+    Train(absent::AbsentArgs),
+    #[cfg(not(feature = "train"))]
+    Study(absent::AbsentArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
@@ -130,6 +144,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::StreamBench(args) => stream_bench::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Explain(args) => explain::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
+        #[cfg(feature = "train")]
+        Command::Study(args) => study::run(&args),
+        #[cfg(not(feature = "train"))]
+        Command::Train(args) | Command::Study(args) => absent::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),

@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::index::positive;
@@ -27,6 +29,16 @@ impl ElastographyMethod {
         Self::Transient,
     ];
 
+    /// As tables write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SuperSonic => "super_sonic",
+            Self::MindraySte => "mindray_ste",
+            Self::MindrayStq => "mindray_stq",
+            Self::Transient => "transient",
+        }
+    }
+
     /// The stiffness above which `stage` or a severer one is likely, in Pa;
     /// `None` where the table has none.
     pub const fn cutoff(self, stage: Stage) -> Option<Milli> {
@@ -45,6 +57,20 @@ impl ElastographyMethod {
             (Self::Transient, Stage::F4) => Some(12_500),
             _ => None,
         }
+    }
+}
+
+/// A text named no method of elastography.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected super_sonic, mindray_ste, mindray_stq or transient")]
+pub struct UnknownMethod;
+
+impl FromStr for ElastographyMethod {
+    type Err = UnknownMethod;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMethod> {
+        let method = Self::ALL.into_iter().find(|method| method.name() == text);
+        method.ok_or(UnknownMethod)
     }
 }
 

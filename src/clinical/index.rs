@@ -4,6 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{LARGEST, Milli};
+use crate::domain::Stage;
 
 /// A value that cannot be what its column says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -189,6 +190,19 @@ impl Cutoffs {
         lower: 500,
         upper: 1_500,
     };
+
+    /// APRI for `stage` or severer: 0.5 and 1.5 for >= F2, 1.0 and 2.0 for F4,
+    /// none for others.
+    pub const fn apri(stage: Stage) -> Option<Self> {
+        match stage {
+            Stage::F2 => Some(Self::APRI),
+            Stage::F4 => Some(Self {
+                lower: 1_000,
+                upper: 2_000,
+            }),
+            _ => None,
+        }
+    }
 
     /// What `value` says. A value on a cut-off is between.
     pub const fn verdict(self, value: Milli) -> Verdict {

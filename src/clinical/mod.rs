@@ -7,20 +7,24 @@
 //! Classes are tri-state where the literature gives a lower and an upper
 //! cut-off: what lies between decides nothing.
 
+mod cohort;
 mod elastography;
 mod evaluation;
 mod fact;
 mod index;
+mod labels;
 mod rating;
 mod table;
 
-pub use elastography::{Elastography, ElastographyMethod};
+pub use cohort::{COHORT_FILE, CohortTables, PatientRecord, Sex, VIDEOS_FILE, VideoRecord};
+pub use elastography::{Elastography, ElastographyMethod, UnknownMethod};
 pub use evaluation::{Auc, Confusion, Evaluation};
 pub use fact::{Activation, Dated, Day, Deletion, Exam, Fact, MergeError, Merges};
 pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
+pub(crate) use labels::latest_day;
+pub use labels::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
 pub use rating::{Agreement, Indices, Rater, TARGETS};
-pub(crate) use table::latest_day;
-pub use table::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
+pub use table::{Finding, Problem};
 
 /// A measured quantity in thousandths of its unit.
 pub type Milli = i64;

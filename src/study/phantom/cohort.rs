@@ -4,6 +4,7 @@
 //! DIR/cohort.csv    patient_id, sex, age_years, ast_u_l, alt_u_l, platelets_10e9_l, swe_kpa, stage
 //! DIR/videos.csv    patient_id, path
 //! DIR/phantom.csv   what the simulator knows of each recording
+//! DIR/phantom.json  what the cohort was made by: the same can be made again
 //! DIR/videos/...    PH-0001-1.mp4 and so on
 //! DIR/README.txt    says that it is SYNTHETIC
 //! ```
@@ -17,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::writer::check;
 use super::{Container, Error, Patient, Recording, RecordingSpec, write_recording};
@@ -85,6 +86,45 @@ struct TruthRow {
     sweep_mm: f32,
     breathing_mm: f32,
     episode: &'static str,
+}
+
+/// `phantom.json`: what all recordings of a cohort were made by. The numbers of
+/// patient and clip in it are those of no recording in particular.
+#[derive(Serialize, Deserialize)]
+struct Recipe {
+    version: String,
+    recording: RecordingSpec,
+}
+
+/// What the recordings of the cohort in `directory` were made by; None if it is
+/// no synthetic cohort.
+///
+/// # Errors
+///
+/// When `phantom.json` is there and cannot be read.
+pub fn recipe(directory: &Path) -> Result<Option<RecordingSpec>, Error> {
+    let path = directory.join("phantom.json");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Read { path, source }),
+    };
+    let recipe: Recipe = serde_json::from_str(&text)
+        .map_err(|error| Error::Specification(format!("{}: {error}", path.display())))?;
+    Ok(Some(recipe.recording))
+}
+
+/// Patient and clip of a recording of such a cohort, by the name that it was given.
+pub fn place_of(path: &Path) -> Option<(u32, u16)> {
+    let (patient, clip) = path
+        .file_stem()?
+        .to_str()?
+        .strip_prefix("PH-")?
+        .split_once('-')?;
+    Some((
+        patient.parse().ok()?,
+        clip.parse::<u16>().ok()?.checked_sub(1)?,
+    ))
 }
 
 /// How many frames `spec` will have, for a progress display. Cheap: draws the
@@ -199,6 +239,14 @@ fn build(spec: &CohortSpec, directory: &Path, painted: &(dyn Fn() + Sync)) -> Re
     write_table(&directory.join("phantom.csv"), &truths)?;
     write_table(&directory.join("videos.csv"), &links)?;
     write_table(&directory.join("cohort.csv"), &rows)?;
+    let recipe = directory.join("phantom.json");
+    let made_by = Recipe {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        recording: spec.recording.clone(),
+    };
+    let text = serde_json::to_string_pretty(&made_by)
+        .map_err(|error| Error::Specification(error.to_string()))?;
+    fs::write(&recipe, text + "\n").map_err(fail(&recipe))?;
     let readme = directory.join("README.txt");
     fs::write(&readme, readme_of(spec)).map_err(fail(&readme))
 }
@@ -287,6 +335,7 @@ fn readme_of(spec: &CohortSpec) -> String {
          cohort.csv   one row per patient\n\
          videos.csv   which recordings belong to whom\n\
          phantom.csv  what the simulator knows of each recording: not for training\n\
+         phantom.json what all recordings were made by\n\
          \n\
          The same seed and options give the same files with the same version of the\n\
          program and of its encoders, whatever the number of jobs. Dates in the DICOM\n\
@@ -338,6 +387,7 @@ fn install(staging: &Path, directory: &Path) -> Result<(), Error> {
         "README.txt",
         "videos",
         "phantom.csv",
+        "phantom.json",
         "videos.csv",
         "cohort.csv",
     ];

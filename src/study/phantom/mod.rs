@@ -62,10 +62,13 @@ pub use tissue::CapsuleLine;
 #[cfg(feature = "gstreamer")]
 pub use writer::{Container, Error, record, write_recording};
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::{FrameSize, Stage};
 
 /// What is taken away from a recording, to see what a model lives on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ablation {
     /// Nothing.
     #[default]
@@ -79,7 +82,7 @@ pub enum Ablation {
 }
 
 /// Which recording to make. The same specification gives the same pixels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordingSpec {
     /// The cohort's seed.
     pub seed: u64,

@@ -9,6 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::rng::{self, Purpose};
+pub use crate::clinical::Sex;
 use crate::domain::Stage;
 
 /// Share of patients in F0 to F4.
@@ -35,25 +36,6 @@ const MEDIANS: [StageMedians; 5] = [
     StageMedians { age_years: 45.0, ast_u_l: 40.0, ast_over_alt: 1.00, platelets_10e9_l: 165.0, swe_kpa: 10.0, echotexture: 0.39, nodularity_mm: 0.60 },
     StageMedians { age_years: 47.0, ast_u_l: 45.0, ast_over_alt: 1.08, platelets_10e9_l: 125.0, swe_kpa: 14.5, echotexture: 0.45, nodularity_mm: 1.00 },
 ];
-
-/// Sex as a cohort table writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sex {
-    /// `F`.
-    Female,
-    /// `M`.
-    Male,
-}
-
-impl Sex {
-    /// The letter that stands for it in a table and in DICOM (0010,0040).
-    pub const fn letter(self) -> &'static str {
-        match self {
-            Self::Female => "F",
-            Self::Male => "M",
-        }
-    }
-}
 
 /// A synthetic patient.
 #[derive(Clone, Debug, PartialEq)]

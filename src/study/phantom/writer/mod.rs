@@ -32,6 +32,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file could not be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A table could not be written.
     #[error("cannot write `{}`", path.display())]
     Table {

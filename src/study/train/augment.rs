@@ -1,0 +1,262 @@
+//! One clip out of a film, as it is or changed as a scanner might have.
+//!
+//! What a scanner may do: point the other way (flip), amplify more or less
+//! (gain), be held a little askew (rotation), begin elsewhere and lose a frame
+//! (temporal jitter). What it may not: turn the picture over, stretch it, change
+//! its scale in millimetres, or play it backwards. One clip is changed as a whole,
+//! so that nothing flickers from frame to frame.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::film::Film;
+use crate::model::InputSpec;
+
+/// How far clips are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Augmentation {
+    /// Probability that left and right change places.
+    pub flip: f64,
+    /// Grey levels are multiplied by 1 within this share.
+    pub gain: f32,
+    /// Turned by at most so many degrees, either way.
+    pub rotation: f32,
+    /// Probability that one frame of the clip is lost.
+    pub lost_frame: f64,
+}
+
+impl Augmentation {
+    /// Nothing is changed but where the clip begins.
+    pub const NONE: Self = Self {
+        flip: 0.0,
+        gain: 0.0,
+        rotation: 0.0,
+        lost_frame: 0.0,
+    };
+}
+
+impl Default for Augmentation {
+    fn default() -> Self {
+        Self {
+            flip: 0.5,
+            gain: 0.15,
+            rotation: 4.0,
+            lost_frame: 0.25,
+        }
+    }
+}
+
+/// What is done to one clip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Change {
+    /// The first frame.
+    start: usize,
+    /// The place in the clip before which a frame is lost; none at 0.
+    lost: usize,
+    flip: bool,
+    gain: f32,
+    /// Radians.
+    angle: f32,
+}
+
+impl Change {
+    /// The clip that begins at `start`, as it is.
+    pub(super) const fn none(start: usize) -> Self {
+        Self {
+            start,
+            lost: 0,
+            flip: false,
+            gain: 1.0,
+            angle: 0.0,
+        }
+    }
+
+    /// Draws a clip of `length` frames out of `film`; None if it has none so long.
+    pub(super) fn draw(
+        film: &Film,
+        length: usize,
+        how: &Augmentation,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Self> {
+        let starts = film.starts(length);
+        if starts.is_empty() {
+            return None;
+        }
+        // Every draw is made, whatever it is needed for, so that one setting does
+        // not change what another draws.
+        let start = starts[rng.random_range(0..starts.len())];
+        let lose = rng.random_bool(how.lost_frame);
+        let place = rng.random_range(1..=length.max(2) - 1);
+        let room = film.starts(length + 1).binary_search(&start).is_ok();
+        let flip = rng.random_bool(how.flip);
+        let gain = 1.0 + how.gain * rng.random_range(-1.0..=1.0_f32);
+        let angle = how.rotation * rng.random_range(-1.0..=1.0_f32);
+        Some(Self {
+            start,
+            lost: if lose && room && length > 1 { place } else { 0 },
+            flip,
+            gain,
+            angle: angle.to_radians(),
+        })
+    }
+
+    /// Appends the clip, `[T, C, H, W]`, normalised.
+    pub(super) fn append(&self, film: &Film, input: &InputSpec, clips: &mut Vec<f32>) {
+        let (height, width) = (input.height, input.width);
+        let mut picture = vec![0.0; height * width];
+        for place in 0..input.frames {
+            let skipped = usize::from(self.lost > 0 && place >= self.lost);
+            self.paint(
+                film.frame(self.start + place + skipped),
+                width,
+                &mut picture,
+            );
+            for (mean, std) in input.mean.iter().zip(&input.std) {
+                clips.extend(picture.iter().map(|grey| (grey - mean) / std));
+            }
+        }
+    }
+
+    /// The frame as shares of white.
+    fn paint(&self, frame: &[u8], width: usize, picture: &mut [f32]) {
+        let level = |grey: f32| (grey * self.gain / 255.0).min(1.0);
+        let height = picture.len() / width;
+        let (sin, cos) = self.angle.sin_cos();
+        let middle = ((height - 1) as f32 / 2.0, (width - 1) as f32 / 2.0);
+        let rows = picture
+            .chunks_exact_mut(width)
+            .zip(frame.chunks_exact(width));
+        for (row, (shown, stored)) in rows.enumerate() {
+            for (column, pixel) in shown.iter_mut().enumerate() {
+                let from = if self.flip {
+                    width - 1 - column
+                } else {
+                    column
+                };
+                *pixel = if self.angle == 0.0 {
+                    level(f32::from(stored[from]))
+                } else {
+                    let (y, x) = (row as f32 - middle.0, from as f32 - middle.1);
+                    let at = (middle.0 + cos * y - sin * x, middle.1 + sin * y + cos * x);
+                    level(between(frame, width, at))
+                };
+            }
+        }
+    }
+}
+
+/// The grey level at a place between pixels; black outside.
+fn between(frame: &[u8], width: usize, (y, x): (f32, f32)) -> f32 {
+    let (top, left) = (y.floor(), x.floor());
+    let (down, right) = (y - top, x - left);
+    let pixel = |row: f32, column: f32| {
+        if row < 0.0 || column < 0.0 || column as usize >= width {
+            return 0.0;
+        }
+        let place = row as usize * width + column as usize;
+        frame.get(place).map_or(0.0, |grey| f32::from(*grey))
+    };
+    let upper = pixel(top, left) * (1.0 - right) + pixel(top, left + 1.0) * right;
+    let lower = pixel(top + 1.0, left) * (1.0 - right) + pixel(top + 1.0, left + 1.0) * right;
+    upper * (1.0 - down) + lower * down
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PatientId;
+    use rand_chacha::rand_core::SeedableRng;
+
+    fn input() -> InputSpec {
+        InputSpec {
+            channels: 2,
+            frames: 3,
+            height: 4,
+            width: 5,
+            mean: vec![0.5, 0.0],
+            std: vec![0.25, 1.0],
+        }
+    }
+
+    fn film() -> Film {
+        let frames = (0..6 * 20).map(|value| (value * 2) as u8).collect();
+        Film::new(
+            PatientId::new("P1"),
+            "a.mp4".into(),
+            1,
+            20,
+            frames,
+            vec![4, 2],
+        )
+    }
+
+    fn painted(change: &Change) -> Vec<f32> {
+        let mut clips = Vec::new();
+        change.append(&film(), &input(), &mut clips);
+        clips
+    }
+
+    #[test]
+    fn an_unchanged_clip_is_the_film_normalised_for_each_channel() {
+        let clip = painted(&Change::none(1));
+        assert_eq!(clip.len(), 3 * 2 * 20);
+        // Frame 1 begins with grey 40; then the second channel has it again.
+        assert!((clip[0] - (40.0 / 255.0 - 0.5) / 0.25).abs() < 1e-6);
+        assert!((clip[20] - 40.0 / 255.0).abs() < 1e-6);
+        assert!((clip[40] - (80.0 / 255.0 - 0.5) / 0.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_flip_changes_left_and_right_and_a_lost_frame_skips_one() {
+        let plain = painted(&Change::none(0));
+        let flipped = painted(&Change {
+            flip: true,
+            ..Change::none(0)
+        });
+        for (plain, flipped) in plain.chunks(5).zip(flipped.chunks(5)) {
+            assert!(plain.iter().eq(flipped.iter().rev()));
+        }
+        let lossy = painted(&Change {
+            lost: 2,
+            ..Change::none(0)
+        });
+        assert_eq!(lossy[..80], plain[..80]);
+        let third = painted(&Change::none(3));
+        assert_eq!(lossy[80..], third[..40]);
+    }
+
+    #[test]
+    fn a_quarter_turn_moves_columns_to_rows() {
+        let size = 5;
+        let frame: Vec<u8> = (0..25).map(|value| value * 10).collect();
+        let mut picture = vec![0.0; 25];
+        let change = Change {
+            angle: std::f32::consts::FRAC_PI_2,
+            ..Change::none(0)
+        };
+        change.paint(&frame, size, &mut picture);
+        for row in 0..size {
+            for column in 0..size {
+                let expected = f32::from(frame[(size - 1 - column) * size + row]) / 255.0;
+                assert!((picture[row * size + column] - expected).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_clips_and_none_spans_a_gap() {
+        let drawn = |seed| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let how = Augmentation::default();
+            (0..200)
+                .filter_map(|_| Change::draw(&film(), 3, &how, &mut rng))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(3), drawn(3));
+        assert_ne!(drawn(3), drawn(4));
+        for change in drawn(3) {
+            assert!(change.start + 3 + usize::from(change.lost > 0) <= 4);
+        }
+    }
+}
