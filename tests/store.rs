@@ -10,8 +10,8 @@ use std::path::Path;
 
 use hepaflow::config::StorePlace;
 use hepaflow::domain::{
-    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId, PatientResult,
-    Probability, StudyUid,
+    Abstention, ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId,
+    PatientResult, Probability, StudyUid,
 };
 use hepaflow::store::{Batch, PatientChange, Store, StoreError, StoredModel};
 use postgres_server::Server;
@@ -92,8 +92,12 @@ fn answer(patient: &str, clips: u64) -> PatientResult {
     PatientResult {
         patient: PatientId::new(patient),
         model: model().hash,
+        current: true,
         clips,
+        left_out: 1,
+        weight: 256 * clips,
         probabilities: clip(0).probabilities,
+        abstention: (clips > 1).then_some(Abstention::ThinEvidence),
     }
 }
 
@@ -102,7 +106,11 @@ fn stands(patient: &str, clips: u64) -> PatientChange {
 }
 
 fn batch(clips: Vec<ClipPrediction>, patients: Vec<PatientChange>) -> Batch {
-    Batch { clips, patients }
+    Batch {
+        clips,
+        patients,
+        rows: Vec::new(),
+    }
 }
 
 fn open(place: &StorePlace) -> Store {
@@ -318,10 +326,11 @@ fn a_database_that_cannot_be_reached_is_named_without_its_password() {
     let good = server.database("results");
     let place: StorePlace = good.parse().unwrap();
     drop(open(&place));
+    let port = format!(":{}/", server.port());
     for (from, to) in [
         ("s3cret%40here", "wr0ng%40pass"),
         ("/results", "/nothing"),
-        ("127.0.0.1:", "127.0.0.1:1"),
+        (port.as_str(), ":1/"),
         ("/results", "/results?sslmode=require"),
     ] {
         let place: StorePlace = good.replace(from, to).parse().unwrap();

@@ -13,7 +13,7 @@ use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace};
-use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
@@ -113,6 +113,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .map(|_| scoring.scorer())
             .collect(),
         workers: usize::from(args.workers),
+        beside: Vec::new(),
+        facts: Facts::new(Store::open(&pipeline.store)?),
         store,
         metrics: metrics.clone(),
         openings,

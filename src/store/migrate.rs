@@ -6,16 +6,28 @@ use super::{DatabaseFault, StoreError};
 use crate::config::StorePlace;
 
 /// Files are only ever added: a store remembers how many of them it has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/001_results.sql"),
-    include_str!("migrations/002_outbox.sql"),
+    include_str!("migrations/002_facts.sql"),
+    include_str!("migrations/003_views.sql"),
+    include_str!("migrations/004_outbox.sql"),
 ];
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Every table that a store of this version has.
-const TABLES: [&str; 4] = ["models", "clip_predictions", "patient_results", "outbox"];
+const TABLES: [&str; 9] = [
+    "models",
+    "clip_predictions",
+    "patient_results",
+    "facts",
+    "facts_head",
+    "indices",
+    "agreements",
+    "evaluations",
+    "outbox",
+];
 
 /// What is said otherwise in PostgreSQL: numbers have 64 bits, and texts are
 /// ordered by their bytes, whatever the database's language.

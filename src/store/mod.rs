@@ -12,6 +12,7 @@
 
 mod database;
 mod error;
+mod facts;
 mod migrate;
 mod outbox;
 mod postgres_link;
@@ -19,17 +20,20 @@ mod replace;
 mod row;
 mod sqlite;
 pub mod tls;
+mod views;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};
+pub use facts::{Change, Effect, FactError, LogFault, LogHead, LoggedChange, Receipt, Verified};
 use outbox::Event;
 pub use outbox::{OutboxSink, Outgoing};
 pub use replace::replace_file;
 use row::{Row, Value, wrong};
 use serde::{Deserialize, Serialize};
+pub use views::{RowChange, ViewRow};
 
 use crate::config::StorePlace;
 use crate::domain::{
@@ -55,18 +59,21 @@ pub struct Batch {
     pub clips: Vec<ClipPrediction>,
     /// Changed answers, later ones winning.
     pub patients: Vec<PatientChange>,
+    /// Changed rows of the other views, later ones winning.
+    pub rows: Vec<RowChange>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty()
+        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
     }
 
     /// Adds what `later` holds behind this.
     pub fn extend(&mut self, later: Self) {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
+        self.rows.extend(later.rows);
     }
 }
 
@@ -183,6 +190,7 @@ impl Store {
                 let end = "ON CONFLICT (content, first_frame, model) DO NOTHING";
                 transaction.insert("clip_predictions", &clips, end, |_| Ok(()))?;
                 let changed = write_answers(transaction, &events)?;
+                views::write_rows(transaction, &batch.rows)?;
                 outbox::enqueue(transaction, sinks, &changed)
             })
             .map_err(|fault| fault.at(&self.place))
@@ -264,14 +272,22 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn patient_results(&self) -> Result<Vec<PatientResult>, StoreError> {
-        let sql = "SELECT patient, model, clips, probabilities
+        let sql = "SELECT patient, model, clips, probabilities, left_out, weight, abstention,
+                          is_current
                    FROM patient_results ORDER BY patient, model";
         self.rows(sql, |row| {
             Ok(PatientResult {
                 patient: PatientId::new(row.text(0)?),
                 model: row.parsed(1)?,
+                current: row.integer(7)? == 1,
                 clips: row.unsigned(2)?,
+                left_out: row.unsigned(4)?,
+                weight: row.unsigned(5)?,
                 probabilities: probabilities(row, 3)?,
+                abstention: match row.optional_text(6)? {
+                    Some(text) => Some(text.parse().map_err(|error| wrong(6, error))?),
+                    None => None,
+                },
             })
         })
     }
@@ -281,8 +297,27 @@ impl Store {
         sql: &str,
         take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
     ) -> Result<Vec<T>, StoreError> {
+        self.read(sql, &[], take)
+    }
+
+    fn read<T>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<Vec<T>, StoreError> {
         self.database
-            .read(sql, &[], take)
+            .read(sql, values, take)
+            .map_err(|fault| fault.at(&self.place))
+    }
+
+    /// See [`Database::change`]: `work` may be done twice.
+    fn change<T>(
+        &mut self,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<T, StoreError> {
+        self.database
+            .change(work)
             .map_err(|fault| fault.at(&self.place))
     }
 }
@@ -316,9 +351,15 @@ fn write_answers<'a>(
 
 /// An answer that says the same as before is no change.
 const STANDS: &str = "ON CONFLICT (patient, model) DO UPDATE
-    SET clips = excluded.clips, probabilities = excluded.probabilities
+    SET clips = excluded.clips, probabilities = excluded.probabilities,
+        left_out = excluded.left_out, weight = excluded.weight,
+        abstention = excluded.abstention, is_current = excluded.is_current
     WHERE patient_results.clips <> excluded.clips
        OR patient_results.probabilities <> excluded.probabilities
+       OR patient_results.left_out <> excluded.left_out
+       OR patient_results.weight <> excluded.weight
+       OR patient_results.abstention IS DISTINCT FROM excluded.abstention
+       OR patient_results.is_current <> excluded.is_current
     RETURNING patient, model";
 
 const WITHDRAW: &str =
@@ -349,6 +390,12 @@ fn answer_row(change: &PatientChange) -> Option<Vec<Value<'_>>> {
         result.model.to_string().into(),
         result.clips.into(),
         raw_json(&result.probabilities).into(),
+        result.left_out.into(),
+        result.weight.into(),
+        result
+            .abstention
+            .map_or(Value::Null, |why| why.to_string().into()),
+        i64::from(result.current).into(),
     ])
 }
 

@@ -74,7 +74,13 @@ fn answer(result: &PatientResult, classes: &[StageRange]) -> Map<String, Value> 
         ("kind", json!("answer")),
         ("patient", json!(result.patient.expose())),
         ("answer", json!(likeliest.map(StageRange::to_string))),
+        (
+            "abstention",
+            json!(result.abstention.map(|why| why.to_string())),
+        ),
+        ("current", json!(result.current)),
         ("clips", json!(result.clips)),
+        ("clips_left_out", json!(result.left_out)),
         ("p_f2_or_more", json!(result.at_least(Stage::F2, classes))),
         ("p_f3_or_more", json!(result.at_least(Stage::F3, classes))),
         ("p_f4", json!(result.at_least(Stage::F4, classes))),
