@@ -8,9 +8,9 @@ use crate::config::StorePlace;
 /// Files are only ever added: a store remembers how many of them it has seen.
 const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/001_results.sql"),
-    include_str!("migrations/002_facts.sql"),
-    include_str!("migrations/003_views.sql"),
-    include_str!("migrations/004_outbox.sql"),
+    include_str!("migrations/002_outbox.sql"),
+    include_str!("migrations/003_facts.sql"),
+    include_str!("migrations/004_views.sql"),
 ];
 
 /// The version that this program reads and writes.
@@ -21,12 +21,12 @@ const TABLES: [&str; 9] = [
     "models",
     "clip_predictions",
     "patient_results",
+    "outbox",
     "facts",
     "facts_head",
     "indices",
     "agreements",
     "evaluations",
-    "outbox",
 ];
 
 /// What is said otherwise in PostgreSQL: numbers have 64 bits, and texts are

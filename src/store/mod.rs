@@ -37,8 +37,8 @@ pub use views::{RowChange, ViewRow};
 
 use crate::config::StorePlace;
 use crate::domain::{
-    ClipKey, ClipPrediction, ClipSpan, EventTime, ModelHash, PatientId, PatientResult, Probability,
-    StageRange, StudyUid,
+    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId, PatientResult,
+    Probability, StageRange, StudyUid,
 };
 
 /// What the store remembers of a model.
@@ -276,6 +276,7 @@ impl Store {
                           is_current
                    FROM patient_results ORDER BY patient, model";
         self.rows(sql, |row| {
+            let abstention = row.optional_text(6)?;
             Ok(PatientResult {
                 patient: PatientId::new(row.text(0)?),
                 model: row.parsed(1)?,
@@ -284,20 +285,35 @@ impl Store {
                 left_out: row.unsigned(4)?,
                 weight: row.unsigned(5)?,
                 probabilities: probabilities(row, 3)?,
-                abstention: match row.optional_text(6)? {
-                    Some(text) => Some(text.parse().map_err(|error| wrong(6, error))?),
+                abstention: match abstention {
+                    Some(why) => Some(why.parse().map_err(|error| wrong(6, error))?),
                     None => None,
                 },
             })
         })
     }
 
-    fn rows<T>(
-        &self,
-        sql: &str,
-        take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.read(sql, &[], take)
+    /// The recordings that were scored whose content begins with these digits.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn contents(&self, prefix: &str) -> Result<Vec<ContentHash>, StoreError> {
+        if !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT DISTINCT content FROM clip_predictions
+                   WHERE content LIKE $1 ORDER BY content";
+        let pattern = format!("{}%", prefix.to_ascii_lowercase());
+        self.read(sql, &[pattern.into()], |row| row.parsed(0))
+    }
+
+    fn change<T>(
+        &mut self,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<T, StoreError> {
+        self.database
+            .change(work)
+            .map_err(|fault| fault.at(&self.place))
     }
 
     fn read<T>(
@@ -311,13 +327,13 @@ impl Store {
             .map_err(|fault| fault.at(&self.place))
     }
 
-    /// See [`Database::change`]: `work` may be done twice.
-    fn change<T>(
-        &mut self,
-        work: impl FnMut(&mut Transaction<'_>) -> Result<T, DatabaseFault>,
-    ) -> Result<T, StoreError> {
+    fn rows<T>(
+        &self,
+        sql: &str,
+        take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<Vec<T>, StoreError> {
         self.database
-            .change(work)
+            .read(sql, &[], take)
             .map_err(|fault| fault.at(&self.place))
     }
 }
@@ -358,7 +374,7 @@ const STANDS: &str = "ON CONFLICT (patient, model) DO UPDATE
        OR patient_results.probabilities <> excluded.probabilities
        OR patient_results.left_out <> excluded.left_out
        OR patient_results.weight <> excluded.weight
-       OR patient_results.abstention IS DISTINCT FROM excluded.abstention
+       OR coalesce(patient_results.abstention, '') <> coalesce(excluded.abstention, '')
        OR patient_results.is_current <> excluded.is_current
     RETURNING patient, model";
 
@@ -392,9 +408,7 @@ fn answer_row(change: &PatientChange) -> Option<Vec<Value<'_>>> {
         raw_json(&result.probabilities).into(),
         result.left_out.into(),
         result.weight.into(),
-        result
-            .abstention
-            .map_or(Value::Null, |why| why.to_string().into()),
+        result.abstention.map(|why| why.to_string()).into(),
         i64::from(result.current).into(),
     ])
 }

@@ -14,7 +14,7 @@ use crate::config::{PostgresUrl, StorePlace};
 /// A server that is not there within this time is an error.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost server is waited for, as while it restarts.
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
+const RECONNECT_FOR: Duration = Duration::from_mins(1);
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// A peer that was cut off is noticed after about this time.
 const SILENCE: Duration = Duration::from_secs(30);

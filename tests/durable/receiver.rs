@@ -74,8 +74,8 @@ impl Receiver {
             };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().unwrap(),
-                "idempotency-key" => event = value.to_owned(),
-                "hepaflow-signature" => signature = value.to_owned(),
+                "idempotency-key" => value.clone_into(&mut event),
+                "hepaflow-signature" => value.clone_into(&mut signature),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
--- Probabilities are JSON arrays of whole numbers in units of 2^-32,
+-- Version 1. Probabilities are JSON arrays of whole numbers in units of 2^-32,
 -- one a class in the model's order, so that sums stay exact.
 CREATE TABLE models (
     model        TEXT PRIMARY KEY,  -- SHA-256 of the model directory, hex

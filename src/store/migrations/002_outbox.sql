@@ -1,4 +1,4 @@
--- Results on their way out: a row for every change of an answer and
+-- Version 2. Results on their way out: a row for every change of an answer and
 -- every sink, written with the change, deleted when the sink has taken it.
 CREATE TABLE outbox (
     sequence   INTEGER PRIMARY KEY AUTOINCREMENT, -- order of delivery
