@@ -628,7 +628,7 @@ mod tests {
 
     fn open() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("results.sqlite")).unwrap();
+        let store = Store::open(folder.path().join("results.sqlite")).unwrap();
         (folder, store)
     }
 
