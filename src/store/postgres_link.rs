@@ -145,8 +145,11 @@ fn is_lost(error: &postgres::Error) -> bool {
 }
 
 fn schema(transaction: &mut Transaction<'_>) -> Result<Schema, DatabaseFault> {
-    let table = transaction.query_one("SELECT to_regclass('hepaflow_schema') IS NULL", &[])?;
-    if table.try_get::<_, bool>(0)? {
+    // From the catalogue's rows: `to_regclass` may answer from a cache that does
+    // not know yet what was committed while this transaction waited for its lock.
+    let sql = "SELECT count(*) FROM pg_catalog.pg_class
+               WHERE relname = 'hepaflow_schema' AND pg_catalog.pg_table_is_visible(oid)";
+    if transaction.query_one(sql, &[])?.try_get::<_, i64>(0)? == 0 {
         return Ok(Schema::Empty);
     }
     let version = transaction.query_opt("SELECT max(version) FROM hepaflow_schema", &[])?;
