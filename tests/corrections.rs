@@ -234,12 +234,12 @@ impl InForce {
         match change {
             Change::Enter(fact) => {
                 let mut fact = fact.clone();
-                match (&mut fact, number) {
-                    (Fact::Exam(Exam { number, .. }), Some(logged))
-                    | (Fact::Activation(Activation { number, .. }), Some(logged)) => {
-                        *number = logged;
-                    }
-                    _ => {}
+                if let (
+                    Fact::Exam(Exam { number, .. }) | Fact::Activation(Activation { number, .. }),
+                    Some(logged),
+                ) = (&mut fact, number)
+                {
+                    *number = logged;
                 }
                 self.facts.insert(about(&fact), fact);
             }
