@@ -577,11 +577,11 @@ impl StoredRow {
             digest.update((field.len() as u64).to_be_bytes());
             digest.update(field);
         }
-        digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let mut hex = String::new();
+        for byte in digest.finalize() {
+            hex += &format!("{byte:02x}");
+        }
+        hex
     }
 }
 
