@@ -126,7 +126,7 @@ fn model() -> ModelHash {
 }
 
 fn open_store(folder: &TempDir) -> Store {
-    let mut store = Store::open(&folder.path().join("results.sqlite")).unwrap();
+    let mut store = Store::open(folder.path().join("results.sqlite")).unwrap();
     let classes = vec!["F0-F1".parse().unwrap(), "F2-F4".parse().unwrap()];
     let architecture = "last pixel".to_owned();
     store
@@ -218,7 +218,7 @@ fn expected(films: &[Film]) -> Vec<PatientResult> {
 }
 
 fn stored(folder: &TempDir) -> (Vec<PatientResult>, Vec<ClipPrediction>) {
-    let store = Store::open_existing(&folder.path().join("results.sqlite")).unwrap();
+    let store = Store::open_existing(folder.path().join("results.sqlite")).unwrap();
     (
         store.patient_results().unwrap(),
         store.clip_predictions().unwrap(),

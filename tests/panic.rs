@@ -76,7 +76,7 @@ impl Scorer for Broken {
 fn panic_in(place: &str) {
     hepaflow::cli::exit_on_panic();
     let folder = tempfile::tempdir().unwrap();
-    let mut store = Store::open(&folder.path().join("r.sqlite")).unwrap();
+    let mut store = Store::open(folder.path().join("r.sqlite")).unwrap();
     let model = ModelHash::of(b"m");
     let classes = vec!["F0-F4".parse().unwrap()];
     store
@@ -111,7 +111,7 @@ fn panic_in(place: &str) {
         scorers: vec![Box::new(Broken(place == "scorer"))],
         beside: Vec::new(),
         workers: 2,
-        facts: Facts::new(Store::open(&folder.path().join("r.sqlite")).unwrap()),
+        facts: Facts::new(Store::open(folder.path().join("r.sqlite")).unwrap()),
         store,
         metrics: Metrics::new().unwrap(),
     };

@@ -436,10 +436,11 @@ fn a_database_that_cannot_be_reached_is_named_without_its_password() {
     let good = server.database("results");
     let place: StorePlace = good.parse().unwrap();
     drop(open(&place));
+    let port = format!(":{}/", server.port());
     for (from, to) in [
         ("s3cret%40here", "wr0ng%40pass"),
         ("/results", "/nothing"),
-        ("127.0.0.1:", "127.0.0.1:1"),
+        (port.as_str(), ":1/"),
         ("/results", "/results?sslmode=require"),
     ] {
         let place: StorePlace = good.replace(from, to).parse().unwrap();

@@ -88,7 +88,7 @@ fn show(store: &Store, mut after: u64) -> anyhow::Result<Rows> {
         let more = store.facts_after(after, 4096)?;
         let Some(last) = more.last() else { break };
         after = last.number;
-        rows.extend(more.into_iter().map(row));
+        rows.extend(more.iter().map(row));
     }
     Ok(Rows {
         columns: vec![
@@ -99,7 +99,7 @@ fn show(store: &Store, mut after: u64) -> anyhow::Result<Rows> {
     })
 }
 
-fn row(logged: LoggedChange) -> Vec<serde_json::Value> {
+fn row(logged: &LoggedChange) -> Vec<serde_json::Value> {
     let fact = logged.change.fact();
     let change = if logged.change.difference() > 0 {
         "entered"

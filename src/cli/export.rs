@@ -14,7 +14,6 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::BadInput;
 use super::results::{Place, Rows, What, exact};
 use crate::store::replace_file;
 
@@ -55,8 +54,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
         Format::Jsonl => lines(&rows, file),
         Format::Csv => Ok(file.write_all(rows.to_csv()?.as_bytes())?),
     })
-    .with_context(|| format!("cannot write {}", args.out.display()))
-    .map_err(BadInput::new)?;
+    .with_context(|| format!("cannot write {}", args.out.display()))?;
     eprintln!("{} rows in {}", rows.rows.len(), args.out.display());
     Ok(())
 }

@@ -24,23 +24,18 @@ use crate::store::{Store, StoredModel};
 pub(super) struct ResultsArgs {
     #[command(subcommand)]
     export: Option<Export>,
+    /// What to show.
+    #[arg(required = true)]
+    what: Option<What>,
     #[command(flatten)]
-    show: Option<ShowArgs>,
+    place: Place,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Subcommand)]
 enum Export {
     Export(ExportArgs),
-}
-
-#[derive(Args)]
-struct ShowArgs {
-    /// What to show.
-    what: What,
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    format: Format,
 }
 
 /// How rows are printed.
@@ -138,10 +133,10 @@ pub(super) fn run(args: &ResultsArgs) -> anyhow::Result<()> {
     if let Some(Export::Export(args)) = &args.export {
         return export::run(args);
     }
-    let Some(args) = &args.show else {
+    let Some(what) = args.what else {
         return Err(BadInput::new(anyhow::anyhow!("say what to show: patients or clips")).into());
     };
-    args.format.print(&args.what.rows(&args.place.open()?)?)
+    args.format.print(&what.rows(&args.place.open()?)?)
 }
 
 /// Writes to stdout; a reader that has gone away (as `head` does) is no error.

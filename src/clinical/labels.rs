@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Labels {
-        let now = UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
+        let now = UNIX_EPOCH + Duration::from_hours(20_000 * 24);
         read_labels(text.as_bytes(), now).unwrap()
     }
 

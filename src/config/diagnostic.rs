@@ -56,6 +56,7 @@ impl std::error::Error for ConfigError {}
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display().to_string();
+        let text = without_passwords(&self.text);
         let renderer = Renderer::plain();
         for (position, diagnostic) in self.diagnostics.iter().enumerate() {
             if position > 0 {
@@ -66,7 +67,7 @@ impl fmt::Display for ConfigError {
                 key => format!("`{key}`: {}", diagnostic.message),
             };
             let mut group = Level::ERROR.primary_title(&title).element(
-                Snippet::source(&self.text)
+                Snippet::source(&text)
                     .path(&file)
                     .annotation(AnnotationKind::Primary.span(diagnostic.span.clone())),
             );
@@ -76,5 +77,41 @@ impl fmt::Display for ConfigError {
             f.write_str(&renderer.render(&[group]))?;
         }
         Ok(())
+    }
+}
+
+/// `text` with stars, as many bytes, for what URLs in it say of users and
+/// passwords: the line of a mistake is shown, wherever in it the mistake is.
+fn without_passwords(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    for (begin, _) in text.match_indices("://") {
+        let begin = begin + "://".len();
+        let rest = &text[begin..];
+        let url = &rest[..rest.find(['"', '\'', '\n']).unwrap_or(rest.len())];
+        if let Some(end) = url.rfind('@') {
+            bytes[begin..begin + end].fill(b'*');
+        }
+        if let Some(at) = url.find("password=") {
+            let from = at + "password=".len();
+            let length = url[from..].find('&').unwrap_or(url.len() - from);
+            bytes[begin + from..begin + from + length].fill(b'*');
+        }
+    }
+    // Whole characters were replaced.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_starred_and_nothing_moves() {
+        let text =
+            "a = 'ä'\nurl = \"postgres://u:pä@ss@h/d?password=s3c&x=1\" # x@y\nb = 'http://h/@'";
+        let shown = without_passwords(text);
+        assert_eq!(shown.len(), text.len());
+        assert!(!shown.contains("ss@") && !shown.contains("s3c"), "{shown}");
+        assert!(shown.contains("@h/d?password=***&x=1\" # x@y\n"), "{shown}");
     }
 }

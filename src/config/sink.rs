@@ -151,3 +151,84 @@ fn problem_of(url: &str) -> Option<(&'static str, &'static str)> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pipeline;
+    use super::*;
+
+    fn read(sinks: &str) -> Result<Pipeline, String> {
+        let text = format!(
+            "[model]\npath = 'm'\n[[source]]\nname = 'a'\npath = 'a.mp4'\npatient = 'p'\n{sinks}"
+        );
+        Pipeline::parse(Path::new("dir/p.toml"), &text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sinks_are_read_with_defaults_and_secrets_are_not_shown() {
+        let pipeline = read(
+            "[[sink]]\nname = 'his'\nkind = 'webhook'\nurl = 'https://his/x?token=t0ken'\n\
+             secret_file = 'key'\n[[sink]]\nname = 'f'\nkind = 'jsonl'\npath = 'c.jsonl'\n",
+        )
+        .unwrap();
+        let [his, file] = &pipeline.sinks[..] else {
+            panic!("{:?}", pipeline.sinks);
+        };
+        assert_eq!((his.backlog, his.retry_pause.as_secs()), (65_536, 60));
+        assert!(
+            matches!(&file.kind, SinkKind::JsonLines { path } if path == Path::new("dir/c.jsonl"))
+        );
+        assert!(!format!("{his:?}").contains("t0ken"));
+        assert!(
+            pipeline
+                .missing_files()
+                .unwrap_err()
+                .to_string()
+                .contains("sink[0].secret_file")
+        );
+    }
+
+    #[test]
+    fn every_mistake_of_a_sink_is_reported() {
+        let mistakes = read(
+            "[[sink]]\nname = 'a/b'\nkind = 'webhook'\nurl = 'http://his.local/'\n\
+             [[sink]]\nname = 'x'\nkind = 'fax'\n\
+             [[sink]]\nname = 'x'\nkind = 'jsonl'\nretry_pause = 'often'\n\
+             [[sink]]\nkind = 'webhook'\nurl = 'his'\nsecret_file = 'k'\nbacklog = 0\n\
+             [store]\npath = 'r'\nurl = 'mysql://u:p4ss@h/d'\n",
+        )
+        .unwrap_err();
+        for expected in [
+            "part of a file's name",
+            "in the clear",
+            "secret_file",
+            "\"fax\"",
+            "another sink has this name",
+            "add `path",
+            "often",
+            "no URL of a web server",
+            "add `name",
+            "1 to 65536",
+            "results are kept in one place",
+        ] {
+            assert!(mistakes.contains(expected), "{expected} in {mistakes}");
+        }
+        assert!(!mistakes.contains("p4ss"), "{mistakes}");
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for (url, is_fine) in [
+            ("https://his.local:8443/a", true),
+            ("http://127.0.0.1:80/a", true),
+            ("http://[::1]/a", true),
+            ("http://localhost/a", true),
+            ("http://10.0.0.1/a", false),
+            ("ftp://his.local/a", false),
+            ("/a", false),
+            ("", false),
+        ] {
+            assert_eq!(problem_of(url).is_none(), is_fine, "{url}");
+        }
+    }
+}

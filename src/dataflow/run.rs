@@ -199,7 +199,7 @@ struct Known {
 
 /// What every worker builds its part of the graph from.
 struct Plan {
-    /// The first worker takes it.
+    /// Worker 0 takes it.
     known: Mutex<Option<(Known, Following)>>,
     source: SourceContext,
     infer: InferContext,
@@ -232,7 +232,11 @@ impl Plan {
                 });
             });
 
-        let (known, following) = lock(&self.known).take().unzip();
+        // One worker of all, whatever the number of processes.
+        let (known, following) = (scope.index() == 0)
+            .then(|| lock(&self.known).take())
+            .flatten()
+            .unzip();
         let known = known.unwrap_or_default();
         let clips = predictions
             .concat(known.clips.to_stream(scope))

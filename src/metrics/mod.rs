@@ -476,6 +476,7 @@ mod tests {
     fn alerts_speak_of_metrics_that_exist() {
         let metrics = Metrics::new().unwrap();
         metrics.source("bed-1");
+        metrics.sink("his");
         let text = metrics.render().unwrap();
         let samples: Vec<_> = text
             .lines()

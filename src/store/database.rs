@@ -16,7 +16,7 @@ const ROWS_A_STATEMENT: usize = 100;
 /// A connection.
 pub(super) enum Database {
     Sqlite(rusqlite::Connection),
-    Postgres(PostgresLink),
+    Postgres(Box<PostgresLink>),
 }
 
 /// What is changed together: everything or nothing.
@@ -29,7 +29,9 @@ impl Database {
     pub(super) fn open(place: &StorePlace) -> Result<Self, StoreError> {
         match place {
             StorePlace::File(file) => sqlite::open(file).map(Self::Sqlite),
-            StorePlace::Postgres(url) => PostgresLink::open(url).map(Self::Postgres),
+            StorePlace::Postgres(url) => {
+                PostgresLink::open(url).map(|link| Self::Postgres(Box::new(link)))
+            }
         }
     }
 

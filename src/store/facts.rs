@@ -577,11 +577,11 @@ impl StoredRow {
             digest.update((field.len() as u64).to_be_bytes());
             digest.update(field);
         }
-        digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let mut hex = String::new();
+        for byte in digest.finalize() {
+            hex += &format!("{byte:02x}");
+        }
+        hex
     }
 }
 
@@ -628,7 +628,7 @@ mod tests {
 
     fn open() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("results.sqlite")).unwrap();
+        let store = Store::open(folder.path().join("results.sqlite")).unwrap();
         (folder, store)
     }
 

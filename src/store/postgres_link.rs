@@ -14,7 +14,7 @@ use crate::config::{PostgresUrl, StorePlace};
 /// A server that is not there within this time is an error.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost server is waited for, as while it restarts.
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
+const RECONNECT_FOR: Duration = Duration::from_mins(1);
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// A peer that was cut off is noticed after about this time.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ impl PostgresLink {
                 conflicts += 1;
                 continue;
             }
-            if !client.is_closed() {
+            if !client.is_closed() && !is_lost(error) {
                 return Err(fault);
             }
             tracing::warn!(store = %self.url, "the connection was lost and is made again");
@@ -127,9 +127,29 @@ impl PostgresLink {
     }
 }
 
+/// Whether the connection is of no more use: the client itself notices only the
+/// next time that it is asked.
+fn is_lost(error: &postgres::Error) -> bool {
+    let is_going = error.code().is_some_and(|code| {
+        [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+        ]
+        .contains(code)
+    });
+    let cause = std::error::Error::source(error);
+    is_going
+        || error.is_closed()
+        || cause.is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
 fn schema(transaction: &mut Transaction<'_>) -> Result<Schema, DatabaseFault> {
-    let table = transaction.query_one("SELECT to_regclass('hepaflow_schema') IS NULL", &[])?;
-    if table.try_get::<_, bool>(0)? {
+    // From the catalogue's rows: `to_regclass` may answer from a cache that does
+    // not know yet what was committed while this transaction waited for its lock.
+    let sql = "SELECT count(*) FROM pg_catalog.pg_class
+               WHERE relname = 'hepaflow_schema' AND pg_catalog.pg_table_is_visible(oid)";
+    if transaction.query_one(sql, &[])?.try_get::<_, i64>(0)? == 0 {
         return Ok(Schema::Empty);
     }
     let version = transaction.query_opt("SELECT max(version) FROM hepaflow_schema", &[])?;

@@ -1,7 +1,7 @@
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::migrate::Schema;
 use super::{DatabaseFault, StoreError};
@@ -23,9 +23,12 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     // Many rows in one statement: a cache for those of every length.
     connection.set_prepared_statement_cache_capacity(64);
-    connection
-        .pragma_update(None, "journal_mode", "wal")
-        .map_err(fail)?;
+    // Who made the file otherwise shall find it as it was.
+    if schema(&connection).map_err(|fault| fault.at(&StorePlace::File(file.to_owned())))?
+        != Schema::Foreign
+    {
+        write_ahead(&connection).map_err(fail)?;
+    }
     // FULL syncs the log at every commit: acknowledged means on disk.
     connection
         .pragma_update(None, "synchronous", "full")
@@ -45,4 +48,21 @@ pub(super) fn schema(connection: &Connection) -> Result<Schema, DatabaseFault> {
         (0, _) => Schema::Foreign,
         (version, _) => Schema::Version(version),
     })
+}
+
+/// Of several processes that open a new file, all but one are turned away at
+/// once, whatever they are willing to wait.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begin.elapsed() < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
 }

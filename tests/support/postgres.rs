@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -173,9 +173,8 @@ impl Server {
         )
     }
 
-    /// The folder of the cluster.
-    pub(crate) fn data(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 }
 

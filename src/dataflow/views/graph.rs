@@ -37,6 +37,10 @@ pub struct Views<'scope> {
 /// Maintains the views of `clips` that were scored, of what `models`' classes
 /// mean and of `facts`, each worker holding any share of these. Patients are
 /// exchanged between workers.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "collections are handed over, as everywhere in differential dataflow"
+)]
 pub fn maintain<'scope>(
     clips: Collection<'scope, ClipFact>,
     models: Collection<'scope, (ModelHash, Vec<StageRange>)>,

@@ -63,7 +63,7 @@ pub enum OutboxError {
 
 /// What takes changes.
 enum Sink {
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     Lines(JsonLines),
 }
 
@@ -79,12 +79,11 @@ impl Sink {
                 url,
                 secret_file,
                 timeout,
-            } => Self::Webhook(Webhook::open(
-                &config.name,
-                url,
-                &secret_file.value,
-                *timeout,
-            )?),
+            } => {
+                let secret_file = &secret_file.value;
+                let webhook = Webhook::open(&config.name, url, secret_file, *timeout)?;
+                Self::Webhook(Box::new(webhook))
+            }
             SinkKind::JsonLines { path } => Self::Lines(JsonLines::new(path)),
         })
     }

@@ -90,12 +90,11 @@ impl Webhook {
 
     fn signature(&self, time: u64, body: &str) -> String {
         let tag = hmac::sign(&self.key, format!("{time}.{body}").as_bytes());
-        let hex: String = tag
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("t={time},v1={hex}")
+        let mut signature = format!("t={time},v1=");
+        for byte in tag.as_ref() {
+            signature += &format!("{byte:02x}");
+        }
+        signature
     }
 }
 
