@@ -360,13 +360,13 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
             unsafe {
                 match bases.len() {
                     1..=2 if 2 < MR => {
-                        accumulate::<S, 2, NV>(simd, rows, bases, panel, tile, fresh)
+                        accumulate::<S, 2, NV>(simd, rows, bases, panel, tile, fresh);
                     }
                     1..=4 if 4 < MR => {
-                        accumulate::<S, 4, NV>(simd, rows, bases, panel, tile, fresh)
+                        accumulate::<S, 4, NV>(simd, rows, bases, panel, tile, fresh);
                     }
                     1..=8 if 8 < MR => {
-                        accumulate::<S, 8, NV>(simd, rows, bases, panel, tile, fresh)
+                        accumulate::<S, 8, NV>(simd, rows, bases, panel, tile, fresh);
                     }
                     _ => accumulate::<S, MR, NV>(simd, rows, bases, panel, tile, fresh),
                 }
