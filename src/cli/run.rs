@@ -105,9 +105,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             max_gap: pipeline.window.max_gap,
         },
         model: model.hash(),
-        scorers: (0..pipeline.model.threads)
-            .map(|_| scoring.scorer())
-            .collect(),
+        scorers: scoring.scorers(pipeline.model.threads)?,
         workers: usize::from(args.workers),
         store,
         metrics: metrics.clone(),

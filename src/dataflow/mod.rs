@@ -20,6 +20,7 @@
 //! when the engine or the store fails; what was committed stays.
 
 mod aggregate;
+mod ahead;
 mod clock;
 mod control;
 mod infer;

@@ -7,6 +7,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concat, Operator, ToStream};
 
 use super::aggregate::store_answers;
+use super::ahead::LookAhead;
 use super::control::lock;
 use super::infer::InferContext;
 use super::source::{Intake, SourceContext, sources};
@@ -176,7 +177,9 @@ struct Plan {
 
 impl Plan {
     fn build(&self, scope: Scope<'_, Epoch>) {
-        let predictions = sources(scope, self.source.clone())
+        let frames = sources(scope, self.source.clone());
+        frames.clone().look_ahead(self.infer.tasks.clone());
+        let predictions = frames
             .windows(
                 self.window,
                 self.infer.model,

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::driver::DriverCard;
 use super::launch::Card;
 use super::network::{Batch, Clips, Network};
+use super::session::{Session, SessionPlan};
 use super::{CudaError, Precision};
+use crate::engine::course::Due;
 use crate::engine::cpu::{self, Storage, Team};
+use crate::engine::reuse::Sliding;
 use crate::engine::{Health, Plan};
 use crate::model::InputSpec;
 
@@ -172,7 +175,9 @@ impl Backend {
             };
             let at_once = self.batch.load(Relaxed).min(count - done);
             let part = clips.part(done, done + at_once, network.input_shape());
-            match Self::infer_once(workspace, &network, generation, at_once, part) {
+            let rows = Self::room(workspace, &network, generation, at_once)
+                .and_then(|batch| network.run(batch, at_once, part));
+            match rows {
                 Ok(rows) => {
                     logits.extend(rows);
                     done += at_once;
@@ -198,13 +203,72 @@ impl Backend {
         Ok(Some(logits))
     }
 
-    fn infer_once(
+    /// How windows follow each other on the card; none if they cannot, or the card
+    /// was given up.
+    pub(in crate::engine) fn session_plan(&self, sliding: Sliding) -> Option<SessionPlan> {
+        let network = self.state().network.clone()?;
+        SessionPlan::new(&network, sliding)
+    }
+
+    /// Computes the stage that all of some sessions of one plan are due for: each
+    /// one's logits if it is a window's last one. None of a session that could not
+    /// be served, since the card failed or has no room: it must be reset, and its
+    /// window scored as a clip.
+    pub(in crate::engine) fn run_stage(
+        &self,
         workspace: &mut Workspace,
+        due: Due,
+        sessions: &mut [&mut Session],
+    ) -> Vec<Option<Option<Vec<f32>>>> {
+        let mut answers = Vec::with_capacity(sessions.len());
+        while answers.len() < sessions.len() {
+            let left = &mut sessions[answers.len()..];
+            let (network, generation) = {
+                let state = self.state();
+                (state.network.clone(), state.generation)
+            };
+            let Some(network) = network else {
+                answers.extend(left.iter().map(|_| None));
+                break;
+            };
+            let is_there = |session: &&mut Session| !session.is_lost(generation);
+            let there = left.iter().take_while(|session| is_there(session)).count();
+            if there == 0 {
+                answers.push(None);
+                continue;
+            }
+            let at_once = self.batch.load(Relaxed).min(there);
+            let part = &mut left[..at_once];
+            let run = Self::room(workspace, &network, generation, at_once)
+                .and_then(|batch| network.run_stage(batch, generation, due, part));
+            match run {
+                Ok(rows) => {
+                    answers.extend(rows.into_iter().map(Some));
+                    self.state().failures = 0;
+                }
+                Err(CudaError::OutOfMemory { .. } | CudaError::TooLarge { .. }) => {
+                    // Whole clips find out how many there is room for.
+                    workspace.batch = None;
+                    answers.extend((0..at_once).map(|_| None));
+                }
+                Err(error) => {
+                    workspace.batch = None;
+                    drop(network);
+                    self.rebuild(generation, &error);
+                    answers.extend((0..at_once).map(|_| None));
+                }
+            }
+        }
+        answers
+    }
+
+    /// Memory for so many clips at once.
+    fn room<'a>(
+        workspace: &'a mut Workspace,
         network: &Network,
         generation: usize,
         count: usize,
-        clips: Clips<'_>,
-    ) -> Result<Vec<f32>, CudaError> {
+    ) -> Result<&'a mut Batch, CudaError> {
         let fits = |(of, room, _): &(usize, usize, Batch)| *of == generation && *room >= count;
         if !workspace.batch.as_ref().is_some_and(fits) {
             // The old one first: there may be no room for both.
@@ -212,8 +276,8 @@ impl Backend {
             workspace.batch = Some((generation, count, network.batch(count)?));
         }
         match &mut workspace.batch {
-            Some((_, _, batch)) => network.run(batch, count, clips),
-            None => Ok(Vec::new()),
+            Some((_, _, batch)) => Ok(batch),
+            None => Err(CudaError::OutOfMemory { bytes: 0 }),
         }
     }
 
