@@ -69,7 +69,8 @@ impl Scoring {
             })
         };
         let (plan, early) = (plan(false), plan(true));
-        let pays = 2 * early.cost().last_frame <= plan.cost().last_frame;
+        // With one new frame a window, there is nothing to do before it.
+        let pays = 4 * early.cost().last_frame <= 3 * plan.cost().last_frame;
         let live = Some(early).filter(|early| early.cost().dense > 0 && pays);
         match plan.clip_by_clip() {
             Some(reason) => tracing::info!("scoring clip by clip: {reason}"),

@@ -180,7 +180,9 @@ fn score_all(mut scorer: Box<dyn Scorer>, work: &Receiver<Work>, metrics: &Metri
         if !clips.is_empty() {
             answer(scorer.as_mut(), &clips, askers, metrics);
         }
-        ended.into_iter().for_each(|stream| scorer.end(stream));
+        for stream in ended {
+            scorer.end(stream);
+        }
     }
 }
 

@@ -288,9 +288,11 @@ impl Engine {
             }));
         }
         self.run_stages(workspace, arrivals, &mut dues, &mut answers);
+        // What the card has answered needs a map at most.
         wholes.retain(|whole| {
-            !matches!(&answers[whole.number], Ok(Some(_)))
-                || arrivals[whole.number].0.wants_attention
+            let session = &arrivals[whole.number].0;
+            let is_answered = matches!(&answers[whole.number], Ok(Some(_)));
+            !is_answered || (session.wants_attention && self.head.is_some())
         });
         self.score_whole(workspace, arrivals, &wholes, &mut answers);
         answers
@@ -326,8 +328,9 @@ impl Engine {
             let rows = backend.run_stage(scratch, due, &mut sessions);
             for (number, row) in numbers.into_iter().zip(rows) {
                 match row {
-                    Some(logits) => answers[number] = Ok(logits),
-                    None => arrivals[number].0.fail(),
+                    cuda::Served::Stage => {}
+                    cuda::Served::Window(logits) => answers[number] = Ok(Some(logits)),
+                    cuda::Served::Failed => arrivals[number].0.fail(),
                 }
             }
         }
@@ -394,7 +397,7 @@ impl Engine {
                 continue;
             };
             let rows = backend.run_stage(scratch, due, &mut [session]);
-            if !matches!(rows.as_slice(), [Some(_)]) {
+            if !matches!(rows.as_slice(), [cuda::Served::Stage]) {
                 return;
             }
         }

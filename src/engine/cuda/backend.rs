@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::driver::DriverCard;
 use super::launch::Card;
 use super::network::{Batch, Clips, Network};
-use super::session::{Session, SessionPlan};
+use super::session::{Holdings, Opened, Session, SessionPlan};
 use super::{CudaError, Precision};
 use crate::engine::course::Due;
 use crate::engine::cpu::{self, Storage, Team};
@@ -33,6 +33,8 @@ pub(in crate::engine) struct Backend {
     open: Open,
     state: Mutex<State>,
     fallback: OnceLock<cpu::Program>,
+    /// What sessions hold on the card.
+    holdings: Holdings,
     /// Clips at once, as far as the card has room.
     batch: AtomicUsize,
     halved: AtomicUsize,
@@ -46,6 +48,18 @@ struct State {
     /// first opens the card anew.
     generation: usize,
     failures: usize,
+}
+
+/// What became of a session's stage.
+#[derive(Debug)]
+pub(in crate::engine) enum Served {
+    /// It was computed; its window goes on.
+    Stage,
+    /// It was its window's last one: the logits.
+    Window(Vec<f32>),
+    /// The card failed or has no room: the session must be reset, and its window
+    /// scored as a clip.
+    Failed,
 }
 
 /// What one thread needs.
@@ -101,6 +115,7 @@ impl Backend {
                 failures: 0,
             }),
             fallback: OnceLock::new(),
+            holdings: Holdings::default(),
             batch: AtomicUsize::new(LARGEST_BATCH),
             halved: AtomicUsize::new(0),
             rebuilt: AtomicUsize::new(0),
@@ -210,16 +225,13 @@ impl Backend {
         SessionPlan::new(&network, sliding)
     }
 
-    /// Computes the stage that all of some sessions of one plan are due for: each
-    /// one's logits if it is a window's last one. None of a session that could not
-    /// be served, since the card failed or has no room: it must be reset, and its
-    /// window scored as a clip.
+    /// Computes the stage that all of some sessions of one plan are due for.
     pub(in crate::engine) fn run_stage(
         &self,
         workspace: &mut Workspace,
         due: Due,
         sessions: &mut [&mut Session],
-    ) -> Vec<Option<Option<Vec<f32>>>> {
+    ) -> Vec<Served> {
         let mut answers = Vec::with_capacity(sessions.len());
         while answers.len() < sessions.len() {
             let left = &mut sessions[answers.len()..];
@@ -228,34 +240,40 @@ impl Backend {
                 (state.network.clone(), state.generation)
             };
             let Some(network) = network else {
-                answers.extend(left.iter().map(|_| None));
+                answers.extend(left.iter().map(|_| Served::Failed));
                 break;
             };
             let is_there = |session: &&mut Session| !session.is_lost(generation);
             let there = left.iter().take_while(|session| is_there(session)).count();
             if there == 0 {
-                answers.push(None);
+                answers.push(Served::Failed);
                 continue;
             }
             let at_once = self.batch.load(Relaxed).min(there);
             let part = &mut left[..at_once];
+            let opened = Opened {
+                card: network.card(),
+                generation,
+                holdings: &self.holdings,
+            };
             let run = Self::room(workspace, &network, generation, at_once)
-                .and_then(|batch| network.run_stage(batch, generation, due, part));
+                .and_then(|batch| network.run_stage(batch, opened, due, part));
             match run {
                 Ok(rows) => {
-                    answers.extend(rows.into_iter().map(Some));
+                    let served = |row: Option<_>| row.map_or(Served::Stage, Served::Window);
+                    answers.extend(rows.into_iter().map(served));
                     self.state().failures = 0;
                 }
                 Err(CudaError::OutOfMemory { .. } | CudaError::TooLarge { .. }) => {
                     // Whole clips find out how many there is room for.
                     workspace.batch = None;
-                    answers.extend((0..at_once).map(|_| None));
+                    answers.extend((0..at_once).map(|_| Served::Failed));
                 }
                 Err(error) => {
                     workspace.batch = None;
                     drop(network);
                     self.rebuild(generation, &error);
-                    answers.extend((0..at_once).map(|_| None));
+                    answers.extend((0..at_once).map(|_| Served::Failed));
                 }
             }
         }
@@ -292,6 +310,7 @@ impl Backend {
         state.failures += 1;
         // Before the new one: the old context must go with its error.
         state.network = None;
+        self.holdings.clear();
         if state.failures > PATIENCE {
             tracing::error!(%error, "the card keeps failing: the CPU computes from now on");
             return;

@@ -21,7 +21,7 @@ mod shim;
 pub mod suite;
 mod weights;
 
-pub(super) use backend::{Backend, Workspace};
+pub(super) use backend::{Backend, Served, Workspace};
 pub(super) use network::Clips;
 pub(super) use session::{Session, SessionPlan};
 

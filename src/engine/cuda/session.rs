@@ -8,8 +8,8 @@
 //! is copied out. Sums run in the order of whole clips, so the bits are theirs.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::CudaError;
 use super::kernels::{self, Slice as Copy};
@@ -41,7 +41,40 @@ pub(in crate::engine) struct Session {
     /// Of each layer.
     held: Vec<Slots>,
     /// On the card, from the first stage on; and which opening of the card that was.
-    memory: Option<(usize, Memory)>,
+    memory: Option<(usize, Arc<Holding>)>,
+}
+
+/// A session's memory on the card, which is taken away when the card fails: its
+/// context goes with the last memory in it.
+#[derive(Debug)]
+struct Holding(Mutex<Option<Memory>>);
+
+impl Holding {
+    fn take(&self) -> Option<Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The memory of all sessions of a backend.
+#[derive(Debug, Default)]
+pub(super) struct Holdings(Mutex<Vec<Weak<Holding>>>);
+
+impl Holdings {
+    fn add(&self, holding: &Arc<Holding>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == all.capacity() {
+            all.retain(|holding| holding.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(holding));
+    }
+
+    /// Takes all of it away.
+    pub(super) fn clear(&self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for holding in all.drain(..).filter_map(|holding| holding.upgrade()) {
+            drop(holding.take());
+        }
+    }
 }
 
 /// The neighbouring frames among those to be computed.
@@ -133,7 +166,7 @@ impl Session {
 
     /// Bytes that it holds now.
     pub(in crate::engine) fn bytes(&self) -> usize {
-        let on_card = self.memory.as_ref().map_or(0, |(_, memory)| memory.len());
+        let on_card = self.memory.as_ref().map_or(0, |_| self.plan.bytes);
         on_card + self.course.pictures().len() * self.plan.pixels
     }
 
@@ -161,20 +194,38 @@ impl Session {
         self.course.stages() > 0 && !self.is_of(generation)
     }
 
-    /// Takes memory, where it has none of this opening of the card.
-    fn hold(&mut self, card: &Arc<dyn Card>, generation: usize) -> Result<(), CudaError> {
-        if !self.is_of(generation) {
+    /// Where its memory is; it takes some, where it has none of this opening of the
+    /// card.
+    fn hold(&mut self, run: &Opened<'_>) -> Result<u64, CudaError> {
+        if self.plan.bytes == 0 {
+            return Ok(0);
+        }
+        if !self.is_of(run.generation) {
             // The old one first: there may be no room for both.
             self.memory = None;
-            self.memory = Some((generation, Memory::new(card, self.plan.bytes)?));
+            let memory = Memory::new(run.card, self.plan.bytes)?;
+            let holding = Arc::new(Holding(Mutex::new(Some(memory))));
+            run.holdings.add(&holding);
+            self.memory = Some((run.generation, holding));
         }
-        Ok(())
+        let address = self.memory.as_ref().and_then(|(_, holding)| {
+            let memory = holding.0.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.as_ref().map(Memory::address)
+        });
+        // Another thread saw the card fail.
+        address.ok_or(CudaError::Launch {
+            problem: "a session's memory is gone with its card".to_owned(),
+        })
     }
+}
 
-    fn address(&self) -> u64 {
-        let memory = self.memory.as_ref();
-        memory.map_or(0, |(_, memory)| memory.address())
-    }
+/// The card as it was opened last.
+#[derive(Clone, Copy)]
+pub(super) struct Opened<'a> {
+    pub(super) card: &'a Arc<dyn Card>,
+    /// Which opening it is.
+    pub(super) generation: usize,
+    pub(super) holdings: &'a Holdings,
 }
 
 /// What one stage copies, layer by layer: a launch for what is loaded before a
@@ -200,16 +251,15 @@ impl Network {
     pub(super) fn run_stage(
         &self,
         batch: &mut Batch,
-        generation: usize,
+        opened: Opened<'_>,
         due: Due,
         sessions: &mut [&mut Session],
     ) -> Result<Vec<Option<Vec<f32>>>, CudaError> {
         let Some(plan) = sessions.first().map(|session| Arc::clone(&session.plan)) else {
             return Ok(Vec::new());
         };
-        for session in sessions.iter_mut() {
-            session.hold(self.card(), generation)?;
-        }
+        let holdings = sessions.iter_mut().map(|session| session.hold(&opened));
+        let holdings = holdings.collect::<Result<Vec<_>, _>>()?;
         let stage = due.of(&plan.schedule);
         let count = sessions.len();
         let grey = match (stage.input.first(), stage.input.last()) {
@@ -222,7 +272,7 @@ impl Network {
                 pictures.extend_from_slice(session.course.picture(stage, frame));
             }
         }
-        let copies = self.copies(batch, &plan, stage, sessions);
+        let copies = self.copies(batch, &plan, stage, sessions, &holdings);
         let partial = stage.turns.iter().enumerate().flat_map(|(layer, turn)| {
             runs(&turn.compute).map(move |run| self.partial_bytes(count, layer, run))
         });
@@ -264,6 +314,7 @@ impl Network {
         plan: &SessionPlan,
         stage: &Stage,
         sessions: &mut [&mut Session],
+        holdings: &[u64],
     ) -> Copies {
         let mut copies = Copies::default();
         for (number, (layer, turn)) in self.layers.iter().zip(&stage.turns).enumerate() {
@@ -278,7 +329,7 @@ impl Network {
                 let now = session.course.stages();
                 for load in &turn.load {
                     let slot = session.held[number].find(now - load.age as u64, load.was);
-                    let held = session.address() + (plan.begins[number] + slot * bytes) as u64;
+                    let held = holdings[clip] + (plan.begins[number] + slot * bytes) as u64;
                     copies.push(held, value(clip, load.slice), bytes);
                 }
             }
@@ -291,7 +342,7 @@ impl Network {
                         last: now + ahead as u64,
                     };
                     let slot = session.held[number].put(kept, now);
-                    let held = session.address() + (plan.begins[number] + slot * bytes) as u64;
+                    let held = holdings[clip] + (plan.begins[number] + slot * bytes) as u64;
                     copies.push(value(clip, slice), held, bytes);
                 }
             }
