@@ -4,7 +4,7 @@ use std::path::Path;
 use crossbeam::channel::{Receiver, unbounded};
 
 use super::*;
-use crate::dataflow::{self, Control, Feed, Job, Opening, WindowShape, Windower};
+use crate::dataflow::{self, Control, Facts, Feed, Job, Opening, WindowShape, Windower};
 use crate::domain::{ContentHash, Crop, EventTime, FrameSize, PatientId, Probability};
 use crate::engine::{Device, EngineOptions};
 use crate::ingest::{Arrival, StreamHeader};
@@ -192,7 +192,9 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
                 window: shape,
                 model: model.hash(),
                 scorers: scoring.scorers(2).unwrap(),
+                beside: Vec::new(),
                 workers: 1 + stride % 2,
+                facts: Facts::new(Store::open(&file).unwrap()),
                 store,
                 metrics: metrics.clone(),
             };
