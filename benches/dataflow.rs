@@ -6,10 +6,14 @@
 //!    one thread without a graph and without a store.
 //! 2. Live streams at 30 frames a second: which share of a core one costs.
 //! 3. Live streams that say nothing: what waiting costs.
+//! 4. The demo model on live streams: from a window's last frame to its prediction,
+//!    when frames are worked on as they arrive, and when whole windows are.
 //!
 //! `cargo bench --bench dataflow`; with `-- --quick` for shorter runs.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,9 +23,14 @@ use crossbeam::channel::{Receiver, unbounded};
 use hepaflow::dataflow::{Control, Facts, Feed, Job, Opening, Scorer, WindowShape, Windower, run};
 use hepaflow::domain::{
     Clip, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash, PatientId, Probability,
+    StreamId, Tally,
+};
+use hepaflow::engine::{
+    Device, Engine, EngineOptions, Session, SessionOptions, SessionPlan, Workspace, softmax,
 };
 use hepaflow::ingest::{Arrival, StreamHeader};
 use hepaflow::metrics::Metrics;
+use hepaflow::model::Model;
 use hepaflow::store::{Store, StoredModel};
 
 const SIZE: FrameSize = FrameSize {
@@ -56,17 +65,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     for streams in [1, 4, 16] {
-        let share = live(streams, seconds, Duration::from_micros(33_333))?;
+        let share = live(at_once(), streams, seconds, Duration::from_micros(33_333))?.share;
         println!(
             "{streams:3} live streams at 30 frames/s: {:.3} % of a core each (aim: under 1 %)",
             share * 100.0 / f64::from(streams)
         );
     }
-    let share = live(4, seconds, Duration::from_hours(1))?;
+    let share = live(at_once(), 4, seconds, Duration::from_hours(1))?.share;
     println!(
         "  4 live streams that are silent: {:.4} % of a core together",
         share * 100.0
     );
+    for streams in [1, 4] {
+        let [whole, early] = [false, true].map(|early| {
+            let follower = Follower::new(early)?;
+            live(
+                Box::new(follower),
+                streams,
+                seconds,
+                Duration::from_micros(33_333),
+            )
+        });
+        let (whole, early) = (whole?, early?);
+        println!(
+            "{streams:3} live streams through the demo model, last frame to prediction: {:.2} ms \
+             when frames are worked on as they arrive ({:.1} % of a core), {:.2} ms when \
+             windows are ({:.1} %)",
+            early.latency * 1e3,
+            early.share * 100.0,
+            whole.latency * 1e3,
+            whole.share * 100.0
+        );
+    }
     Ok(())
 }
 
@@ -110,6 +140,81 @@ impl Scorer for AtOnce {
     }
 }
 
+fn at_once() -> Box<dyn Scorer> {
+    Box::new(AtOnce)
+}
+
+/// The demo model, by sessions.
+struct Follower {
+    engine: Engine,
+    plan: SessionPlan,
+    workspace: Workspace,
+    sessions: HashMap<StreamId, Session>,
+    /// Of each stream, the last window that was completed ahead of its clip, by
+    /// its last frame.
+    ready: HashMap<StreamId, (u64, Vec<f32>)>,
+}
+
+impl Follower {
+    fn new(early: bool) -> Result<Self, Box<dyn Error>> {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let cpu = EngineOptions {
+            device: Device::Cpu,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::open(&Model::load(&demo)?, cpu)?;
+        let plan = engine.session_plan(SessionOptions {
+            stride: SHAPE.stride,
+            early,
+            attention: false,
+        });
+        Ok(Self {
+            workspace: engine.workspace(),
+            plan,
+            engine,
+            sessions: HashMap::new(),
+            ready: HashMap::new(),
+        })
+    }
+}
+
+impl Scorer for Follower {
+    fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
+        let mut rows = Vec::new();
+        for clip in clips {
+            let last = clip.frames.last().map(|frame| frame.index);
+            let ready = self.ready.remove(&clip.stream);
+            let logits = match ready.filter(|(index, _)| Some(*index) == last) {
+                Some((_, logits)) => logits,
+                None => {
+                    let session = self.sessions.entry(clip.stream);
+                    let session = session.or_insert_with(|| self.engine.session(&self.plan));
+                    session.score(&self.engine, &mut self.workspace, clip)?
+                }
+            };
+            rows.push(softmax(&logits));
+        }
+        Ok(rows)
+    }
+
+    fn follows_streams(&self) -> bool {
+        true
+    }
+
+    fn look_ahead(&mut self, frames: &[(StreamId, Frame)]) {
+        if !self.plan.options().early {
+            return;
+        }
+        for (stream, frame) in frames {
+            let session = self.sessions.entry(*stream);
+            let session = session.or_insert_with(|| self.engine.session(&self.plan));
+            if let Ok(Some(logits)) = session.push(&self.engine, &mut self.workspace, frame) {
+                self.ready.insert(*stream, (frame.index, logits));
+            }
+        }
+    }
+}
+
 struct Channel(Receiver<Arrival>);
 
 impl Feed for Channel {
@@ -134,7 +239,11 @@ fn header(name: &str) -> Arrival {
     })
 }
 
-fn job(openings: Vec<Opening>, folder: &tempfile::TempDir) -> Result<Job, Box<dyn Error>> {
+fn job(
+    scorer: Box<dyn Scorer>,
+    openings: Vec<Opening>,
+    folder: &tempfile::TempDir,
+) -> Result<Job, Box<dyn Error>> {
     let model = ModelHash::of(b"at once");
     let file = folder.path().join("results.sqlite");
     let mut store = Store::open(&file)?;
@@ -149,7 +258,7 @@ fn job(openings: Vec<Opening>, folder: &tempfile::TempDir) -> Result<Job, Box<dy
         decoders: 2,
         window: SHAPE,
         model,
-        scorers: vec![Box::new(AtOnce)],
+        scorers: vec![scorer],
         beside: Vec::new(),
         workers: 1,
         facts: Facts::new(Store::open(&file)?),
@@ -173,15 +282,26 @@ fn through_the_graph(frames: u64) -> Result<Duration, Box<dyn Error>> {
         live: false,
         open: Box::new(move |_, _| Box::new(Channel(arrivals))),
     };
-    let job = job(vec![opening], &folder)?;
+    let job = job(at_once(), vec![opening], &folder)?;
     let begin = ProcessTime::now();
     run(job, &Control::default())?;
     Ok(begin.elapsed())
 }
 
-/// Share of a core that `streams` live streams cost together, their own threads
-/// left out.
-fn live(streams: u32, seconds: u64, step: Duration) -> Result<f64, Box<dyn Error>> {
+/// What live streams cost together, their own threads left out.
+struct Live {
+    /// Of a core.
+    share: f64,
+    /// Seconds from a window's last frame to its prediction, on average.
+    latency: f64,
+}
+
+fn live(
+    scorer: Box<dyn Scorer>,
+    streams: u32,
+    seconds: u64,
+    step: Duration,
+) -> Result<Live, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let feeders = Arc::new(AtomicU64::new(0));
     let control = Control::default();
@@ -215,7 +335,8 @@ fn live(streams: u32, seconds: u64, step: Duration) -> Result<f64, Box<dyn Error
             }
         })
         .collect();
-    let job = job(openings, &folder)?;
+    let job = job(scorer, openings, &folder)?;
+    let metrics = job.metrics.clone();
     let stopper = control.clone();
     let begin = ProcessTime::now();
     let wall = Instant::now();
@@ -228,5 +349,9 @@ fn live(streams: u32, seconds: u64, step: Duration) -> Result<f64, Box<dyn Error
     // The feeders notice the end within one step.
     std::thread::sleep(step.min(Duration::from_millis(100)));
     let feeding = Duration::from_nanos(feeders.load(Ordering::SeqCst));
-    Ok(cpu.saturating_sub(feeding).as_secs_f64() / wall.as_secs_f64())
+    let waited = &metrics.frame_to_prediction;
+    Ok(Live {
+        share: cpu.saturating_sub(feeding).as_secs_f64() / wall.as_secs_f64(),
+        latency: waited.get_sample_sum() / waited.get_sample_count() as f64,
+    })
 }

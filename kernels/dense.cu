@@ -2,11 +2,12 @@
 #include "ptx.cuh"
 
 struct Linear {
-    const float* input;    // [rows, stride]
+    const float* input;    // [clips, rows, stride]
     const float* weights;  // [classes, features]
     const float* bias;     // [classes]
-    float* output;         // [rows, output_stride], zeros behind the classes
-    int rows, features, stride, classes, output_stride;
+    float* output;         // [clips, rows, output_stride], zeros behind the classes
+    long long input_clip, output_clip;  // values from one clip's to the next one's
+    int clips, rows, features, stride, classes, output_stride;
 };
 
 // output[r, k] = sum over c of weights[k, c] input[r, c], + bias[k].
@@ -15,17 +16,19 @@ struct Linear {
 KERNEL(linear, Linear, 256) {
     const int item = blockIdx.x * 8 + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
-    if (item >= p.rows * p.output_stride) return;
-    const int row = item / p.output_stride;
+    if (item >= p.clips * p.rows * p.output_stride) return;
+    const long long clip = item / p.output_stride / p.rows, row = item / p.output_stride % p.rows;
     const int k = item % p.output_stride;
     float sum = 0.0f;
     if (k < p.classes) {
-        const float* input = p.input + static_cast<long long>(row) * p.stride;
+        const float* input = p.input + clip * p.input_clip + row * p.stride;
         const float* weights = p.weights + static_cast<long long>(k) * p.features;
         for (int c = lane; c < p.features; c += 32) sum += weights[c] * input[c];
     }
     sum = warp_sum(sum);
-    if (lane == 0) p.output[item] = k < p.classes ? sum + p.bias[k] : 0.0f;
+    if (lane == 0) {
+        p.output[clip * p.output_clip + row * p.output_stride + k] = k < p.classes ? sum + p.bias[k] : 0.0f;
+    }
 }
 
 struct LogMeanSoftmax {

@@ -4,8 +4,9 @@
 
 struct InputParameters {
     const void* input;
-    void* output;  // [N, positions, stride]
+    void* output;  // [N, positions, stride], clips `output_clip` values apart
     const float* table;  // [channels, 256]: what each grey level becomes
+    long long output_clip;
     int clips, positions, channels, stride;
 };
 
@@ -15,7 +16,7 @@ __device__ __forceinline__ void normalise(const InputParameters& p) {
     const long long item = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (item >= static_cast<long long>(p.clips) * p.positions) return;
     const int grey = static_cast<const uint8_t*>(p.input)[item];
-    E* output = static_cast<E*>(p.output) + item * p.stride;
+    E* output = static_cast<E*>(p.output) + item / p.positions * p.output_clip + item % p.positions * p.stride;
     for (int first = 0; first < p.stride; first += 8) {
         Eight eight = {};
 #pragma unroll
@@ -38,7 +39,7 @@ __device__ __forceinline__ void channels_last(const InputParameters& p) {
     const long long clip = item / p.positions;
     const long long position = item % p.positions;
     const float* input = static_cast<const float*>(p.input) + clip * p.channels * p.positions + position;
-    E* output = static_cast<E*>(p.output) + item * p.stride;
+    E* output = static_cast<E*>(p.output) + clip * p.output_clip + position * p.stride;
     for (int first = 0; first < p.stride; first += 8) {
         Eight eight = {};
 #pragma unroll

@@ -7,7 +7,7 @@ struct Pointwise {
     void* output;
     const float* scale;  // [channels], zero in the padding
     const float* shift;
-    long long input_clip, other_clip;  // values from one clip's to the next one's
+    long long input_clip, other_clip, output_clip;  // values from one clip's to the next one's
     int clips, positions, channels;
     int relu;
 };
@@ -37,7 +37,7 @@ __device__ __forceinline__ void pointwise(const Pointwise& p) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) value.value[i] = relu(value.value[i]);
     }
-    store_eight(static_cast<E*>(p.output) + row * p.channels + channel, value);
+    store_eight(static_cast<E*>(p.output) + clip * p.output_clip + place, value);
 }
 
 KERNEL(pointwise_f32, Pointwise, 256) { pointwise<float>(p); }

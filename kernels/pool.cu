@@ -4,7 +4,7 @@
 struct WindowPool {
     const void* input;
     void* output;
-    long long input_clip;  // values from one clip's to the next one's
+    long long input_clip, output_clip;  // values from one clip's to the next one's
     int clips, channels;
     int in[3], out[3];     // frames, rows, columns
     int kernel[3], stride[3], padding[3];
@@ -66,8 +66,8 @@ __device__ __forceinline__ void window_pool(const WindowPool& p) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) result.value[i] /= count;
     }
-    store_eight(static_cast<E*>(p.output) + static_cast<long long>(row) * p.channels + chunk * 8,
-                result);
+    const long long to = static_cast<long long>(row % positions) * p.channels + chunk * 8;
+    store_eight(static_cast<E*>(p.output) + clip * p.output_clip + to, result);
 }
 
 KERNEL(max_pool_f32, WindowPool, 256) { window_pool<float, false>(p); }
@@ -80,7 +80,7 @@ KERNEL(average_pool_bf16, WindowPool, 256) { window_pool<bf16, true>(p); }
 struct MeanPool {
     const void* input;
     void* output;
-    long long input_clip;
+    long long input_clip, output_clip;
     int clips;
     int groups;     // frames that are averaged apart, or 1
     int positions;  // in a group
@@ -117,7 +117,7 @@ __device__ __forceinline__ void mean_pool(const MeanPool& p) {
     float total = 0.0f;
     for (int i = 0; i < 32; ++i) total += sums[i * 64 + threadIdx.x];
     total /= static_cast<float>(p.positions);
-    const long long to = static_cast<long long>(row) * p.channels + mine;
+    const long long to = row / p.groups * p.output_clip + static_cast<long long>(row % p.groups) * p.channels + mine;
     if (p.output_is_f32) {
         static_cast<float*>(p.output)[to] = total;
     } else {

@@ -109,9 +109,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             max_gap: pipeline.window.max_gap,
         },
         model: model.hash(),
-        scorers: (0..pipeline.model.threads)
-            .map(|_| scoring.scorer())
-            .collect(),
+        scorers: scoring.scorers(pipeline.model.threads)?,
         workers: usize::from(args.workers),
         beside: Vec::new(),
         facts: Facts::new(Store::open(&pipeline.store)?),

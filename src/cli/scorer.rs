@@ -1,18 +1,27 @@
 //! The engine, as the dataflow asks for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dataflow::Scorer;
-use crate::domain::{Clip, StreamId};
-use crate::engine::{Engine, Session, SessionOptions, SessionPlan, Workspace, softmax};
+use crate::domain::{Clip, Frame, StreamId};
+use crate::engine::{
+    Engine, EngineError, Session, SessionOptions, SessionPlan, Workspace, softmax,
+};
 use crate::metrics::Metrics;
 
 /// A stream that was silent for so long is forgotten; if it speaks again, its
 /// first window is computed as a whole.
 const IDLE: Duration = Duration::from_mins(1);
+
+/// A stream that has ended is forgotten after so long: its last clips may still be
+/// on their way.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Windows of a stream whose answers are kept until they are asked for.
+const MOST_READY: usize = 64;
 
 /// Sessions of one thread: beyond, the one that was silent longest makes room.
 const MOST_SESSIONS: usize = 1024;
@@ -21,6 +30,9 @@ const MOST_SESSIONS: usize = 1024;
 pub(super) struct Scoring {
     engine: Engine,
     plan: SessionPlan,
+    /// For live streams, where less is left to do when a window's last frame comes
+    /// if each frame is worked on at once.
+    live: Option<SessionPlan>,
     metrics: Metrics,
 }
 
@@ -37,18 +49,29 @@ struct EngineScorer {
 struct Followed {
     session: Session,
     heard: Instant,
+    ended: bool,
     /// As the metric has it.
     bytes: i64,
+    /// The last frame that it took, and answers that nobody has asked for yet:
+    /// each with its window's last frame.
+    taken: Option<u64>,
+    ready: VecDeque<(Frame, Vec<f32>)>,
 }
 
 impl Scoring {
     /// For windows that are `stride` frames apart.
     pub(super) fn new(engine: Engine, stride: usize, metrics: &Metrics) -> Arc<Self> {
-        let plan = engine.session_plan(SessionOptions {
-            stride,
-            early: false,
-            attention: false,
-        });
+        let plan = |early| {
+            engine.session_plan(SessionOptions {
+                stride,
+                early,
+                attention: false,
+            })
+        };
+        let (plan, early) = (plan(false), plan(true));
+        // With one new frame a window, there is nothing to do before it.
+        let pays = 4 * early.cost().last_frame <= 3 * plan.cost().last_frame;
+        let live = Some(early).filter(|early| early.cost().dense > 0 && pays);
         match plan.clip_by_clip() {
             Some(reason) => tracing::info!("scoring clip by clip: {reason}"),
             None => {
@@ -61,6 +84,7 @@ impl Scoring {
         Arc::new(Self {
             engine,
             plan,
+            live,
             metrics: metrics.clone(),
         })
     }
@@ -69,14 +93,27 @@ impl Scoring {
         &self.engine
     }
 
-    /// For one thread.
-    pub(super) fn scorer(self: &Arc<Self>) -> Box<dyn Scorer> {
-        Box::new(EngineScorer {
-            workspace: self.engine.workspace(),
+    /// For so many threads; one that has work while the others have none is helped.
+    ///
+    /// # Errors
+    /// If the engine's threads cannot be started.
+    pub(super) fn scorers(
+        self: &Arc<Self>,
+        threads: usize,
+    ) -> Result<Vec<Box<dyn Scorer>>, EngineError> {
+        let workspaces = self.engine.workspaces(threads)?.into_iter();
+        Ok(workspaces
+            .map(|workspace| Box::new(self.scorer(workspace)) as Box<dyn Scorer>)
+            .collect())
+    }
+
+    fn scorer(self: &Arc<Self>, workspace: Workspace) -> EngineScorer {
+        EngineScorer {
+            workspace,
             scoring: Arc::clone(self),
             sessions: HashMap::new(),
             swept: Instant::now(),
-        })
+        }
     }
 }
 
@@ -91,13 +128,23 @@ impl EngineScorer {
 
     /// Forgets the idle, now and then.
     fn sweep(&mut self) {
-        if self.swept.elapsed() < IDLE / 4 {
+        if self.swept.elapsed() < PARTING {
             return;
         }
         self.swept = Instant::now();
+        self.forget_silent(IDLE, PARTING);
+    }
+
+    /// Forgets streams that were silent for longer than so long, and those that
+    /// have ended after another time.
+    fn forget_silent(&mut self, idle: Duration, parting: Duration) {
+        let is_silent = |followed: &Followed| {
+            let longest = if followed.ended { parting } else { idle };
+            followed.heard.elapsed() >= longest
+        };
         let streams = self.sessions.iter();
         let idle: Vec<_> = streams
-            .filter(|(_, followed)| followed.heard.elapsed() > IDLE)
+            .filter(|(_, followed)| is_silent(followed))
             .map(|(stream, _)| *stream)
             .collect();
         for stream in idle {
@@ -110,35 +157,104 @@ impl EngineScorer {
         if self.sessions.len() < MOST_SESSIONS {
             return;
         }
-        let silent = self.sessions.iter().min_by_key(|(_, it)| it.heard);
+        let streams = self.sessions.iter();
+        let silent = streams.min_by_key(|(_, it)| (!it.ended, it.heard));
         if let Some(stream) = silent.map(|(stream, _)| *stream) {
             self.forget(stream);
         }
     }
 
-    fn follow(&mut self, clip: &Clip) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>> {
-        let scoring = Arc::clone(&self.scoring);
-        let metrics = &scoring.metrics;
-        if !self.sessions.contains_key(&clip.stream) {
+    /// Begins to follow a stream, if it does not yet.
+    fn follow(&mut self, stream: StreamId, plan: &SessionPlan) {
+        if !self.sessions.contains_key(&stream) {
             self.make_room();
-            metrics.sessions.inc();
-        }
-        let followed = self
-            .sessions
-            .entry(clip.stream)
-            .or_insert_with(|| Followed {
-                session: scoring.engine.session(&scoring.plan),
+            self.scoring.metrics.sessions.inc();
+            let followed = Followed {
+                session: self.scoring.engine.session(plan),
                 heard: Instant::now(),
+                ended: false,
                 bytes: 0,
+                taken: None,
+                ready: VecDeque::new(),
+            };
+            self.sessions.insert(stream, followed);
+        }
+    }
+
+    /// Scores clips by their streams' sessions: those of several streams together,
+    /// those of one stream one after the other.
+    fn score_followed(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let scoring = Arc::clone(&self.scoring);
+        let mut rows: Vec<Option<Vec<f32>>> = clips
+            .iter()
+            .map(|clip| self.sessions.get_mut(&clip.stream)?.take_ready(clip))
+            .collect();
+        let mut left: VecDeque<_> = (0..clips.len())
+            .filter(|number| rows[*number].is_none())
+            .collect();
+        while !left.is_empty() {
+            // The first clip of each stream, of as many as may be followed.
+            let mut turn: HashMap<StreamId, usize> = HashMap::new();
+            left.retain(|&number| {
+                let is_next =
+                    turn.len() < MOST_SESSIONS / 2 && !turn.contains_key(&clips[number].stream);
+                if is_next {
+                    turn.insert(clips[number].stream, number);
+                }
+                !is_next
             });
-        followed.heard = Instant::now();
-        let logits = followed
-            .session
-            .score(&scoring.engine, &mut self.workspace, clip)?;
-        let bytes = i64::try_from(followed.session.bytes()).unwrap_or(i64::MAX);
-        metrics.session_bytes.add(bytes - followed.bytes);
-        followed.bytes = bytes;
-        Ok(logits)
+            for stream in turn.keys() {
+                self.follow(*stream, &scoring.plan);
+                if let Some(followed) = self.sessions.get_mut(stream) {
+                    followed.heard = Instant::now();
+                }
+            }
+            let (numbers, mut work): (Vec<_>, Vec<_>) = self
+                .sessions
+                .iter_mut()
+                .filter_map(|(stream, followed)| {
+                    let number = *turn.get(stream)?;
+                    followed.taken = clips[number].frames.last().map(|frame| frame.index);
+                    Some((number, (&mut followed.session, &clips[number])))
+                })
+                .unzip();
+            let answers = scoring.engine.score_all(&mut self.workspace, &mut work);
+            for (number, answer) in numbers.into_iter().zip(answers) {
+                rows[number] = Some(answer?);
+                self.count(clips[number].stream);
+            }
+        }
+        Ok(rows.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// Brings the metric up to date.
+    fn count(&mut self, stream: StreamId) {
+        if let Some(followed) = self.sessions.get_mut(&stream) {
+            let bytes = i64::try_from(followed.session.bytes()).unwrap_or(i64::MAX);
+            self.scoring
+                .metrics
+                .session_bytes
+                .add(bytes - followed.bytes);
+            followed.bytes = bytes;
+        }
+    }
+}
+
+impl Followed {
+    /// The answer to a clip whose frames have all been looked at.
+    fn take_ready(&mut self, clip: &Clip) -> Option<Vec<f32>> {
+        let last = clip.frames.last()?;
+        // Windows whose clips were left out are behind us.
+        while self.ready.front()?.0.index < last.index {
+            self.ready.pop_front();
+        }
+        let (frame, _) = self.ready.front()?;
+        // The very same picture: so are those before it.
+        if frame.index != last.index || !Arc::ptr_eq(&frame.pixels, &last.pixels) {
+            return None;
+        }
+        self.heard = Instant::now();
+        self.ready.pop_front().map(|(_, logits)| logits)
     }
 }
 
@@ -155,8 +271,7 @@ impl Scorer for EngineScorer {
     fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
         self.sweep();
         let logits = if self.follows_streams() {
-            let rows = clips.iter().map(|clip| self.follow(clip));
-            rows.collect::<Result<_, _>>()?
+            self.score_followed(clips)?
         } else {
             self.scoring.engine.infer(&mut self.workspace, clips)?
         };
@@ -174,6 +289,74 @@ impl Scorer for EngineScorer {
     }
 
     fn follows_streams(&self) -> bool {
-        self.scoring.plan.clip_by_clip().is_none()
+        self.scoring.plan.clip_by_clip().is_none() || self.scoring.live.is_some()
+    }
+
+    fn look_ahead(&mut self, frames: &[(StreamId, Frame)]) {
+        let scoring = Arc::clone(&self.scoring);
+        let Some(plan) = &scoring.live else {
+            return;
+        };
+        self.sweep();
+        let mut left: VecDeque<_> = frames.iter().collect();
+        while !left.is_empty() {
+            // The next frame of each stream.
+            let mut turn: HashMap<StreamId, &Frame> = HashMap::new();
+            left.retain(|(stream, frame)| {
+                let is_next = turn.len() < MOST_SESSIONS / 2 && !turn.contains_key(stream);
+                if is_next {
+                    turn.insert(*stream, frame);
+                }
+                !is_next
+            });
+            for stream in turn.keys() {
+                self.follow(*stream, plan);
+            }
+            // What a clip has told of before is not new; behind a gap, the next
+            // clip says where windows begin.
+            let is_next = |followed: &Followed, frame: &Frame| {
+                let follows = |taken| taken + 1 == frame.index && !frame.discontinuity;
+                followed.taken.is_none_or(follows)
+            };
+            let (streams, mut work): (Vec<_>, Vec<_>) = self
+                .sessions
+                .iter_mut()
+                .filter_map(|(stream, followed)| {
+                    let frame = *turn.get(stream).filter(|frame| is_next(followed, frame))?;
+                    followed.taken = Some(frame.index);
+                    followed.heard = Instant::now();
+                    Some((*stream, (&mut followed.session, frame)))
+                })
+                .unzip();
+            let answers = scoring.engine.push_all(&mut self.workspace, &mut work);
+            for (stream, answer) in streams.into_iter().zip(answers) {
+                self.count(stream);
+                let (Some(followed), Some(frame)) =
+                    (self.sessions.get_mut(&stream), turn.get(&stream))
+                else {
+                    continue;
+                };
+                // What cannot be scored is told when its clip comes.
+                if let Ok(Some(logits)) = answer {
+                    if followed.ready.len() == MOST_READY {
+                        followed.ready.pop_front();
+                    }
+                    followed.ready.push_back(((*frame).clone(), logits));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, stream: StreamId) {
+        if let Some(followed) = self.sessions.get_mut(&stream) {
+            followed.ended = true;
+        }
+    }
+
+    fn rest(&mut self) {
+        self.sweep();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,13 @@ use std::error::Error;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
 
 use super::{Control, Credits, Epoch, RunError, Waker, WindowedClip};
-use crate::domain::{Clip, ClipKey, ClipPrediction, ModelHash, Probability};
+use crate::domain::{Clip, ClipKey, ClipPrediction, Frame, ModelHash, Probability, StreamId};
 use crate::metrics::Metrics;
 
 /// Scores clips on a thread of its own: an engine, or a stand-in for one.
@@ -31,10 +31,23 @@ pub trait Scorer: Send {
     fn follows_streams(&self) -> bool {
         false
     }
+
+    /// Frames of live streams, in order, that come again in their clips: what they
+    /// make possible can be computed now. They may be told late, or not at all.
+    fn look_ahead(&mut self, _frames: &[(StreamId, Frame)]) {}
+
+    /// A stream has ended. Clips of it may still come.
+    fn end(&mut self, _stream: StreamId) {}
+
+    /// Nothing has come for a while.
+    fn rest(&mut self) {}
 }
 
 /// How long a clip may wait for others to be scored with.
 const COMPANY: Duration = Duration::from_millis(2);
+
+/// After how long without work a scorer is told so.
+const REST: Duration = Duration::from_secs(10);
 
 /// The threads that inference runs on, apart from the workers, so that a worker
 /// keeps moving frames while networks are evaluated.
@@ -46,27 +59,53 @@ pub(super) struct InferenceThreads {
 /// A clip to be scored. Queues of these are unbounded as such; [`Credits`]
 /// bounds how many there are.
 #[derive(Debug)]
-pub(super) struct Task {
+struct Task {
     number: u64,
     clip: Clip,
     reply: Sender<Scored>,
     waker: Waker,
 }
 
-/// Where clips are sent: one queue for all threads, or one for each, if a
+/// What an inference thread is told.
+#[derive(Debug)]
+enum Work {
+    Clip(Task),
+    Ahead(StreamId, Frame),
+    Ended(StreamId),
+}
+
+/// Where work is sent: one queue for all threads, or one for each, if a
 /// stream is to be scored by one thread.
 #[derive(Clone, Debug)]
-pub(super) struct Tasks(Vec<Sender<Task>>);
+pub(super) struct Tasks {
+    queues: Vec<Sender<Work>>,
+    follow: bool,
+}
 
 impl Tasks {
-    /// Gives the task back if nobody takes it any more.
-    fn send(&self, task: Task) -> Result<(), SendError<Task>> {
+    /// Gives the work back if nobody takes it any more.
+    fn send(&self, stream: StreamId, work: Work) -> Result<(), SendError<Work>> {
         // Streams are numbered as they open: those of one run spread evenly.
-        let queue = task.clip.stream.0 as usize % self.0.len().max(1);
-        match self.0.get(queue) {
-            Some(queue) => queue.send(task),
-            None => Err(SendError(task)),
+        let queue = stream.0 as usize % self.queues.len().max(1);
+        match self.queues.get(queue) {
+            Some(queue) => queue.send(work),
+            None => Err(SendError(work)),
         }
+    }
+
+    /// Whether each stream has one thread.
+    pub(super) fn follows(&self) -> bool {
+        self.follow
+    }
+
+    /// A live stream's frame. Whether anybody takes it, its clip will tell.
+    pub(super) fn look_ahead(&self, stream: StreamId, frame: Frame) {
+        let _ = self.send(stream, Work::Ahead(stream, frame));
+    }
+
+    /// Nothing more will come of a stream.
+    pub(super) fn end(&self, stream: StreamId) {
+        let _ = self.send(stream, Work::Ended(stream));
     }
 }
 
@@ -97,7 +136,11 @@ impl InferenceThreads {
                     .spawn(move || score_all(scorer, &tasks, &metrics))
             })
             .collect::<Result<_, _>>()?;
-        Ok((Self { threads }, Tasks(senders)))
+        let tasks = Tasks {
+            queues: senders,
+            follow,
+        };
+        Ok((Self { threads }, tasks))
     }
 
     /// Waits until they have ended.
@@ -108,48 +151,82 @@ impl InferenceThreads {
     }
 }
 
-fn score_all(mut scorer: Box<dyn Scorer>, tasks: &Receiver<Task>, metrics: &Metrics) {
-    while let Some(batch) = gather(tasks, scorer.batch(), COMPANY) {
-        let (clips, askers): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|task| (task.clip, (task.number, task.reply, task.waker)))
-            .unzip();
-        let timer = metrics.inference.start_timer();
-        let scored = scorer.score(&clips);
-        timer.observe_duration();
-        let (mut rows, mut error) = match scored {
-            Ok(rows) => (rows.into_iter(), None),
-            Err(error) => (Vec::new().into_iter(), Some(error)),
+fn score_all(mut scorer: Box<dyn Scorer>, work: &Receiver<Work>, metrics: &Metrics) {
+    loop {
+        let first = match work.recv_timeout(REST) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                scorer.rest();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
         };
-        for ((number, reply, waker), clip) in askers.into_iter().zip(&clips) {
-            let probabilities = match error.take() {
-                // One error is the error of all.
-                Some(cause) => {
-                    error = Some(cause.to_string().into());
-                    Err(RunError::Engine(cause))
+        let batch = gather(first, work, scorer.batch(), COMPANY);
+        let (mut clips, mut askers) = (Vec::new(), Vec::new());
+        let (mut ahead, mut ended) = (Vec::new(), Vec::new());
+        for work in batch {
+            match work {
+                Work::Clip(task) => {
+                    clips.push(task.clip);
+                    askers.push((task.number, task.reply, task.waker));
                 }
-                None => {
-                    let row = rows.next().unwrap_or_default();
-                    let row: Option<Vec<_>> = row.into_iter().map(Probability::from_f64).collect();
-                    row.filter(|row| !row.is_empty())
-                        .ok_or(RunError::NotANumber)
-                }
-            };
-            // The operator is gone only if the run is being torn down.
-            let _ = reply.send(Scored {
-                number,
-                arrived: clip.frames.last().map(|frame| frame.arrived),
-                probabilities,
-            });
-            waker.wake();
+                Work::Ahead(stream, frame) => ahead.push((stream, frame)),
+                Work::Ended(stream) => ended.push(stream),
+            }
+        }
+        if !ahead.is_empty() {
+            scorer.look_ahead(&ahead);
+        }
+        if !clips.is_empty() {
+            answer(scorer.as_mut(), &clips, askers, metrics);
+        }
+        for stream in ended {
+            scorer.end(stream);
         }
     }
 }
 
-/// What comes first, and what comes soon after it: at most so many. None when
-/// nobody sends any more.
-fn gather<T>(tasks: &Receiver<T>, most: usize, wait: Duration) -> Option<Vec<T>> {
-    let mut batch = vec![tasks.recv().ok()?];
+/// Scores clips, and tells those who asked.
+fn answer(
+    scorer: &mut dyn Scorer,
+    clips: &[Clip],
+    askers: Vec<(u64, Sender<Scored>, Waker)>,
+    metrics: &Metrics,
+) {
+    let timer = metrics.inference.start_timer();
+    let scored = scorer.score(clips);
+    timer.observe_duration();
+    let (mut rows, mut error) = match scored {
+        Ok(rows) => (rows.into_iter(), None),
+        Err(error) => (Vec::new().into_iter(), Some(error)),
+    };
+    for ((number, reply, waker), clip) in askers.into_iter().zip(clips) {
+        let probabilities = match error.take() {
+            // One error is the error of all.
+            Some(cause) => {
+                error = Some(cause.to_string().into());
+                Err(RunError::Engine(cause))
+            }
+            None => {
+                let row = rows.next().unwrap_or_default();
+                let row: Option<Vec<_>> = row.into_iter().map(Probability::from_f64).collect();
+                row.filter(|row| !row.is_empty())
+                    .ok_or(RunError::NotANumber)
+            }
+        };
+        // The operator is gone only if the run is being torn down.
+        let _ = reply.send(Scored {
+            number,
+            arrived: clip.frames.last().map(|frame| frame.arrived),
+            probabilities,
+        });
+        waker.wake();
+    }
+}
+
+/// What comes first, and what comes soon after it: at most so many.
+fn gather<T>(first: T, tasks: &Receiver<T>, most: usize, wait: Duration) -> Vec<T> {
+    let mut batch = vec![first];
     let deadline = Instant::now() + wait;
     while batch.len() < most {
         match tasks.recv_deadline(deadline) {
@@ -157,7 +234,7 @@ fn gather<T>(tasks: &Receiver<T>, most: usize, wait: Duration) -> Option<Vec<T>>
             Err(_) => break,
         }
     }
-    Some(batch)
+    batch
 }
 
 /// What inference operators work with; one set for all workers.
@@ -212,7 +289,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                                 reply: reply.clone(),
                                 waker: waker.clone(),
                             };
-                            if tasks.send(task).is_err() {
+                            if tasks.send(clip.stream, Work::Clip(task)).is_err() {
                                 under_way.remove(&number);
                                 context.control.fail(RunError::Panicked("inference"));
                             }
@@ -267,16 +344,14 @@ mod tests {
     #[test]
     fn what_waits_is_scored_together_as_far_as_that_helps() {
         let (sender, tasks) = unbounded();
-        (0..5).for_each(|task| sender.send(task).unwrap());
+        (1..5).for_each(|task| sender.send(task).unwrap());
         let wait = Duration::from_millis(1);
-        assert_eq!(gather(&tasks, 3, wait), Some(vec![0, 1, 2]));
+        assert_eq!(gather(0, &tasks, 3, wait), [0, 1, 2]);
         // Nothing else comes: it does not wait for ever.
-        assert_eq!(gather(&tasks, 3, wait), Some(vec![3, 4]));
-        sender.send(5).unwrap();
+        assert_eq!(gather(9, &tasks, 4, wait), [9, 3, 4]);
         sender.send(6).unwrap();
-        assert_eq!(gather(&tasks, 1, wait), Some(vec![5]));
+        assert_eq!(gather(5, &tasks, 1, wait), [5]);
         drop(sender);
-        assert_eq!(gather(&tasks, 3, wait), Some(vec![6]));
-        assert_eq!(gather(&tasks, 3, wait), None);
+        assert_eq!(gather(5, &tasks, 3, wait), [5, 6]);
     }
 }

@@ -20,6 +20,7 @@
 //! A run ends when its feeds have ended, when it is told to ([`Control`]), or
 //! when the engine or the store fails; what was committed stays.
 
+mod ahead;
 mod answers;
 mod clock;
 mod control;

@@ -8,6 +8,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concat, Operator, ToStream};
 
+use super::ahead::LookAhead;
 use super::answers::{ClipFacts, StoredViews, store_views};
 use super::control::lock;
 use super::facts::{Following, facts};
@@ -211,7 +212,11 @@ struct Plan {
 
 impl Plan {
     fn build(&self, scope: Scope<'_, Epoch>) {
-        let predictions = sources(scope, self.source.clone())
+        let frames = sources(scope, self.source.clone());
+        for (_, tasks) in &self.infer.lanes {
+            frames.clone().look_ahead(tasks.clone());
+        }
+        let predictions = frames
             .windows(
                 self.window,
                 self.infer.lanes.iter().map(|(model, _)| *model).collect(),

@@ -71,6 +71,8 @@ pub struct StreamInfo {
     pub study: Option<StudyUid>,
     /// Time from one frame to the next, if the stream says so.
     pub frame_interval: Option<Duration>,
+    /// Whether it is live: its answers are waited for.
+    pub live: bool,
 }
 
 /// Something that happened on a stream.
@@ -334,6 +336,7 @@ impl Desk {
                     patient: header.patient,
                     study: header.study,
                     frame_interval: header.frame_interval,
+                    live: stream.live,
                 }))
             }
             Arrival::Frame(frame) => {

@@ -9,11 +9,14 @@
 //! threads and whatever clips are beside it.
 
 mod attention;
+mod course;
 mod cpu;
 pub mod cuda;
 pub mod devices;
 mod plan;
+mod reuse;
 mod session;
+mod window;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -26,7 +29,8 @@ use attention::Head;
 use cpu::{Storage, Team};
 pub use cuda::CudaError;
 use plan::Plan;
-pub use session::{ClipByClip, Cost, Session, SessionOptions, SessionPlan};
+pub use reuse::Cost;
+pub use session::{ClipByClip, Session, SessionOptions, SessionPlan};
 
 /// An engine could not be opened, or a clip not scored.
 #[derive(Debug, thiserror::Error)]
@@ -273,10 +277,27 @@ impl Engine {
         let Backend::Cpu(program) = &self.backend else {
             return Ok(self.workspace());
         };
-        let team = Team::of(threads).map_err(|error| EngineError::Threads(error.to_string()))?;
-        Ok(Workspace(Scratch::Cpu(Box::new(cpu::Buffers::new(
-            program, team,
-        )))))
+        let helpers = cpu::Helpers::start(threads).map_err(no_threads)?;
+        let buffers = cpu::Buffers::new(program, Team::with(helpers));
+        Ok(Workspace(Scratch::Cpu(Box::new(buffers))))
+    }
+
+    /// A workspace for each of so many threads. While only one of them has work,
+    /// the work of each layer is shared, for the same bits: who is alone need not
+    /// wait for one thread.
+    ///
+    /// # Errors
+    /// If the helping threads cannot be started.
+    pub fn workspaces(&self, threads: usize) -> Result<Vec<Workspace>, EngineError> {
+        let Backend::Cpu(program) = &self.backend else {
+            return Ok((0..threads).map(|_| self.workspace()).collect());
+        };
+        let helpers = cpu::Helpers::start(threads).map_err(no_threads)?;
+        let workspaces = (0..threads).map(|_| {
+            let team = Team::with(helpers.clone());
+            Workspace(Scratch::Cpu(Box::new(cpu::Buffers::new(program, team))))
+        });
+        Ok(workspaces.collect())
     }
 
     /// What the engine takes of the machine's memory, or the card's.
@@ -496,6 +517,11 @@ impl Engine {
         let expected = [input.channels, input.frames, input.height, input.width];
         EngineError::Shape { found, expected }
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn no_threads(error: impl std::error::Error) -> EngineError {
+    EngineError::Threads(error.to_string())
 }
 
 /// `[C, T, H, W]` to `[T, H, W, C]`.

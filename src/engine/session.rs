@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use super::cpu::Cost;
-use super::cpu::{self, Sliding};
-use super::{Attention, Backend, Engine, EngineError, Scratch, Workspace};
+use super::course::Due;
+use super::reuse::{Cost, Sliding};
+use super::{Attention, Backend, Engine, EngineError, Scratch, Workspace, cpu, cuda};
 use crate::domain::{Clip, Frame, StreamId};
 
 /// How windows follow each other.
@@ -33,7 +33,7 @@ pub enum ClipByClip {
     PaddedInTime,
     /// What windows share does not come to repeat itself.
     Irregular,
-    /// The device scores whole clips only.
+    /// The card was given up.
     Device,
 }
 
@@ -45,7 +45,7 @@ impl std::fmt::Display for ClipByClip {
                 "too little is shared: layers that pad with zeros in time see where a window ends"
             }
             Self::Irregular => "no pattern was found in what windows share",
-            Self::Device => "this device scores whole clips only",
+            Self::Device => "the card was given up",
         })
     }
 }
@@ -58,7 +58,14 @@ pub struct SessionPlan {
     clip_by_clip: Option<ClipByClip>,
     layers: Vec<(String, Cost)>,
     session_bytes: usize,
-    cpu: Option<Arc<cpu::SessionPlan>>,
+    method: Method,
+}
+
+#[derive(Clone, Debug)]
+enum Method {
+    Cpu(Arc<cpu::SessionPlan>),
+    Card(Arc<cuda::SessionPlan>),
+    Clips,
 }
 
 /// The state of one stream; made by [`Engine::session`].
@@ -77,12 +84,30 @@ pub struct Session {
 #[derive(Debug)]
 enum State {
     Cpu(Box<cpu::Session>),
-    /// For a device that scores whole clips: the frames of the next one.
-    Clips {
-        recent: VecDeque<Frame>,
-        /// Frames to leave out before the next window, where `S > W`.
-        skip: usize,
+    Card {
+        session: Box<cuda::Session>,
+        /// For when the card fails: it is asked for the whole clip then.
+        window: Window,
+        /// Whether what the session held is lost.
+        failed: bool,
     },
+    /// Whole clips only.
+    Clips(Window),
+}
+
+/// The frames of the next window.
+#[derive(Debug, Default)]
+struct Window {
+    frames: VecDeque<Frame>,
+    /// Frames to leave out before it, where `S > W`.
+    skip: usize,
+}
+
+/// A window that is scored as a whole.
+struct Whole {
+    /// Of the arrival.
+    number: usize,
+    clip: Clip,
 }
 
 /// Windows share their values if that leaves at most so much of the work: what
@@ -111,9 +136,35 @@ impl SessionPlan {
         self.layers.iter().map(|(_, cost)| *cost).sum()
     }
 
-    /// Bytes that a session holds at most.
+    /// Bytes that a session holds at most; on a card, of the card's memory too.
     pub fn session_bytes(&self) -> usize {
         self.session_bytes
+    }
+}
+
+/// The plan whose windows share, if that pays; else the one whose windows do not,
+/// and why.
+fn choose<P>(
+    sliding: Sliding,
+    plan: impl Fn(Sliding) -> Option<P>,
+    cost: impl Fn(&P) -> Cost,
+) -> (Option<P>, Option<ClipByClip>) {
+    let shared = if sliding.stride >= sliding.length {
+        Err(ClipByClip::Apart)
+    } else {
+        match plan(sliding) {
+            Some(plan) if cost(&plan).ratio() <= WORTH_IT => Ok(plan),
+            Some(_) => Err(ClipByClip::PaddedInTime),
+            None => Err(ClipByClip::Irregular),
+        }
+    };
+    let apart = Sliding {
+        across: false,
+        ..sliding
+    };
+    match shared {
+        Ok(plan) => (Some(plan), None),
+        Err(reason) => (plan(apart), Some(reason)),
     }
 }
 
@@ -124,62 +175,70 @@ impl Engine {
             stride: options.stride.max(1),
             ..options
         };
-        let length = self.input.frames;
-        let whole_clips = |reason| SessionPlan {
-            options,
-            clip_by_clip: Some(reason),
-            layers: Vec::new(),
-            session_bytes: length * self.input.height * self.input.width,
-            cpu: None,
-        };
-        let Backend::Cpu(program) = &self.backend else {
-            return whole_clips(ClipByClip::Device);
-        };
         let sliding = Sliding {
-            length,
+            length: self.input.frames,
             stride: options.stride,
             across: true,
             early: options.early,
         };
-        let head = self.head.as_ref().filter(|_| options.attention);
-        let features = head.map(|head| head.features);
-        let shared = if options.stride >= length {
-            Err(ClipByClip::Apart)
-        } else {
-            match cpu::SessionPlan::new(program, sliding, features) {
-                Some(plan) if plan.cost().ratio() <= WORTH_IT => Ok(plan),
-                Some(_) => Err(ClipByClip::PaddedInTime),
-                None => Err(ClipByClip::Irregular),
-            }
-        };
-        let apart = Sliding {
-            across: false,
-            ..sliding
-        };
-        let (plan, reason) = match shared {
-            Ok(plan) => (plan, None),
-            Err(reason) => match cpu::SessionPlan::new(program, apart, features) {
-                Some(plan) => (plan, Some(reason)),
-                None => return whole_clips(reason),
-            },
-        };
-        SessionPlan {
+        let picture = self.input.height * self.input.width;
+        let whole_clips = |reason| SessionPlan {
             options,
-            clip_by_clip: reason,
-            layers: plan.costs(),
-            session_bytes: plan.session_bytes(),
-            cpu: Some(Arc::new(plan)),
+            clip_by_clip: Some(reason),
+            layers: Vec::new(),
+            session_bytes: self.input.frames * picture,
+            method: Method::Clips,
+        };
+        match &self.backend {
+            Backend::Cpu(program) => {
+                let head = self.head.as_ref().filter(|_| options.attention);
+                let features = head.map(|head| head.features);
+                let plan = |sliding| cpu::SessionPlan::new(program, sliding, features);
+                let (plan, reason) = choose(sliding, plan, cpu::SessionPlan::cost);
+                let Some(plan) = plan else {
+                    return whole_clips(reason.unwrap_or(ClipByClip::Irregular));
+                };
+                SessionPlan {
+                    options,
+                    clip_by_clip: reason,
+                    layers: plan.costs(),
+                    session_bytes: plan.session_bytes(),
+                    method: Method::Cpu(Arc::new(plan)),
+                }
+            }
+            Backend::Cuda(backend) => {
+                if backend.health().fell_back {
+                    return whole_clips(ClipByClip::Device);
+                }
+                let plan = |sliding| backend.session_plan(sliding);
+                let (plan, reason) = choose(sliding, plan, cuda::SessionPlan::cost);
+                match (plan, reason) {
+                    // Whole clips of several streams are computed together.
+                    (_, Some(reason)) if !options.early => whole_clips(reason),
+                    (None, reason) => whole_clips(reason.unwrap_or(ClipByClip::Irregular)),
+                    (Some(plan), reason) => SessionPlan {
+                        options,
+                        clip_by_clip: reason,
+                        layers: plan.costs(),
+                        // And the window's pictures.
+                        session_bytes: plan.session_bytes() + self.input.frames * picture,
+                        method: Method::Card(Arc::new(plan)),
+                    },
+                }
+            }
         }
     }
 
     /// A session for one stream.
     pub fn session(&self, plan: &SessionPlan) -> Session {
-        let state = match &plan.cpu {
-            Some(plan) => State::Cpu(Box::new(cpu::Session::new(Arc::clone(plan)))),
-            None => State::Clips {
-                recent: VecDeque::with_capacity(self.input.frames),
-                skip: 0,
+        let state = match &plan.method {
+            Method::Cpu(plan) => State::Cpu(Box::new(cpu::Session::new(Arc::clone(plan)))),
+            Method::Card(plan) => State::Card {
+                session: Box::new(cuda::Session::new(Arc::clone(plan))),
+                window: Window::default(),
+                failed: false,
             },
+            Method::Clips => State::Clips(Window::default()),
         };
         Session {
             state,
@@ -188,6 +247,226 @@ impl Engine {
             wants_attention: plan.options.attention,
             attention: None,
         }
+    }
+
+    /// [`Session::push`] for a frame each of several streams. What is due at the
+    /// same time is computed together where that costs less, to the same bits.
+    ///
+    /// # Panics
+    /// If sessions or workspace belong to another engine.
+    pub fn push_all(
+        &self,
+        workspace: &mut Workspace,
+        arrivals: &mut [(&mut Session, &Frame)],
+    ) -> Vec<Result<Option<Vec<f32>>, EngineError>> {
+        let mut answers = Vec::with_capacity(arrivals.len());
+        let mut dues = vec![None; arrivals.len()];
+        let mut wholes = Vec::new();
+        for (number, (session, frame)) in arrivals.iter_mut().enumerate() {
+            answers.push(session.take(self, frame).and_then(|()| {
+                let stride = session.stride;
+                match &mut session.state {
+                    State::Cpu(_) => session.push_on_cpu(self, workspace, frame),
+                    State::Card {
+                        session,
+                        window,
+                        failed,
+                    } => {
+                        let clip = window.push(frame, self.input.frames, stride);
+                        if !*failed {
+                            dues[number] = session.push(&frame.pixels);
+                        }
+                        wholes.extend(clip.map(|clip| Whole { number, clip }));
+                        Ok(None)
+                    }
+                    State::Clips(window) => {
+                        let clip = window.push(frame, self.input.frames, stride);
+                        wholes.extend(clip.map(|clip| Whole { number, clip }));
+                        Ok(None)
+                    }
+                }
+            }));
+        }
+        self.run_stages(workspace, arrivals, &mut dues, &mut answers);
+        // What the card has answered needs a map at most.
+        wholes.retain(|whole| {
+            let session = &arrivals[whole.number].0;
+            let is_answered = matches!(&answers[whole.number], Ok(Some(_)));
+            !is_answered || (session.wants_attention && self.head.is_some())
+        });
+        self.score_whole(workspace, arrivals, &wholes, &mut answers);
+        answers
+    }
+
+    /// Computes on the card what is due, the same stage of all streams at once.
+    fn run_stages(
+        &self,
+        workspace: &mut Workspace,
+        arrivals: &mut [(&mut Session, &Frame)],
+        dues: &mut [Option<Due>],
+        answers: &mut [Result<Option<Vec<f32>>, EngineError>],
+    ) {
+        while let Some(first) = dues.iter().position(Option::is_some) {
+            let due = dues[first];
+            let (mut numbers, mut sessions): (Vec<_>, Vec<&mut cuda::Session>) = Default::default();
+            for (number, (session, _)) in arrivals.iter_mut().enumerate() {
+                let State::Card { session, .. } = &mut session.state else {
+                    continue;
+                };
+                let is_like = sessions.first().is_none_or(|first| first.is_like(session));
+                if dues[number] == due && is_like {
+                    dues[number] = None;
+                    numbers.push(number);
+                    sessions.push(session);
+                }
+            }
+            let (Some(due), Backend::Cuda(backend), Scratch::Cuda(scratch)) =
+                (due, &self.backend, &mut workspace.0)
+            else {
+                panic!("a session of another engine");
+            };
+            let rows = backend.run_stage(scratch, due, &mut sessions);
+            for (number, row) in numbers.into_iter().zip(rows) {
+                match row {
+                    cuda::Served::Stage => {}
+                    cuda::Served::Window(logits) => answers[number] = Ok(Some(logits)),
+                    cuda::Served::Failed => arrivals[number].0.fail(),
+                }
+            }
+        }
+    }
+
+    /// Scores windows as whole clips; a session that failed begins anew behind its.
+    fn score_whole(
+        &self,
+        workspace: &mut Workspace,
+        arrivals: &mut [(&mut Session, &Frame)],
+        wholes: &[Whole],
+        answers: &mut [Result<Option<Vec<f32>>, EngineError>],
+    ) {
+        let explains = |session: &Session| session.wants_attention && self.head.is_some();
+        let (explained, plain): (Vec<_>, Vec<_>) = wholes
+            .iter()
+            .partition(|whole| explains(arrivals[whole.number].0));
+        let clips: Vec<_> = plain.iter().map(|whole| whole.clip.clone()).collect();
+        if !clips.is_empty() {
+            match self.infer(workspace, &clips) {
+                Ok(rows) => {
+                    for (whole, row) in plain.iter().zip(rows) {
+                        answers[whole.number] = Ok(Some(row));
+                    }
+                }
+                // Then each has an error of its own.
+                Err(_) => {
+                    for whole in &plain {
+                        let rows = self.infer(workspace, std::slice::from_ref(&whole.clip));
+                        answers[whole.number] = rows.map(|mut rows| rows.pop());
+                    }
+                }
+            }
+        }
+        for whole in explained {
+            let explanation = self.explain(workspace, &whole.clip, None);
+            answers[whole.number] = explanation.map(|(logits, attention)| {
+                arrivals[whole.number].0.attention = Some(attention);
+                Some(logits)
+            });
+        }
+        for whole in wholes {
+            self.begin_anew(workspace, arrivals[whole.number].0);
+        }
+    }
+
+    /// A session on a card that failed takes the frames of its next window again.
+    fn begin_anew(&self, workspace: &mut Workspace, session: &mut Session) {
+        let State::Card {
+            session,
+            window,
+            failed: failed @ true,
+        } = &mut session.state
+        else {
+            return;
+        };
+        let (Backend::Cuda(backend), Scratch::Cuda(scratch)) = (&self.backend, &mut workspace.0)
+        else {
+            return;
+        };
+        session.reset();
+        for frame in &window.frames {
+            let Some(due) = session.push(&frame.pixels) else {
+                continue;
+            };
+            let rows = backend.run_stage(scratch, due, &mut [session]);
+            if !matches!(rows.as_slice(), [cuda::Served::Stage]) {
+                return;
+            }
+        }
+        *failed = false;
+    }
+
+    /// [`Session::score`] for a clip each of several streams. What is due at the
+    /// same time is computed together where that costs less, to the same bits.
+    ///
+    /// # Panics
+    /// If sessions or workspace belong to another engine.
+    pub fn score_all(
+        &self,
+        workspace: &mut Workspace,
+        clips: &mut [(&mut Session, &Clip)],
+    ) -> Vec<Result<Vec<f32>, EngineError>> {
+        let new: Vec<_> = clips
+            .iter_mut()
+            .map(|(session, clip)| session.unseen(clip))
+            .collect();
+        let mut answers: Vec<_> = clips.iter().map(|_| Ok(None)).collect();
+        // All of them end with the same turn.
+        for left in (1..=new.iter().copied().max().unwrap_or(0)).rev() {
+            let turn = clips.iter_mut().zip(&new).enumerate();
+            let turn = turn.filter(|(number, (_, new))| **new >= left && answers[*number].is_ok());
+            let (numbers, mut arrivals): (Vec<_>, Vec<_>) = turn
+                .map(|(number, ((session, clip), _))| {
+                    (
+                        number,
+                        (&mut **session, &clip.frames[clip.frames.len() - left]),
+                    )
+                })
+                .unzip();
+            let rows = self.push_all(workspace, &mut arrivals);
+            for (number, row) in numbers.into_iter().zip(rows) {
+                answers[number] = row;
+            }
+        }
+        let answers = answers.into_iter().zip(clips.iter());
+        answers
+            .map(|(answer, (_, clip))| {
+                answer?.ok_or_else(|| self.misshapen(vec![1, clip.frames.len(), 0]))
+            })
+            .collect()
+    }
+}
+
+impl Window {
+    /// Takes a frame; gives the window that it completes.
+    fn push(&mut self, frame: &Frame, length: usize, stride: usize) -> Option<Clip> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        self.frames.push_back(frame.clone());
+        if self.frames.len() < length {
+            return None;
+        }
+        let clip = Clip {
+            stream: StreamId(0),
+            frames: self.frames.iter().cloned().collect(),
+        };
+        self.skip = stride.saturating_sub(length);
+        self.frames.drain(..stride.min(length));
+        Some(clip)
+    }
+
+    fn bytes(&self) -> usize {
+        self.frames.iter().map(|frame| frame.pixels.len()).sum()
     }
 }
 
@@ -207,58 +486,8 @@ impl Session {
         workspace: &mut Workspace,
         frame: &Frame,
     ) -> Result<Option<Vec<f32>>, EngineError> {
-        let input = &engine.input;
-        if frame.pixels.len() != input.height * input.width {
-            self.reset();
-            return Err(engine.misshapen(vec![1, 1, frame.pixels.len()]));
-        }
-        let follows = |last: &Frame| frame.index == last.index + 1 && !frame.discontinuity;
-        if !self.last.as_ref().is_none_or(follows) {
-            self.reset();
-        }
-        self.last = Some(frame.clone());
-        self.attention = None;
-        match &mut self.state {
-            State::Cpu(session) => {
-                let (Backend::Cpu(program), Scratch::Cpu(buffers)) =
-                    (&engine.backend, &mut workspace.0)
-                else {
-                    panic!("a session of another engine");
-                };
-                let logits = session.push(program, buffers, &frame.pixels, &engine.grey);
-                let Some(logits) = logits.map(<[f32]>::to_vec) else {
-                    return Ok(None);
-                };
-                if let (true, Some(head)) = (self.wants_attention, &engine.head) {
-                    let class = engine.class(None, &logits)?;
-                    self.attention = Some(head.attention(buffers.get(head.features), class));
-                }
-                Ok(Some(logits))
-            }
-            State::Clips { recent, skip } => {
-                if *skip > 0 {
-                    *skip -= 1;
-                    return Ok(None);
-                }
-                recent.push_back(frame.clone());
-                if recent.len() < input.frames {
-                    return Ok(None);
-                }
-                let clip = Clip {
-                    stream: StreamId(0),
-                    frames: recent.iter().cloned().collect(),
-                };
-                *skip = self.stride.saturating_sub(input.frames);
-                recent.drain(..self.stride.min(input.frames));
-                if self.wants_attention && engine.head.is_some() {
-                    let (logits, attention) = engine.explain(workspace, &clip, None)?;
-                    self.attention = Some(attention);
-                    return Ok(Some(logits));
-                }
-                let mut rows = engine.infer(workspace, &[clip])?;
-                Ok(rows.pop())
-            }
-        }
+        let mut answers = engine.push_all(workspace, &mut [(self, frame)]);
+        answers.pop().unwrap_or(Ok(None))
     }
 
     /// Scores a clip that was assembled elsewhere, `S` frames behind the last
@@ -276,29 +505,73 @@ impl Session {
         workspace: &mut Workspace,
         clip: &Clip,
     ) -> Result<Vec<f32>, EngineError> {
-        let frames = &clip.frames;
-        let known = match &self.state {
-            State::Cpu(session) if frames.len() == engine.input.frames => {
-                usize::try_from(session.overlap()).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        // The very same picture as the last one that the session took.
-        let follows = known > 0
-            && known < frames.len()
-            && self.last.as_ref().is_some_and(|last| {
-                let same = &frames[known - 1];
-                last.index == same.index && Arc::ptr_eq(&last.pixels, &same.pixels)
-            });
-        if !follows {
+        let mut answers = engine.score_all(workspace, &mut [(self, clip)]);
+        let none = || Err(engine.misshapen(vec![1, clip.frames.len(), 0]));
+        answers.pop().unwrap_or_else(none)
+    }
+
+    /// Looks whether a frame fits and follows the last one.
+    fn take(&mut self, engine: &Engine, frame: &Frame) -> Result<(), EngineError> {
+        if frame.pixels.len() != engine.input.height * engine.input.width {
+            self.reset();
+            return Err(engine.misshapen(vec![1, 1, frame.pixels.len()]));
+        }
+        let follows = |last: &Frame| frame.index == last.index + 1 && !frame.discontinuity;
+        if !self.last.as_ref().is_none_or(follows) {
             self.reset();
         }
-        let new = if follows { &frames[known..] } else { frames };
-        let mut logits = None;
-        for frame in new {
-            logits = self.push(engine, workspace, frame)?;
+        self.last = Some(frame.clone());
+        self.attention = None;
+        Ok(())
+    }
+
+    fn push_on_cpu(
+        &mut self,
+        engine: &Engine,
+        workspace: &mut Workspace,
+        frame: &Frame,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        let (State::Cpu(session), Backend::Cpu(program), Scratch::Cpu(buffers)) =
+            (&mut self.state, &engine.backend, &mut workspace.0)
+        else {
+            panic!("a session of another engine");
+        };
+        let logits = session.push(program, buffers, &frame.pixels, &engine.grey);
+        let Some(logits) = logits.map(<[f32]>::to_vec) else {
+            return Ok(None);
+        };
+        if let (true, Some(head)) = (self.wants_attention, &engine.head) {
+            let class = engine.class(None, &logits)?;
+            self.attention = Some(head.attention(buffers.get(head.features), class));
         }
-        logits.ok_or_else(|| engine.misshapen(vec![1, frames.len(), 0]))
+        Ok(Some(logits))
+    }
+
+    /// How many of a clip's frames, at its end, were not taken yet; begins anew if
+    /// the clip is not the next window.
+    fn unseen(&mut self, clip: &Clip) -> usize {
+        let known = match &self.state {
+            State::Cpu(session) => usize::try_from(session.overlap()).unwrap_or(0),
+            State::Card { window, .. } | State::Clips(window) => window.frames.len(),
+        };
+        // The very same picture as the last one that the session took.
+        let last = known.checked_sub(1).and_then(|last| clip.frames.get(last));
+        let follows = known < clip.frames.len()
+            && last.zip(self.last.as_ref()).is_some_and(|(same, last)| {
+                last.index == same.index && Arc::ptr_eq(&last.pixels, &same.pixels)
+            });
+        if follows {
+            return clip.frames.len() - known;
+        }
+        self.reset();
+        clip.frames.len()
+    }
+
+    /// The card has lost what it held.
+    fn fail(&mut self) {
+        if let State::Card { failed, .. } = &mut self.state {
+            *failed = true;
+        }
     }
 
     /// Where the network looked for the likeliest class in the window whose logits
@@ -314,10 +587,16 @@ impl Session {
         self.attention = None;
         match &mut self.state {
             State::Cpu(session) => session.reset(),
-            State::Clips { recent, skip } => {
-                recent.clear();
-                *skip = 0;
+            State::Card {
+                session,
+                window,
+                failed,
+            } => {
+                session.reset();
+                *window = Window::default();
+                *failed = false;
             }
+            State::Clips(window) => *window = Window::default(),
         }
     }
 
@@ -325,7 +604,10 @@ impl Session {
     pub fn bytes(&self) -> usize {
         match &self.state {
             State::Cpu(session) => session.bytes(),
-            State::Clips { recent, .. } => recent.iter().map(|frame| frame.pixels.len()).sum(),
+            State::Card {
+                session, window, ..
+            } => session.bytes() + window.bytes(),
+            State::Clips(window) => window.bytes(),
         }
     }
 }

@@ -20,7 +20,6 @@ mod dense;
 mod direct;
 mod pool;
 mod product;
-mod reuse;
 mod session;
 mod step;
 mod team;
@@ -36,11 +35,9 @@ use crate::model::Shape;
 use dense::LstmState;
 use product::Isa;
 pub(super) use product::Storage;
-pub(super) use reuse::Sliding;
-pub use session::Cost;
 pub(super) use session::{Session, SessionPlan};
 use step::{Kind, Operation};
-pub(super) use team::Team;
+pub(super) use team::{Helpers, Team};
 use work::{TimeWindow, Work};
 
 /// A network, ready for this machine.
@@ -204,9 +201,11 @@ impl Program {
     /// Executes the network on what lies in the input; gives the last step's
     /// output.
     pub(super) fn run<'a>(&self, buffers: &'a mut Buffers) -> &'a [f32] {
+        let at_work = buffers.team.begin();
         for step in &self.steps {
             step.run(self.isa, &step.whole, buffers);
         }
+        drop(at_work);
         self.output(buffers)
     }
 

@@ -176,6 +176,8 @@ impl Operation {
         match &self.kind {
             Kind::Conv { conv, .. } => {
                 let team = &buffers.team;
+                let taps: usize = work.jobs().map(|(taps, _)| taps.len()).sum();
+                team.expect(taps as u64 * self.cost());
                 conv.run(isa, team, work, input, residual, output, &mut scratch);
             }
             Kind::MaxPool(window, from, to) => {

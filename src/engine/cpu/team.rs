@@ -1,7 +1,8 @@
 //! Who does the work of one clip: the calling thread, or several.
 
 use std::marker::PhantomData;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
@@ -34,33 +35,94 @@ pub(super) struct Edge {
 /// Threads that share the steps of a clip.
 #[derive(Debug)]
 pub(in crate::engine) struct Team {
-    pool: Option<rayon::ThreadPool>,
+    helpers: Option<Arc<Helpers>>,
     /// One for each thread; locked by that thread only.
     scratch: Vec<Mutex<Scratch>>,
+    /// Multiplications and additions of the step at hand.
+    work: AtomicU64,
 }
 
-impl Team {
-    /// The calling thread alone.
-    pub(in crate::engine) fn alone() -> Self {
-        Self {
-            pool: None,
-            scratch: vec![Mutex::default()],
+/// Threads that help whoever works, if nobody else does.
+#[derive(Debug)]
+pub(in crate::engine) struct Helpers {
+    pool: rayon::ThreadPool,
+    /// Teams that are at work.
+    busy: AtomicUsize,
+}
+
+/// A team is at work while this lives.
+pub(super) struct AtWork(Option<Arc<Helpers>>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if let Some(helpers) = &self.0 {
+            helpers.busy.fetch_sub(1, Relaxed);
         }
     }
+}
 
-    pub(in crate::engine) fn of(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+/// Multiplications and additions below which sharing a step costs more than it
+/// saves: some tens of microseconds.
+const WORTH_SHARING: u64 = 1_000_000;
+
+impl Helpers {
+    /// So many threads; none for one.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub(in crate::engine) fn start(
+        threads: usize,
+    ) -> Result<Option<Arc<Self>>, rayon::ThreadPoolBuildError> {
         if threads <= 1 {
-            return Ok(Self::alone());
+            return Ok(None);
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("engine-{number}"))
             .build()?;
-        let scratch = (0..threads).map(|_| Mutex::default()).collect();
-        Ok(Self {
-            pool: Some(pool),
-            scratch,
-        })
+        Ok(Some(Arc::new(Self {
+            pool,
+            busy: AtomicUsize::new(0),
+        })))
+    }
+}
+
+impl Team {
+    /// The calling thread alone.
+    pub(in crate::engine) fn alone() -> Self {
+        Self::with(None)
+    }
+
+    /// The calling thread; and helpers, whom other teams may ask as well.
+    pub(in crate::engine) fn with(helpers: Option<Arc<Helpers>>) -> Self {
+        let threads = helpers
+            .as_ref()
+            .map_or(1, |helpers| helpers.pool.current_num_threads());
+        Self {
+            helpers,
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+            work: AtomicU64::new(0),
+        }
+    }
+
+    /// Says that the team is at work on a clip.
+    pub(super) fn begin(&self) -> AtWork {
+        if let Some(helpers) = &self.helpers {
+            helpers.busy.fetch_add(1, Relaxed);
+        }
+        AtWork(self.helpers.clone())
+    }
+
+    /// Says how much there is to do for all tasks that follow.
+    pub(super) fn expect(&self, work: u64) {
+        self.work.store(work, Relaxed);
+    }
+
+    /// Who helps: those who have nothing else to do.
+    fn helpers(&self) -> Option<&Helpers> {
+        let helpers = self.helpers.as_deref()?;
+        let is_alone = helpers.busy.load(Relaxed) <= 1;
+        (is_alone && self.work.load(Relaxed) >= WORTH_SHARING).then_some(helpers)
     }
 
     /// Does every task of `0..count`, in no order.
@@ -75,7 +137,7 @@ impl Team {
             };
             task(number, &mut scratch);
         };
-        match &self.pool {
+        match self.helpers() {
             None => {
                 let mut scratch = match self.scratch[0].lock() {
                     Ok(scratch) => scratch,
@@ -83,7 +145,9 @@ impl Team {
                 };
                 (0..count).for_each(|number| task(number, &mut scratch));
             }
-            Some(pool) => pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(one)),
+            Some(helpers) => helpers
+                .pool
+                .install(|| (0..count).into_par_iter().with_max_len(1).for_each(one)),
         }
     }
 }

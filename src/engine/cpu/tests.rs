@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::conv::{Convolution, Epilogue, Geometry};
 use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
-use super::team::Team;
+use super::team::{Helpers, Team};
 use super::winograd::Winograd;
 use super::work::{TimeWindow, Work};
 
@@ -141,7 +141,8 @@ proptest! {
                     let mut output = vec![f32::NAN; sums.len()];
                     // Whatever lies in scratch memory must not matter.
                     let mut scratch = vec![f32::NAN; conv.scratch_len(&whole)];
-                    let team = Team::of(threads).unwrap();
+                    let team = Team::with(Helpers::start(threads).unwrap());
+                    team.expect(u64::MAX);
                     conv.run(isa, &team, &whole, &input, residual, &mut output, &mut scratch);
                     outputs.push(output);
                 }

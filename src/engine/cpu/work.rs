@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+pub(super) use crate::engine::window::TimeWindow;
+
 /// One output frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameJob {
@@ -19,14 +21,6 @@ pub(super) struct FrameClass {
     pub(super) frames: Vec<FrameJob>,
 }
 
-/// How an operation slides over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TimeWindow {
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) padding: usize,
-}
-
 /// Output frames to be computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Work {
@@ -34,49 +28,6 @@ pub(super) struct Work {
     count: usize,
     /// The first input frame that is read, and the one behind the last.
     reads: (usize, usize),
-}
-
-impl TimeWindow {
-    /// Each frame by itself.
-    pub(super) const FRAME: Self = Self {
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-    };
-
-    /// All frames of a clip at once.
-    pub(super) const fn over(frames: usize) -> Self {
-        Self {
-            kernel: frames,
-            stride: 1,
-            padding: 0,
-        }
-    }
-
-    /// Which taps of an output frame lie inside a clip of so many frames.
-    pub(super) fn taps(self, frame: usize, frames: usize) -> Range<usize> {
-        let begin = self
-            .padding
-            .saturating_sub(frame * self.stride)
-            .min(self.kernel);
-        let end = (frames + self.padding)
-            .saturating_sub(frame * self.stride)
-            .clamp(begin, self.kernel);
-        begin..end
-    }
-
-    /// The input frame under a tap of an output frame; 0 where that lies before
-    /// the clip.
-    fn input(self, frame: usize, tap: usize) -> usize {
-        (frame * self.stride + tap).saturating_sub(self.padding)
-    }
-
-    /// The input frames under the taps of an output frame.
-    pub(super) fn inputs(self, frame: usize, frames: usize) -> Range<usize> {
-        let taps = self.taps(frame, frames);
-        let begin = self.input(frame, taps.start);
-        begin..begin + taps.len()
-    }
 }
 
 impl Work {

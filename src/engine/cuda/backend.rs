@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::driver::DriverCard;
 use super::launch::Card;
 use super::network::{Batch, Clips, Network};
+use super::session::{Holdings, Opened, Session, SessionPlan};
 use super::{CudaError, Precision};
+use crate::engine::course::Due;
 use crate::engine::cpu::{self, Storage, Team};
+use crate::engine::reuse::Sliding;
 use crate::engine::{Health, Plan};
 use crate::model::InputSpec;
 
@@ -30,6 +33,8 @@ pub(in crate::engine) struct Backend {
     open: Open,
     state: Mutex<State>,
     fallback: OnceLock<cpu::Program>,
+    /// What sessions hold on the card.
+    holdings: Holdings,
     /// Clips at once, as far as the card has room.
     batch: AtomicUsize,
     halved: AtomicUsize,
@@ -43,6 +48,18 @@ struct State {
     /// first opens the card anew.
     generation: usize,
     failures: usize,
+}
+
+/// What became of a session's stage.
+#[derive(Debug)]
+pub(in crate::engine) enum Served {
+    /// It was computed; its window goes on.
+    Stage,
+    /// It was its window's last one: the logits.
+    Window(Vec<f32>),
+    /// The card failed or has no room: the session must be reset, and its window
+    /// scored as a clip.
+    Failed,
 }
 
 /// What one thread needs.
@@ -98,6 +115,7 @@ impl Backend {
                 failures: 0,
             }),
             fallback: OnceLock::new(),
+            holdings: Holdings::default(),
             batch: AtomicUsize::new(LARGEST_BATCH),
             halved: AtomicUsize::new(0),
             rebuilt: AtomicUsize::new(0),
@@ -172,7 +190,9 @@ impl Backend {
             };
             let at_once = self.batch.load(Relaxed).min(count - done);
             let part = clips.part(done, done + at_once, network.input_shape());
-            match Self::infer_once(workspace, &network, generation, at_once, part) {
+            let rows = Self::room(workspace, &network, generation, at_once)
+                .and_then(|batch| network.run(batch, at_once, part));
+            match rows {
                 Ok(rows) => {
                     logits.extend(rows);
                     done += at_once;
@@ -198,13 +218,75 @@ impl Backend {
         Ok(Some(logits))
     }
 
-    fn infer_once(
+    /// How windows follow each other on the card; none if they cannot, or the card
+    /// was given up.
+    pub(in crate::engine) fn session_plan(&self, sliding: Sliding) -> Option<SessionPlan> {
+        let network = self.state().network.clone()?;
+        SessionPlan::new(&network, sliding)
+    }
+
+    /// Computes the stage that all of some sessions of one plan are due for.
+    pub(in crate::engine) fn run_stage(
+        &self,
         workspace: &mut Workspace,
+        due: Due,
+        sessions: &mut [&mut Session],
+    ) -> Vec<Served> {
+        let mut answers = Vec::with_capacity(sessions.len());
+        while answers.len() < sessions.len() {
+            let left = &mut sessions[answers.len()..];
+            let (network, generation) = {
+                let state = self.state();
+                (state.network.clone(), state.generation)
+            };
+            let Some(network) = network else {
+                answers.extend(left.iter().map(|_| Served::Failed));
+                break;
+            };
+            let is_there = |session: &&mut Session| !session.is_lost(generation);
+            let there = left.iter().take_while(|session| is_there(session)).count();
+            if there == 0 {
+                answers.push(Served::Failed);
+                continue;
+            }
+            let at_once = self.batch.load(Relaxed).min(there);
+            let part = &mut left[..at_once];
+            let opened = Opened {
+                card: network.card(),
+                generation,
+                holdings: &self.holdings,
+            };
+            let run = Self::room(workspace, &network, generation, at_once)
+                .and_then(|batch| network.run_stage(batch, opened, due, part));
+            match run {
+                Ok(rows) => {
+                    let served = |row: Option<_>| row.map_or(Served::Stage, Served::Window);
+                    answers.extend(rows.into_iter().map(served));
+                    self.state().failures = 0;
+                }
+                Err(CudaError::OutOfMemory { .. } | CudaError::TooLarge { .. }) => {
+                    // Whole clips find out how many there is room for.
+                    workspace.batch = None;
+                    answers.extend((0..at_once).map(|_| Served::Failed));
+                }
+                Err(error) => {
+                    workspace.batch = None;
+                    drop(network);
+                    self.rebuild(generation, &error);
+                    answers.extend((0..at_once).map(|_| Served::Failed));
+                }
+            }
+        }
+        answers
+    }
+
+    /// Memory for so many clips at once.
+    fn room<'a>(
+        workspace: &'a mut Workspace,
         network: &Network,
         generation: usize,
         count: usize,
-        clips: Clips<'_>,
-    ) -> Result<Vec<f32>, CudaError> {
+    ) -> Result<&'a mut Batch, CudaError> {
         let fits = |(of, room, _): &(usize, usize, Batch)| *of == generation && *room >= count;
         if !workspace.batch.as_ref().is_some_and(fits) {
             // The old one first: there may be no room for both.
@@ -212,8 +294,8 @@ impl Backend {
             workspace.batch = Some((generation, count, network.batch(count)?));
         }
         match &mut workspace.batch {
-            Some((_, _, batch)) => network.run(batch, count, clips),
-            None => Ok(Vec::new()),
+            Some((_, _, batch)) => Ok(batch),
+            None => Err(CudaError::OutOfMemory { bytes: 0 }),
         }
     }
 
@@ -228,6 +310,7 @@ impl Backend {
         state.failures += 1;
         // Before the new one: the old context must go with its error.
         state.network = None;
+        self.holdings.clear();
         if state.failures > PATIENCE {
             tracing::error!(%error, "the card keeps failing: the CPU computes from now on");
             return;

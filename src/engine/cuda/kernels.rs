@@ -21,7 +21,7 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 10] = sources![
+pub(crate) const SOURCES: [Source; 11] = sources![
     "conv_f32.cu",
     "conv_mma.cu",
     "conv_wgmma.cu",
@@ -31,7 +31,8 @@ pub(crate) const SOURCES: [Source; 10] = sources![
     "picture.cu",
     "pointwise.cu",
     "pool.cu",
-    "probe.cu"
+    "probe.cu",
+    "slices.cu"
 ];
 
 /// What the sources include.
@@ -112,6 +113,7 @@ struct WindowPool {
     input: u64,
     output: u64,
     input_clip: i64,
+    output_clip: i64,
     clips: i32,
     channels: i32,
     extent_in: [i32; 3],
@@ -145,6 +147,7 @@ pub(crate) fn window_pool(
         input: input.address,
         output: output.address,
         input_clip: input.clip as i64,
+        output_clip: output.clip as i64,
         clips: int(clips)?,
         channels: int(input.channels)?,
         extent_in: ints(input.extent)?,
@@ -180,6 +183,7 @@ struct PointwiseParameters {
     shift: u64,
     input_clip: i64,
     other_clip: i64,
+    output_clip: i64,
     clips: i32,
     positions: i32,
     channels: i32,
@@ -212,6 +216,7 @@ pub(crate) fn pointwise(
         shift: layer.shift,
         input_clip: input.clip as i64,
         other_clip: other.map_or(0, |other| other.clip as i64),
+        output_clip: output.clip as i64,
         clips: int(clips)?,
         positions: int(output.positions())?,
         channels: int(output.channels)?,
@@ -229,6 +234,7 @@ struct MeanPool {
     input: u64,
     output: u64,
     input_clip: i64,
+    output_clip: i64,
     clips: i32,
     groups: i32,
     positions: i32,
@@ -245,14 +251,15 @@ pub(crate) fn mean_pool(
     clips: usize,
     by_frame: bool,
     input: Activations,
-    output: u64,
+    output: Activations,
     output_is_f32: bool,
 ) -> Result<(), CudaError> {
     let groups = if by_frame { input.extent[0] } else { 1 };
     let parameters = MeanPool {
         input: input.address,
-        output,
+        output: output.address,
         input_clip: input.clip as i64,
+        output_clip: output.clip as i64,
         clips: int(clips)?,
         groups: int(groups)?,
         positions: int(input.positions() / groups)?,
@@ -273,12 +280,14 @@ struct LinearParameters {
     weights: u64,
     bias: u64,
     output: u64,
+    input_clip: i64,
+    output_clip: i64,
+    clips: i32,
     rows: i32,
     features: i32,
     stride: i32,
     classes: i32,
     output_stride: i32,
-    _end: i32,
 }
 
 /// A linear layer in f32, with its weights `[classes, features]` on the card.
@@ -290,29 +299,30 @@ pub(crate) struct Linear {
     pub(crate) classes: usize,
 }
 
-/// Applies a linear layer to rows of f32.
+/// Applies a linear layer to every position of f32.
 pub(crate) fn linear(
     card: &dyn Card,
     layer: Linear,
-    rows: usize,
-    input: u64,
-    stride: usize,
-    output: u64,
-    output_stride: usize,
+    clips: usize,
+    input: Activations,
+    output: Activations,
 ) -> Result<(), CudaError> {
+    let rows = output.positions();
     let parameters = LinearParameters {
-        input,
+        input: input.address,
         weights: layer.weights,
         bias: layer.bias,
-        output,
+        output: output.address,
+        input_clip: input.clip as i64,
+        output_clip: output.clip as i64,
+        clips: int(clips)?,
         rows: int(rows)?,
         features: int(layer.features)?,
-        stride: int(stride)?,
+        stride: int(input.channels)?,
         classes: int(layer.classes)?,
-        output_stride: int(output_stride)?,
-        _end: 0,
+        output_stride: int(output.channels)?,
     };
-    let items = rows * output_stride;
+    let items = clips * rows * output.channels;
     int(items)?;
     run(
         card,
@@ -371,6 +381,7 @@ struct Input {
     input: u64,
     output: u64,
     table: u64,
+    output_clip: i64,
     clips: i32,
     positions: i32,
     channels: i32,
@@ -408,6 +419,7 @@ pub(crate) fn lay_out(
         input,
         output: output.address,
         table,
+        output_clip: output.clip as i64,
         clips: int(clips)?,
         positions: int(positions)?,
         channels: int(channels)?,
@@ -695,6 +707,55 @@ pub(crate) fn lstm(
         })?;
     }
     Ok(())
+}
+
+/// `struct Slice` of `slices.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slice {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// Of sixteen bytes.
+    pub(crate) chunks: i64,
+}
+
+impl Slice {
+    /// As the card's memory holds it.
+    pub(crate) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.from.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.to.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.chunks.to_ne_bytes());
+        bytes
+    }
+}
+
+/// `struct Slices` of `slices.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Slices {
+    slices: u64,
+    count: i32,
+    _end: i32,
+}
+
+/// Copies so many slices, of at most so many chunks of sixteen bytes, that are
+/// listed at an address.
+pub(crate) fn copy_slices(
+    card: &dyn Card,
+    slices: u64,
+    count: usize,
+    most_chunks: usize,
+) -> Result<(), CudaError> {
+    /// Blocks of one slice, at the most: each then copies some chunks in turn.
+    const BLOCKS: usize = 16;
+    let parameters = Slices {
+        slices,
+        count: int(count)?,
+        _end: 0,
+    };
+    let blocks = most_chunks.div_ceil(256).clamp(1, BLOCKS);
+    run(card, "copy_slices", [blocks, count, 1], 256, 0, &parameters)
 }
 
 /// `struct Resize` of `picture.cu`.

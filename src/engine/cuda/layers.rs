@@ -1,6 +1,7 @@
 //! The steps of a plan as layers on a card: weights packed and uploaded, values
 //! placed in buffers.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::kernels::{self, Activations, Conv, Grey, Of, Recurrence, Window};
@@ -8,7 +9,8 @@ use super::launch::{Card, Memory};
 use super::weights::{self, CHANNELS, Matrix};
 use super::{CudaError, Precision};
 use crate::engine::plan::{ConvStep, Kernel, LstmLayer, Step, Value};
-use crate::model::InputSpec;
+use crate::engine::window::TimeWindow;
+use crate::model::{InputSpec, Shape};
 
 /// A value in a buffer, `[N, T, H, W, channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -53,13 +55,14 @@ pub(super) enum Layer {
     },
     Linear {
         layer: kernels::Linear,
-        /// A clip.
-        rows: usize,
         input: Place,
         output: Place,
     },
+    /// An LSTM from its first layer's projection on, which is a convolution
+    /// before it: it knows nothing of other frames.
     Lstm {
-        layers: Vec<(Conv, Recurrence)>,
+        first: Recurrence,
+        above: Vec<(Conv, Recurrence)>,
         frames: usize,
         input: Place,
         output: Place,
@@ -85,12 +88,16 @@ impl Layer {
         }
     }
 
-    pub(super) fn reads(&self, buffer: usize) -> bool {
-        let residual = match self {
-            Self::Conv { residual, .. } => *residual,
-            Self::Pointwise { other, .. } => *other,
+    /// What is read beside the input, frame by frame as the output.
+    pub(super) fn residual(&self) -> Option<&Place> {
+        match self {
+            Self::Conv { residual, .. } => residual.as_ref(),
+            Self::Pointwise { other, .. } => other.as_ref(),
             _ => None,
-        };
+        }
+    }
+
+    pub(super) fn input(&self) -> &Place {
         let (Self::Conv { input, .. }
         | Self::WindowPool { input, .. }
         | Self::Pointwise { input, .. }
@@ -98,19 +105,83 @@ impl Layer {
         | Self::Linear { input, .. }
         | Self::Lstm { input, .. }
         | Self::LogMeanSoftmax { input, .. }) = self;
-        input.buffer == buffer || residual.is_some_and(|place| place.buffer == buffer)
+        input
+    }
+
+    pub(super) fn reads(&self, buffer: usize) -> bool {
+        let is_there = |place: &Place| place.buffer == buffer;
+        is_there(self.input()) || self.residual().is_some_and(is_there)
+    }
+
+    /// How it slides over time.
+    pub(super) fn window(&self) -> TimeWindow {
+        match self {
+            Self::Conv {
+                conv: Conv { window, .. },
+                ..
+            }
+            | Self::WindowPool { window, .. } => TimeWindow {
+                kernel: window.kernel[0],
+                stride: window.stride[0],
+                padding: window.padding[0],
+            },
+            Self::Pointwise { .. }
+            | Self::Linear { .. }
+            | Self::MeanPool { by_frame: true, .. } => TimeWindow::FRAME,
+            Self::MeanPool { input, .. }
+            | Self::Lstm { input, .. }
+            | Self::LogMeanSoftmax { input, .. } => TimeWindow::over(input.extent[0]),
+        }
     }
 }
 
 impl Place {
     /// On a card, in a buffer at this address.
     pub(super) fn at(&self, buffer: u64) -> Activations {
+        self.frames(buffer, 0..self.extent[0])
+    }
+
+    /// Some of its frames, of every clip.
+    pub(super) fn frames(&self, buffer: u64, frames: Range<usize>) -> Activations {
+        let [_, rows, columns] = self.extent;
         Activations {
-            address: buffer + self.offset as u64,
+            address: buffer + (self.offset + frames.start * self.frame_bytes()) as u64,
             clip: self.clip,
             channels: self.channels,
-            extent: self.extent,
+            extent: [frames.len(), rows, columns],
         }
+    }
+
+    /// Bytes of one value.
+    pub(super) fn value_bytes(&self) -> usize {
+        if self.is_f32 { 4 } else { 2 }
+    }
+
+    /// Bytes of one frame of one clip.
+    pub(super) fn frame_bytes(&self) -> usize {
+        let [_, rows, columns] = self.extent;
+        rows * columns * self.channels * self.value_bytes()
+    }
+}
+
+/// Multiplications and additions of one tap in time of one output frame of a
+/// step's layers, in their order.
+pub(super) fn costs(step: &Step) -> Vec<usize> {
+    match &step.kernel {
+        Kernel::Conv(conv) => {
+            let [_, rows, columns] = conv.output.extent;
+            let [_, taps_down, taps_across] = conv.conv.kernel;
+            let taps = taps_down * taps_across * conv.input.channels / conv.conv.groups;
+            vec![rows * columns * taps * conv.output.channels]
+        }
+        Kernel::Linear { weights, .. } => vec![weights.len()],
+        Kernel::Lstm(layers) => {
+            let projections = layers.iter().map(|layer| layer.input.len());
+            let recurrences = layers.iter().map(|layer| layer.recurrent.len());
+            let first = layers.first().map_or(0, |layer| layer.input.len());
+            vec![first, projections.chain(recurrences).sum::<usize>() - first]
+        }
+        _ => vec![0],
     }
 }
 
@@ -291,8 +362,13 @@ impl Builder<'_> {
         Ok((projection, recurrence))
     }
 
-    /// One step; `next` are the steps behind it.
-    pub(super) fn layer(&mut self, step: &Step, next: &[Step]) -> Result<Layer, CudaError> {
+    /// Adds one step's layers; `next` are the steps behind it.
+    pub(super) fn add(
+        &mut self,
+        step: &Step,
+        next: &[Step],
+        layers: &mut Vec<Layer>,
+    ) -> Result<(), CudaError> {
         let misplaced = || CudaError::Plan {
             problem: "a value is read before it is written",
         };
@@ -317,7 +393,7 @@ impl Builder<'_> {
                 problem: "the head reads a part of a value",
             })
         };
-        Ok(match &step.kernel {
+        let layer = match &step.kernel {
             Kernel::Conv(conv) => {
                 wants(false)?;
                 let residual = match conv.residual {
@@ -399,23 +475,36 @@ impl Builder<'_> {
                 };
                 Layer::Linear {
                     layer,
-                    rows: step.input.shape.positions(),
                     input,
                     output: self.put(step.output, padded, true),
                 }
             }
             Kernel::Lstm(steps) => {
                 wants(false)?;
-                let mut layers = Vec::new();
+                let frames = step.input.shape.extent[0];
                 let mut channels = input.channels;
+                let mut of_layers = Vec::new();
                 for layer in steps {
-                    layers.push(self.lstm_layer(layer, channels)?);
+                    of_layers.push(self.lstm_layer(layer, channels)?);
                     channels = layer.hidden.next_multiple_of(16);
                 }
-                Layer::Lstm {
-                    layers,
-                    frames: step.input.shape.extent[0],
+                let mut of_layers = of_layers.into_iter();
+                let (projection, first) = of_layers.next().ok_or(CudaError::Plan {
+                    problem: "an LSTM has no layers",
+                })?;
+                let gates = self.put_aside(frames, 4 * first.hidden);
+                layers.push(Layer::Conv {
+                    conv: projection,
+                    stem: None,
                     input,
+                    residual: None,
+                    output: gates,
+                });
+                Layer::Lstm {
+                    first,
+                    above: of_layers.collect(),
+                    frames,
+                    input: gates,
                     output: self.put(step.output, channels, true),
                 }
             }
@@ -429,6 +518,23 @@ impl Builder<'_> {
                     output: self.put(step.output, input.channels, true),
                 }
             }
-        })
+        };
+        layers.push(layer);
+        Ok(())
+    }
+
+    /// Room for one row of f32 a frame, in a buffer of its own.
+    fn put_aside(&mut self, frames: usize, channels: usize) -> Place {
+        self.buffers.push(0);
+        self.held.push(None);
+        let value = Value {
+            buffer: self.buffers.len() - 1,
+            offset: 0,
+            shape: Shape {
+                channels,
+                extent: [frames, 1, 1],
+            },
+        };
+        self.put(value, channels, true)
     }
 }

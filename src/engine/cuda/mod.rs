@@ -15,13 +15,15 @@ mod kernels;
 mod launch;
 mod layers;
 mod network;
+mod session;
 #[cfg(test)]
 mod shim;
 pub mod suite;
 mod weights;
 
-pub(super) use backend::{Backend, Workspace};
+pub(super) use backend::{Backend, Served, Workspace};
 pub(super) use network::Clips;
+pub(super) use session::{Session, SessionPlan};
 
 /// What can go wrong between here and a card.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,13 +1,15 @@
 //! A plan on a card: its layers turned into launches.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{self, Activations, Conv, ConvIo, Incoming, Recurrence, Sequence};
+use super::kernels::{self, Activations, Conv, ConvIo, Incoming, Recurrence, Sequence, Window};
 use super::launch::{Card, Memory, Recording, bytes_of, floats_of};
-use super::layers::{Builder, Layer, Place, value_bytes};
+use super::layers::{self, Builder, Layer, Place, value_bytes};
 use super::weights::CHANNELS;
 use super::{CudaError, Precision};
+use crate::engine::course::Due;
 use crate::engine::plan::{Plan, Value};
 use crate::model::{InputSpec, Shape};
 
@@ -16,11 +18,14 @@ use crate::model::{InputSpec, Shape};
 pub(in crate::engine) struct Network {
     card: Arc<dyn Card>,
     precision: Precision,
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
+    /// Of each layer: its step's name, and multiplications and additions of one
+    /// tap in time of one output frame.
+    pub(super) facts: Vec<(String, usize)>,
     /// Bytes of each buffer, for one clip.
     buffers: Vec<usize>,
     /// Clips as they come in, padded.
-    input: Place,
+    pub(super) input: Place,
     input_shape: Shape,
     /// `[C, 256]`: what each grey level becomes.
     table: u64,
@@ -69,14 +74,25 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(in crate::engine) struct Batch {
     card: Arc<dyn Card>,
-    clips: usize,
-    buffers: Vec<Memory>,
-    incoming: Memory,
+    pub(super) clips: usize,
+    pub(super) buffers: Vec<Memory>,
+    pub(super) incoming: Memory,
     partial: Memory,
+    /// Slices to be copied, for sessions.
+    pub(super) slices: Memory,
     lstm: Option<LstmMemory>,
-    /// Of launches for so many clips of a kind; the first time they are launched
-    /// one by one, so that the card has loaded what it needs.
-    recordings: HashMap<(usize, Kind), Recorded>,
+    /// The first time they are launched one by one, so that the card has loaded
+    /// what it needs.
+    recordings: HashMap<Launches, Recorded>,
+}
+
+/// Launches that are always the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Launches {
+    /// For so many clips of a kind.
+    Clips(usize, Kind),
+    /// For so many streams' stage of a plan, by the plan's number.
+    Stage(usize, u64, Due),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,11 +114,31 @@ struct LstmMemory {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        for recorded in self.recordings.values() {
+        self.forget();
+    }
+}
+
+impl Batch {
+    /// Forgets recordings: they hold addresses.
+    fn forget(&mut self) {
+        for (_, recorded) in self.recordings.drain() {
             if let Recorded::As(recording) = recorded {
-                self.card.forget(*recording);
+                self.card.forget(recording);
             }
         }
+    }
+
+    /// Makes room for so many bytes of slices' addresses and of partial sums.
+    pub(super) fn make_room(&mut self, slices: usize, partial: usize) -> Result<(), CudaError> {
+        if self.slices.len() < slices {
+            self.forget();
+            self.slices = Memory::new(&self.card, slices.next_power_of_two())?;
+        }
+        if self.partial.len() < partial {
+            self.forget();
+            self.partial = Memory::new(&self.card, partial)?;
+        }
+        Ok(())
     }
 }
 
@@ -133,12 +169,12 @@ impl Network {
         };
         let input = builder.put(value, spec.channels.next_multiple_of(CHANNELS), false);
         builder.held[0] = Some((input, true));
-        let layers = plan
-            .steps
-            .iter()
-            .enumerate()
-            .map(|(number, step)| builder.layer(step, &plan.steps[number + 1..]))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut of_plan, mut facts) = (Vec::new(), Vec::new());
+        for (number, step) in plan.steps.iter().enumerate() {
+            builder.add(step, &plan.steps[number + 1..], &mut of_plan)?;
+            let costs = layers::costs(step).into_iter();
+            facts.extend(costs.map(|cost| (step.name.clone(), cost)));
+        }
         let table: Vec<f32> = crate::engine::grey_table(spec).concat();
         let table = builder.upload(&table, Precision::F32)?;
         let last = plan.steps.last().map(|step| step.output);
@@ -156,7 +192,8 @@ impl Network {
         Ok(Self {
             card: Arc::clone(card),
             precision,
-            layers,
+            layers: of_plan,
+            facts,
             buffers: builder.buffers,
             input,
             input_shape,
@@ -169,6 +206,10 @@ impl Network {
 
     pub(super) fn input_shape(&self) -> Shape {
         self.input_shape
+    }
+
+    pub(super) fn card(&self) -> &Arc<dyn Card> {
+        &self.card
     }
 
     pub(super) fn card_name(&self) -> String {
@@ -186,7 +227,7 @@ impl Network {
     }
 
     /// Whether the first layer reads grey pictures itself.
-    fn reads_grey(&self) -> bool {
+    pub(super) fn reads_grey(&self) -> bool {
         let mut layers = self.layers.iter();
         let first = layers.next();
         let buffer = self.input.buffer;
@@ -222,8 +263,14 @@ impl Network {
             })
         });
         let lstm = self.layers.iter().find_map(|layer| match layer {
-            Layer::Lstm { layers, frames, .. } => {
-                let hidden = layers.iter().map(|(_, layer)| layer.hidden).max()?;
+            Layer::Lstm {
+                first,
+                above,
+                frames,
+                ..
+            } => {
+                let above = above.iter().map(|(_, layer)| layer.hidden);
+                let hidden = above.fold(first.hidden, usize::max);
                 Some(LstmMemory::new(
                     card,
                     self.precision,
@@ -240,6 +287,7 @@ impl Network {
             buffers: buffers.collect::<Result<_, _>>()?,
             incoming: Memory::new(card, clips * self.input_shape.len() * 4)?,
             partial: Memory::new(card, partial.max().unwrap_or(0))?,
+            slices: Memory::new(card, 0)?,
             lstm: lstm.transpose()?,
             recordings: HashMap::new(),
         })
@@ -261,6 +309,11 @@ impl Network {
             Clips::Values(values) => batch.incoming.upload(&bytes_of(values))?,
         }
         self.compute(batch, clips, incoming.kind())?;
+        self.logits(batch, clips)
+    }
+
+    /// What lies in the last layer's place, `[N][classes]`.
+    pub(super) fn logits(&self, batch: &Batch, clips: usize) -> Result<Vec<f32>, CudaError> {
         let stride = self.output.clip;
         let mut bytes = vec![0; clips * stride * 4];
         batch.buffers[self.output.buffer].download(&mut bytes)?;
@@ -276,22 +329,34 @@ impl Network {
         clips: usize,
         kind: Kind,
     ) -> Result<(), CudaError> {
-        match batch.recordings.get(&(clips, kind)).copied() {
+        self.play(batch, Launches::Clips(clips, kind), &|batch| {
+            self.launch(batch, clips, kind)
+        })
+    }
+
+    /// Launches something, or replays its recording.
+    pub(super) fn play(
+        &self,
+        batch: &mut Batch,
+        launches: Launches,
+        launch: &dyn Fn(&Batch) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        match batch.recordings.get(&launches).copied() {
             Some(Recorded::As(recording)) => return self.card.replay(recording),
             Some(Recorded::Warm) => {
-                let recording = self.card.record(&mut || self.launch(batch, clips, kind))?;
+                let recording = self.card.record(&mut || launch(batch))?;
                 let recorded = recording.map_or(Recorded::Never, Recorded::As);
-                batch.recordings.insert((clips, kind), recorded);
+                batch.recordings.insert(launches, recorded);
                 if let Some(recording) = recording {
                     return self.card.replay(recording);
                 }
             }
             Some(Recorded::Never) => {}
             None => {
-                batch.recordings.insert((clips, kind), Recorded::Warm);
+                batch.recordings.insert(launches, Recorded::Warm);
             }
         }
-        self.launch(batch, clips, kind)
+        launch(batch)
     }
 
     /// Waits until everything launched has ended.
@@ -300,174 +365,227 @@ impl Network {
     }
 
     fn launch(&self, batch: &Batch, clips: usize, kind: Kind) -> Result<(), CudaError> {
-        let card = self.card.as_ref();
-        let from_grey = kind == Kind::Grey && self.reads_grey();
-        let at = |place: &Place| place.at(batch.buffers[place.buffer].address());
-        let incoming = batch.incoming.address();
-        if !from_grey {
-            let kind = match kind {
-                Kind::Grey => Incoming::Grey { table: self.table },
-                Kind::Values => Incoming::Values,
-            };
-            let channels = self.input_shape.channels;
-            let to = at(&self.input);
-            kernels::lay_out(card, self.precision, kind, clips, channels, incoming, to)?;
-        }
+        let frames = 0..self.input_shape.extent[0];
+        self.launch_input(batch, clips, kind, frames.clone())?;
+        let grey = (kind == Kind::Grey).then_some(frames);
         for (number, layer) in self.layers.iter().enumerate() {
-            match layer {
-                Layer::Conv {
-                    conv,
-                    stem,
-                    input,
-                    residual,
-                    output,
-                } => {
-                    let (mut conv, mut input) = (conv, at(input));
-                    if let (true, 0, Some(stem)) = (from_grey, number, stem) {
-                        conv = stem;
-                        input = Activations {
-                            address: incoming,
-                            clip: self.input_shape.positions(),
-                            channels: 1,
-                            ..input
-                        };
-                    }
-                    let io = ConvIo {
-                        input,
-                        residual: residual.as_ref().map(at),
-                        output: at(output),
-                        partial: batch.partial.address(),
-                    };
-                    kernels::conv(card, self.precision, clips, conv, io)?;
-                }
-                Layer::WindowPool {
-                    of,
-                    window,
-                    input,
-                    output,
-                } => {
-                    let (from, to) = (at(input), at(output));
-                    kernels::window_pool(card, self.precision, clips, *of, *window, from, to)?;
-                }
-                Layer::Pointwise {
-                    layer,
-                    input,
-                    other,
-                    output,
-                } => {
-                    let precision = if input.is_f32 {
-                        Precision::F32
-                    } else {
-                        self.precision
-                    };
-                    let (from, to) = (at(input), at(output));
-                    let other = other.as_ref().map(at);
-                    kernels::pointwise(card, precision, clips, *layer, from, other, to)?;
-                }
-                Layer::MeanPool {
-                    by_frame,
-                    input,
-                    output,
-                } => {
-                    let (from, to) = (at(input), at(output).address);
-                    let is_f32 = output.is_f32;
-                    kernels::mean_pool(card, self.precision, clips, *by_frame, from, to, is_f32)?;
-                }
-                Layer::Linear {
-                    layer,
-                    rows,
-                    input,
-                    output,
-                } => {
-                    let (from, to) = (at(input), at(output));
-                    let (stride, to_stride) = (from.channels, to.channels);
-                    let rows = clips * rows;
-                    kernels::linear(
-                        card,
-                        *layer,
-                        rows,
-                        from.address,
-                        stride,
-                        to.address,
-                        to_stride,
-                    )?;
-                }
-                Layer::Lstm {
-                    layers,
-                    frames,
-                    input,
-                    output,
-                } => {
-                    let Some(memory) = &batch.lstm else {
-                        continue;
-                    };
-                    self.launch_lstm(
-                        memory,
-                        layers,
-                        clips,
-                        *frames,
-                        at(input),
-                        at(output).address,
-                    )?;
-                }
-                Layer::LogMeanSoftmax {
-                    frames,
-                    classes,
-                    input,
-                    output,
-                } => {
-                    let (from, to) = (at(input), at(output).address);
-                    let (stride, from) = (from.channels, from.address);
-                    kernels::log_mean_softmax(card, clips, *frames, *classes, stride, from, to)?;
-                }
-            }
+            let frames = 0..layer.output().extent[0];
+            self.launch_layer(batch, clips, number, frames, grey.clone())?;
         }
         Ok(())
     }
 
-    /// For each layer one product for all frames, then the recurrence.
+    /// Lays out what came in, which is these frames of every clip; nothing where
+    /// the first layer reads it as it is.
+    pub(super) fn launch_input(
+        &self,
+        batch: &Batch,
+        clips: usize,
+        kind: Kind,
+        frames: Range<usize>,
+    ) -> Result<(), CudaError> {
+        if kind == Kind::Grey && self.reads_grey() {
+            return Ok(());
+        }
+        let kind = match kind {
+            Kind::Grey => Incoming::Grey { table: self.table },
+            Kind::Values => Incoming::Values,
+        };
+        let channels = self.input_shape.channels;
+        let to = batch.buffers[self.input.buffer].address();
+        let to = self.input.frames(to, frames);
+        let from = batch.incoming.address();
+        kernels::lay_out(
+            self.card.as_ref(),
+            self.precision,
+            kind,
+            clips,
+            channels,
+            from,
+            to,
+        )
+    }
+
+    /// Bytes of partial sums that some frames of a layer need.
+    pub(super) fn partial_bytes(&self, clips: usize, number: usize, frames: Range<usize>) -> usize {
+        match &self.layers[number] {
+            Layer::Conv { conv, output, .. } => {
+                let multiprocessors = self.card.limits().multiprocessors;
+                conv.partial_bytes(clips, output.frames(0, frames), multiprocessors)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Computes some frames of a layer's output. `grey` are the frames of every
+    /// clip that came in as grey pictures.
+    pub(super) fn launch_layer(
+        &self,
+        batch: &Batch,
+        clips: usize,
+        number: usize,
+        frames: Range<usize>,
+        grey: Option<Range<usize>>,
+    ) -> Result<(), CudaError> {
+        let card = self.card.as_ref();
+        let layer = &self.layers[number];
+        let address = |place: &Place| batch.buffers[place.buffer].address();
+        let beside = |place: &Place| place.frames(address(place), frames.clone());
+        let to = beside(layer.output());
+        // The first frame that is read, and how many are missing before it.
+        let time = layer.window();
+        let skipped = frames.start * time.stride;
+        let first = skipped.saturating_sub(time.padding);
+        let padding = time.padding.saturating_sub(skipped);
+        let within = |window: Window| Window {
+            padding: [padding, window.padding[1], window.padding[2]],
+            ..window
+        };
+        let read = |place: &Place| place.frames(address(place), first..place.extent[0]);
+        match layer {
+            Layer::Conv {
+                conv,
+                stem,
+                input,
+                residual,
+                ..
+            } => {
+                let (mut conv, mut from) = (conv, read(input));
+                if let (0, Some(stem), Some(grey)) = (number, stem, grey)
+                    && self.reads_grey()
+                {
+                    conv = stem;
+                    let [_, rows, columns] = input.extent;
+                    let area = rows * columns;
+                    from = Activations {
+                        address: batch.incoming.address() + ((first - grey.start) * area) as u64,
+                        clip: grey.len() * area,
+                        channels: 1,
+                        // What did not come in is not read either.
+                        extent: [grey.end - first, rows, columns],
+                    };
+                }
+                let conv = Conv {
+                    window: within(conv.window),
+                    ..*conv
+                };
+                let io = ConvIo {
+                    input: from,
+                    residual: residual.as_ref().map(beside),
+                    output: to,
+                    partial: batch.partial.address(),
+                };
+                kernels::conv(card, self.precision, clips, &conv, io)
+            }
+            Layer::WindowPool {
+                of, window, input, ..
+            } => {
+                let window = within(*window);
+                kernels::window_pool(card, self.precision, clips, *of, window, read(input), to)
+            }
+            Layer::Pointwise {
+                layer,
+                input,
+                other,
+                ..
+            } => {
+                let precision = if input.is_f32 {
+                    Precision::F32
+                } else {
+                    self.precision
+                };
+                let other = other.as_ref().map(beside);
+                kernels::pointwise(card, precision, clips, *layer, beside(input), other, to)
+            }
+            Layer::MeanPool {
+                by_frame: true,
+                input,
+                output,
+            } => {
+                let (from, is_f32) = (beside(input), output.is_f32);
+                kernels::mean_pool(card, self.precision, clips, true, from, to, is_f32)
+            }
+            Layer::MeanPool { input, output, .. } => {
+                let (from, is_f32) = (read(input), output.is_f32);
+                kernels::mean_pool(card, self.precision, clips, false, from, to, is_f32)
+            }
+            Layer::Linear { layer, input, .. } => {
+                kernels::linear(card, *layer, clips, beside(input), to)
+            }
+            Layer::Lstm {
+                first,
+                above,
+                frames,
+                input,
+                ..
+            } => match &batch.lstm {
+                Some(memory) => {
+                    let gates = address(input);
+                    self.launch_lstm(memory, *first, above, clips, *frames, gates, to.address)
+                }
+                None => Ok(()),
+            },
+            Layer::LogMeanSoftmax {
+                frames,
+                classes,
+                input,
+                ..
+            } => {
+                let from = read(input);
+                let (stride, from) = (from.channels, from.address);
+                kernels::log_mean_softmax(card, clips, *frames, *classes, stride, from, to.address)
+            }
+        }
+    }
+
+    /// The first layer's recurrence from its gates; for each layer above, one
+    /// product for all frames before that.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "memory, layers, extents, and where"
+    )]
     fn launch_lstm(
         &self,
         memory: &LstmMemory,
-        layers: &[(Conv, Recurrence)],
+        first: Recurrence,
+        above: &[(Conv, Recurrence)],
         clips: usize,
         frames: usize,
-        input: Activations,
+        gates: u64,
         output: u64,
     ) -> Result<(), CudaError> {
         let card = self.card.as_ref();
-        let mut input = input;
-        for (number, (projection, recurrence)) in layers.iter().enumerate() {
-            let hidden = recurrence.hidden;
-            let gates = Activations {
-                address: memory.gates.address(),
-                clip: frames * 4 * hidden,
-                channels: 4 * hidden,
-                extent: [frames, 1, 1],
-            };
-            let io = ConvIo {
-                input,
-                residual: None,
-                output: gates,
-                partial: 0,
-            };
-            kernels::conv(card, self.precision, clips, projection, io)?;
-            let is_last = number + 1 == layers.len();
+        let run = |number: usize, layer: Recurrence, gates: u64| {
+            let is_last = number == above.len();
             let sequence = memory.sequences[number % 2].address();
             let io = Sequence {
-                gates: gates.address,
+                gates,
                 state: memory.state.address(),
                 sequence: if is_last { 0 } else { sequence },
                 output: if is_last { output } else { 0 },
                 counters: memory.counters.address(),
             };
-            kernels::lstm(card, self.precision, clips, frames, *recurrence, io)?;
-            input = Activations {
-                address: sequence,
-                clip: frames * hidden,
-                channels: hidden,
-                extent: [frames, 1, 1],
+            kernels::lstm(card, self.precision, clips, frames, layer, io)
+        };
+        let rows = |address, channels| Activations {
+            address,
+            clip: frames * channels,
+            channels,
+            extent: [frames, 1, 1],
+        };
+        run(0, first, gates)?;
+        let mut below = first.hidden;
+        for (number, (projection, layer)) in above.iter().enumerate() {
+            let gates = rows(memory.gates.address(), 4 * layer.hidden);
+            let io = ConvIo {
+                input: rows(memory.sequences[number % 2].address(), below),
+                residual: None,
+                output: gates,
+                partial: 0,
             };
+            kernels::conv(card, self.precision, clips, projection, io)?;
+            run(number + 1, *layer, gates.address)?;
+            below = layer.hidden;
         }
         Ok(())
     }

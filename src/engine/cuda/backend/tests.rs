@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use super::super::shim::{SCHEDULES, Schedule, Shim};
 use super::*;
 use crate::domain::{Clip, EventTime, Frame, StreamId};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, SessionOptions};
 use crate::model::{Model, OnnxOptions, import_onnx, usual_classes};
 
 fn golden(name: &str) -> PathBuf {
@@ -290,6 +290,190 @@ fn weights_that_half_precision_cannot_hold_are_refused() {
     };
     conv.weights[3] = f32::NAN;
     assert!(build(&plan, Precision::F32).is_err());
+}
+
+/// A long video's frames, numbered.
+fn video(model: &Model, frames: usize, first: usize) -> Vec<Frame> {
+    let clips = grey_clips(model, (first + frames).div_ceil(model.spec().input.frames));
+    let all = clips.into_iter().flat_map(|clip| clip.frames);
+    let all = all.enumerate().map(|(index, frame)| Frame {
+        index: index as u64,
+        ..frame
+    });
+    all.skip(first).take(frames).collect()
+}
+
+fn options(stride: usize, early: bool) -> SessionOptions {
+    SessionOptions {
+        stride,
+        early,
+        attention: false,
+    }
+}
+
+/// Every window's logits, each by itself.
+fn by_clips(card: &Engine, video: &[Frame], length: usize, stride: usize) -> Vec<Vec<f32>> {
+    let clips = video.windows(length).step_by(stride).map(|frames| Clip {
+        stream: StreamId(0),
+        frames: frames.to_vec(),
+    });
+    card.infer_all(&clips.collect::<Vec<_>>())
+}
+
+/// Of every architecture, a video's windows by a session and one by one.
+fn sessions_are_exact(precision: Precision, strides: &[usize]) {
+    let mut shared = Vec::new();
+    for (number, name) in goldens().into_iter().enumerate() {
+        let model = Model::load(&golden(&name)).unwrap();
+        let length = model.spec().input.frames;
+        let card = on_shim(&model, precision, SCHEDULES[number % SCHEDULES.len()]);
+        let mut workspace = card.workspace();
+        for &stride in strides.iter().filter(|stride| **stride < length) {
+            let early = stride % 2 == 0;
+            let plan = card.session_plan(options(stride, early));
+            if plan.clip_by_clip().is_some() && !early {
+                // Whole clips: nothing new.
+                continue;
+            }
+            let video = video(&model, length + 3 * stride, 0);
+            let expected = by_clips(&card, &video, length, stride);
+            if plan.clip_by_clip().is_none() {
+                shared.push((name.clone(), stride));
+            }
+            let mut session = card.session(&plan);
+            let mut found = Vec::new();
+            for frame in &video {
+                found.extend(session.push(&card, &mut workspace, frame).unwrap());
+                assert!(session.bytes() <= plan.session_bytes(), "{name}, {stride}");
+            }
+            assert_eq!(found, expected, "{name}, {precision}, stride {stride}");
+        }
+        assert_eq!(card.health(), Health::default());
+    }
+    let of = |name: &str| shared.iter().filter(|(of, _)| of == name).count();
+    for name in ["fibro3d", "fibro2d", "fibro2d_lstm", "resnet18_lstm"] {
+        assert!(of(name) > 0, "{name} shares nothing: {shared:?}");
+    }
+}
+
+#[test]
+fn sessions_have_the_bits_of_whole_clips_in_f32() {
+    sessions_are_exact(Precision::F32, &[1, 3]);
+}
+
+#[test]
+fn sessions_have_the_bits_of_whole_clips_in_f16() {
+    sessions_are_exact(Precision::F16, &[1, 2]);
+}
+
+#[test]
+fn sessions_have_the_bits_of_whole_clips_in_bf16() {
+    sessions_are_exact(Precision::Bf16, &[2, 3]);
+}
+
+#[test]
+fn streams_that_are_due_together_are_computed_together_to_the_same_bits() {
+    for (name, stride) in [("fibro3d", 2), ("fibro2d_lstm", 1)] {
+        let model = Model::load(&golden(name)).unwrap();
+        let length = model.spec().input.frames;
+        let shim = Arc::new(Shim::small(Schedule::Forward));
+        let same = Arc::clone(&shim);
+        let card = on(&model, Precision::F16, Box::new(move || Ok(same.clone()))).unwrap();
+        let plan = card.session_plan(options(stride, false));
+        let mut workspace = card.workspace();
+        let videos = [0, 5, 9].map(|first| video(&model, length + 12 * stride, first));
+        let clip = |video: &[Frame], window: usize| Clip {
+            stream: StreamId(0),
+            frames: video[window * stride..][..length].to_vec(),
+        };
+        let mut sessions = [0; 3].map(|_| card.session(&plan));
+        let mut launches = 0;
+        // The third stream comes two windows later.
+        for turn in 0..=12 {
+            let streams = if turn < 2 { 2 } else { 3 };
+            let clips: Vec<_> = (0..streams)
+                .map(|stream| clip(&videos[stream], if stream < 2 { turn } else { turn - 2 }))
+                .collect();
+            let mut work: Vec<_> = sessions.iter_mut().zip(&clips).collect();
+            shim.launches.lock().unwrap().clear();
+            let found = card.score_all(&mut workspace, &mut work);
+            launches = shim.launches.lock().unwrap().len();
+            for (clip, found) in clips.iter().zip(found) {
+                let expected = card.infer_all(std::slice::from_ref(clip));
+                assert_eq!(found.unwrap(), expected[0], "{name}, turn {turn}");
+            }
+        }
+        // What the first window left is behind all of them: as many launches for
+        // three as for one.
+        let mut alone = card.session(&plan);
+        for turn in 0..=12 {
+            shim.launches.lock().unwrap().clear();
+            let clip = clip(&videos[0], turn);
+            alone.score(&card, &mut workspace, &clip).unwrap();
+        }
+        let of_one = shim.launches.lock().unwrap().len();
+        // Slices of the 3D network lie on a grid: the third may be in another phase.
+        let phases = if name == "fibro3d" { 2 } else { 1 };
+        assert!(launches <= phases * of_one, "{name}: {launches}, {of_one}");
+    }
+}
+
+#[test]
+fn a_session_outlives_the_failure_of_its_card() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let length = model.spec().input.frames;
+    let video = video(&model, length + 8, 0);
+    for early in [false, true] {
+        let expected = by_clips(
+            &on_shim(&model, Precision::F16, Schedule::Forward),
+            &video,
+            length,
+            2,
+        );
+        // While the second window, or the third, is computed.
+        let openings = AtomicUsize::new(0);
+        let open: Open = Box::new(move || {
+            let shim = Shim::small(Schedule::Forward);
+            if openings.fetch_add(1, Relaxed) == 0 {
+                *shim.fault.lock().unwrap() = Some((60, sticky()));
+            }
+            Ok(Arc::new(shim))
+        });
+        let card = on(&model, Precision::F16, open).unwrap();
+        let plan = card.session_plan(options(2, early));
+        assert_eq!(plan.clip_by_clip(), None);
+        let (mut workspace, mut session) = (card.workspace(), card.session(&plan));
+        let mut found = Vec::new();
+        for frame in &video {
+            found.extend(session.push(&card, &mut workspace, frame).unwrap());
+        }
+        assert_eq!(found, expected, "early {early}");
+        assert_eq!(card.health().engines_rebuilt, 1, "early {early}");
+    }
+}
+
+#[test]
+fn a_session_whose_card_is_given_up_is_scored_on_the_cpu() {
+    let model = Model::load(&golden("fibro2d_lstm")).unwrap();
+    let length = model.spec().input.frames;
+    let video = video(&model, length + 3, 0);
+    let openings = AtomicUsize::new(0);
+    let open: Open = Box::new(move || {
+        let shim = Shim::small(Schedule::Forward);
+        *shim.fault.lock().unwrap() = Some((4, sticky()));
+        openings.fetch_add(1, Relaxed);
+        Ok(Arc::new(shim))
+    });
+    let card = on(&model, Precision::F16, open).unwrap();
+    let plan = card.session_plan(options(1, false));
+    let (mut workspace, mut session) = (card.workspace(), card.session(&plan));
+    let expected = by_clips(&on_cpu(&model), &video, length, 1);
+    let mut found = Vec::new();
+    for frame in &video {
+        found.extend(session.push(&card, &mut workspace, frame).unwrap());
+    }
+    assert_eq!(found, expected);
+    assert!(card.health().fell_back);
 }
 
 impl Engine {

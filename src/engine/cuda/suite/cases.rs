@@ -173,6 +173,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("linear".into(), 2e-6, Box::new(linear)),
         case("log_mean_softmax".into(), 2e-6, Box::new(log_mean_softmax)),
         case("resize".into(), 0.501, Box::new(resize)),
+        case("copy_slices".into(), 0.0, Box::new(copy_slices)),
     ];
     for precision in PRECISIONS {
         let mut add = |name: &str, check: Check| {
@@ -663,7 +664,7 @@ fn mean_pool(card: &Arc<dyn Card>, precision: Precision, by_frame: bool) -> Resu
             precision
         };
         let output = room(card, 2, expected.extent, 75, written)?;
-        let (from, to) = (held.activations, output.activations.address);
+        let (from, to) = (held.activations, output.activations);
         kernels::mean_pool(
             card.as_ref(),
             precision,
@@ -752,15 +753,7 @@ fn linear(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         classes,
     };
     let (from, to) = (held.activations, output.activations);
-    kernels::linear(
-        card.as_ref(),
-        layer,
-        rows,
-        from.address,
-        from.channels,
-        to.address,
-        to.channels,
-    )?;
+    kernels::linear(card.as_ref(), layer, rows, from, to)?;
     compare(&output, &expected, Precision::F32)
 }
 
@@ -926,4 +919,35 @@ fn grad_cam(card: &Arc<dyn Card>, precision: Precision) -> Result<f64, CudaError
         &read(&output, expected.len(), Precision::F32)?,
         &expected,
     ))
+}
+
+/// Slices of several sizes, some that no block finishes in one turn.
+fn copy_slices(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let chunks = [1_usize, 300, 5000];
+    let values = Noise(16).values(4 * chunks.iter().sum::<usize>());
+    let from = Memory::of(card, &bytes_of(&values))?;
+    let to = Memory::of(card, &vec![0xff; values.len() * 4])?;
+    let (mut list, mut begin) = (Vec::new(), 0_u64);
+    let total = (values.len() * 4) as u64;
+    for count in chunks {
+        let bytes = 16 * count as u64;
+        // Back to front.
+        let slice = kernels::Slice {
+            from: from.address() + begin,
+            to: to.address() + total - begin - bytes,
+            chunks: count as i64,
+        };
+        list.extend(slice.to_bytes());
+        begin += bytes;
+    }
+    let list = Memory::of(card, &list)?;
+    kernels::copy_slices(card.as_ref(), list.address(), chunks.len(), 5000)?;
+    let mut expected = Vec::new();
+    let mut end = values.len();
+    for count in chunks.into_iter().rev() {
+        expected.extend(&values[end - 4 * count..end]);
+        end -= 4 * count;
+    }
+    let found = read(&to, values.len(), Precision::F32)?;
+    Ok(difference(&found, &wide(&expected)))
 }

@@ -26,29 +26,56 @@ use std::ops::Range;
 
 use num_integer::Integer;
 
-use super::session::Cost;
-use super::work::TimeWindow;
+use super::window::TimeWindow;
+
+/// What a layer or a network costs, in multiplications and additions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// For a window by itself.
+    pub dense: u64,
+    /// For a window that follows others, on average.
+    pub window: u64,
+    /// Thereof, what is left to do when its last frame comes.
+    pub last_frame: u64,
+}
+
+impl Cost {
+    /// How much of a window's cost by itself is paid for one that follows others.
+    pub fn ratio(self) -> f64 {
+        self.window as f64 / self.dense as f64
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| Self {
+            dense: sum.dense + cost.dense,
+            window: sum.window + cost.window,
+            last_frame: sum.last_frame + cost.last_frame,
+        })
+    }
+}
 
 /// A value that a step reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source {
+pub(in crate::engine) struct Source {
     /// 0 is the clip, `n + 1` the output of step `n`.
-    pub(super) value: usize,
+    pub(in crate::engine) value: usize,
     /// How many of its frames are left out at the beginning.
-    pub(super) crop: usize,
+    pub(in crate::engine) crop: usize,
 }
 
 /// What matters of a step here.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
-    pub(super) input: Source,
-    pub(super) residual: Option<Source>,
-    pub(super) window: TimeWindow,
+pub(in crate::engine) struct Link {
+    pub(in crate::engine) input: Source,
+    pub(in crate::engine) residual: Option<Source>,
+    pub(in crate::engine) window: TimeWindow,
     /// Frames of the input, as the step sees it.
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
+    pub(in crate::engine) inputs: usize,
+    pub(in crate::engine) outputs: usize,
     /// Multiplications and additions of one tap of one output frame.
-    pub(super) cost: u64,
+    pub(in crate::engine) cost: u64,
 }
 
 /// How windows follow each other.
@@ -66,47 +93,48 @@ pub(in crate::engine) struct Sliding {
 
 /// A slice that an earlier stage computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Load {
-    pub(super) slice: usize,
+pub(in crate::engine) struct Load {
+    pub(in crate::engine) slice: usize,
     /// How many stages ago.
-    pub(super) age: usize,
+    pub(in crate::engine) age: usize,
     /// Which one of that stage's window it was.
-    pub(super) was: usize,
+    pub(in crate::engine) was: usize,
 }
 
 /// What one step does in one stage; frames count from the window's first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(in crate::engine) struct Turn {
     /// Slices that are held, and read in this stage.
-    pub(super) load: Vec<Load>,
+    pub(in crate::engine) load: Vec<Load>,
     /// Slices to be computed, in rising order.
-    pub(super) compute: Vec<usize>,
+    pub(in crate::engine) compute: Vec<usize>,
     /// Slices to be held, each with how many stages on it is read last.
-    pub(super) keep: Vec<(usize, usize)>,
+    pub(in crate::engine) keep: Vec<(usize, usize)>,
 }
 
 /// What is done when some frames have arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Stage {
+pub(in crate::engine) struct Stage {
     /// Frames of the window that must be there.
-    pub(super) arrived: usize,
+    pub(in crate::engine) arrived: usize,
     /// Frames of the clip that are read.
-    pub(super) input: Vec<usize>,
+    pub(in crate::engine) input: Vec<usize>,
     /// Step by step.
-    pub(super) turns: Vec<Turn>,
+    pub(in crate::engine) turns: Vec<Turn>,
 }
 
 /// Every stage of every window; after the last window comes `first_again`.
 #[derive(Clone, Debug)]
-pub(super) struct Schedule {
-    pub(super) windows: Vec<Vec<Stage>>,
-    pub(super) first_again: usize,
+pub(in crate::engine) struct Schedule {
+    pub(in crate::engine) sliding: Sliding,
+    pub(in crate::engine) windows: Vec<Vec<Stage>>,
+    pub(in crate::engine) first_again: usize,
     /// The most slices of each step's output that are held at a time.
-    pub(super) held: Vec<usize>,
+    pub(in crate::engine) held: Vec<usize>,
     /// Frames that must be kept, counted back from the newest.
-    pub(super) frames: usize,
+    pub(in crate::engine) frames: usize,
     /// Of each step.
-    pub(super) costs: Vec<Cost>,
+    pub(in crate::engine) costs: Vec<Cost>,
 }
 
 /// What a slice stands for: the same one is the same values.
@@ -146,9 +174,38 @@ struct Past {
 const PATIENCE: usize = 512;
 
 impl Schedule {
+    /// Which of `windows` is like the stream's window of this number.
+    pub(in crate::engine) fn place(&self, number: u64) -> usize {
+        let (known, first) = (self.windows.len() as u64, self.first_again as u64);
+        let place = if number < known {
+            number
+        } else {
+            first + (number - first) % (known - first)
+        };
+        place as usize
+    }
+
+    /// What each layer costs, by its steps' names; none of those that cost nothing.
+    pub(in crate::engine) fn costs_by_name(&self, names: &[String]) -> Vec<(String, Cost)> {
+        let mut layers: Vec<(String, Cost)> = Vec::new();
+        for (name, &cost) in names.iter().zip(&self.costs) {
+            match layers.last_mut().filter(|(layer, _)| layer == name) {
+                Some((_, sum)) => *sum = [*sum, cost].into_iter().sum(),
+                None => layers.push((name.clone(), cost)),
+            }
+        }
+        layers.retain(|(_, cost)| cost.dense > 0);
+        layers
+    }
+
+    /// What a window costs.
+    pub(in crate::engine) fn cost(&self) -> Cost {
+        self.costs.iter().copied().sum()
+    }
+
     /// Works it out; None if it does not come to repeat itself. `also` are slices
     /// of a value that must be there when a window is done.
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         links: &[Link],
         sliding: Sliding,
         also: Option<(usize, Range<usize>)>,
@@ -414,6 +471,7 @@ impl Simulation<'_> {
         });
         Schedule {
             costs: costs.collect(),
+            sliding: self.sliding,
             windows,
             first_again,
             held,
