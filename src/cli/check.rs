@@ -68,6 +68,6 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         text += &format!("  source   {}: {what}\n", source.name);
     }
     text += &format!("  results  {}\n", pipeline.store.display());
-    text += &format!("  metrics  http://{}/metrics\n", pipeline.listen);
+    text += &format!("  metrics  http://{}/metrics\n", pipeline.serve.listen);
     print(&text)
 }

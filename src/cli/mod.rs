@@ -11,6 +11,8 @@ mod check;
 mod decode_worker;
 mod devices;
 #[cfg(feature = "gstreamer")]
+mod doctor;
+#[cfg(feature = "gstreamer")]
 mod explain;
 mod gpu_suite;
 mod infer;
@@ -26,6 +28,8 @@ mod run;
 #[cfg(feature = "gstreamer")]
 mod scorer;
 mod stream_bench;
+#[cfg(feature = "gstreamer")]
+mod token;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -69,6 +73,10 @@ enum Command {
     Bench(bench::BenchArgs),
     StreamBench(stream_bench::StreamBenchArgs),
     Devices(devices::DevicesArgs),
+    #[cfg(feature = "gstreamer")]
+    Doctor(doctor::DoctorArgs),
+    #[cfg(feature = "gstreamer")]
+    Token(token::TokenArgs),
     GpuSuite(gpu_suite::GpuSuiteArgs),
     #[cfg(feature = "gstreamer")]
     #[command(hide = true)]
@@ -117,6 +125,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Token(args) => token::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::DecodeWorker(args) => decode_worker::run(&args),
     }

@@ -14,7 +14,7 @@ mod section;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use pipeline::{
-    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, SourceConfig,
-    SourceKind, WindowConfig,
+    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, ServeConfig,
+    SourceConfig, SourceKind, WindowConfig,
 };
 pub use section::Located;

@@ -114,6 +114,9 @@ fn score_all(mut scorer: Box<dyn Scorer>, tasks: &Receiver<Task>, metrics: &Metr
             .into_iter()
             .map(|task| (task.clip, (task.number, task.reply, task.waker)))
             .unzip();
+        for frame in clips.iter().filter_map(|clip: &Clip| clip.frames.last()) {
+            metrics.queue.observe(frame.arrived.elapsed().as_secs_f64());
+        }
         let timer = metrics.inference.start_timer();
         let scored = scorer.score(&clips);
         timer.observe_duration();
@@ -196,7 +199,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                         number += 1;
                         context.credits.take();
                         context.metrics.clips_in_flight.inc();
-                        under_way.insert(number, (held.clone(), span, stream));
+                        under_way.insert(number, (held.clone(), clip.stream, span, stream));
                         let (reply, waker) = (reply.clone(), waker.clone());
                         if context
                             .tasks
@@ -220,16 +223,18 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                 } in replies.try_iter()
                 {
                     context.metrics.clips_in_flight.dec();
-                    let Some((held, span, stream)) = under_way.remove(&number) else {
+                    let Some((held, id, span, stream)) = under_way.remove(&number) else {
                         continue;
                     };
                     match probabilities {
                         Ok(probabilities) => {
                             context.metrics.predictions.inc();
-                            if let Some(arrived) = arrived {
-                                let latency = arrived.elapsed().as_secs_f64();
+                            let latency = arrived.map(|arrived| arrived.elapsed().as_secs_f64());
+                            if let Some(latency) = latency {
                                 context.metrics.frame_to_prediction.observe(latency);
                             }
+                            let live = context.control.live();
+                            live.predicted(id, span, latency, &probabilities);
                             output.session(&held).give(ClipPrediction {
                                 key: ClipKey {
                                     content: stream.content,

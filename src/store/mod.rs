@@ -6,6 +6,8 @@
 //! again changes nothing. The dataflow writes through its own thread; the
 //! command line reads.
 
+mod read;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::domain::{
     ClipKey, ClipPrediction, ClipSpan, EventTime, ModelHash, PatientId, PatientResult, Probability,
     StageRange, StudyUid,
 };
+
+pub use read::Page;
 
 const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
