@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::models::{ModelRow, served};
 use crate::serve::Site;
 use crate::serve::auth::Caller;
-use crate::serve::site::millis;
+use crate::serve::site::{ServedSource, millis};
 
 /// What runs here, and who asks.
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,6 +25,8 @@ pub(super) struct Info {
     picture: PictureSize,
     /// Frames in a window, and from one window to the next.
     window: (usize, usize),
+    /// The sources of the pipeline file.
+    sources: Vec<SourceRow>,
     /// When the server began, in milliseconds since 1970.
     started_ms: u64,
     /// Always: research software, no medical device.
@@ -35,6 +37,17 @@ pub(super) struct Info {
     name: Option<String>,
     /// Whether tokens are needed here.
     login: bool,
+}
+
+/// A source of the pipeline file.
+#[derive(Debug, Serialize, ToSchema)]
+struct SourceRow {
+    /// Its name.
+    name: String,
+    /// What it reads: `file`, `cohort`, `launch`, `archive` or `listener`.
+    kind: &'static str,
+    /// Whether it keeps its own pace.
+    live: bool,
 }
 
 /// A picture, in pixels.
@@ -83,10 +96,19 @@ pub(super) async fn info(
             height: model.size.height,
         },
         window: model.window,
+        sources: site.subject.sources.iter().map(source).collect(),
         started_ms: millis(site.started),
         notice: "Research software; no medical device.",
         role: caller.role.to_string(),
         name: caller.name,
         login: site.access.has_tokens(),
     })
+}
+
+fn source(source: &ServedSource) -> SourceRow {
+    SourceRow {
+        name: source.name.clone(),
+        kind: source.kind,
+        live: source.live,
+    }
 }

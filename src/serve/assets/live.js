@@ -71,8 +71,6 @@ function show() {
     const tile = tiles.get(stream.id) ?? make(stream);
     tile.stream = stream;
     if (stream.age_ms != null) tile.arrived = performance.now() - stream.age_ms;
-    tile.rates.push([performance.now(), stream.frames]);
-    if (tile.rates.length > 4) tile.rates.shift();
   }
   want({ streams: streams.length ? streams.map((stream) => stream.id) : null });
   refresh();
@@ -105,7 +103,12 @@ function make(stream) {
 
 on("state", (state) => {
   run = state;
-  if (info) show();
+  if (!info) return;
+  show();
+  for (const tile of tiles.values()) {
+    tile.rates.push([state.now_ms, tile.stream.frames]);
+    if (tile.rates.length > 4) tile.rates.shift();
+  }
 });
 on("metrics", (samples) => (counters = samples));
 on("picture", async (event) => {
@@ -234,13 +237,13 @@ function facts({ part, windows, rates, arrived }, stream, kind) {
     ["tile.drops", drops.length ? drops.map((d) => `${d.value} ${word(`reason.${d.labels.reason}`)}`).join(", ") : "0"],
   ];
   part.facts.replaceChildren(...rows.map(([key, text]) =>
-    element("div", {}, element("dt", {}, word(key)), element("dd", {}, `${text}`))), cropPicture(stream, x, y, width, height));
+    element("div", {}, element("dt", {}, word(key)), element("dd", {}, `${text}`))), cropPicture(stream));
 }
 
 const age = (milliseconds) => (milliseconds < 1000 ? word("now") : span(milliseconds));
 
 // Which part of the whole picture is used.
-function cropPicture({ picture }, x, y, width, height) {
+function cropPicture({ picture, crop: [x, y, width, height] }) {
   const pen = element("canvas", { class: "crop", width: 64, height: Math.max(1, Math.round((64 * picture[1]) / picture[0])), role: "img", "aria-label": word("tile.crop") });
   const scale = 64 / picture[0];
   const context = pen.getContext("2d");

@@ -130,7 +130,9 @@ async function open(row) {
     x: i + 1, p: clip.probabilities.map((each) => each.p), gap: `${clip.content} ${clip.gaps_before}`,
   }));
   draw(chart, info.model.classes, points, { seconds: false });
-  more.textContent = word("patient.of", { total: clips.total, n: points.length });
+  more.textContent = points.length < clips.total
+    ? word("patient.of", { total: clips.total, n: points.length })
+    : word("tile.windows", { n: clips.total });
 }
 
 const legend = () => element("ul", { class: "legend" }, info.model.classes.map((name) => {

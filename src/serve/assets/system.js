@@ -138,7 +138,7 @@ function showStreams() {
   const columns = [{ title: word("system.number"), number: true }, { title: word("system.source") }, { title: word("system.patient") }, { title: word("system.status") }];
   if (may) columns.push({ title: "" });
   by("streams").replaceChildren(table(columns, streams.map((stream) => {
-    const state = stream.ended_ms ? word("tile.endedat", { time: clock(new Date(stream.ended_ms)) }) : word("tile.live");
+    const state = stream.ended_ms ? word("tile.endedat", { time: clock(new Date(stream.ended_ms)) }) : word(stream.live ? "tile.live" : "tile.reading");
     const cells = [`${stream.id}`, stream.source, stream.label, state];
     if (may) cells.push(stream.ended_ms ? "" : actions(stream));
     return cells;
@@ -147,13 +147,16 @@ function showStreams() {
 
 function actions(stream) {
   const path = `/api/v1/streams/${encodeURIComponent(stream.source)}`;
+  const end = element("button", { type: "button", onclick: () => send(path, { method: "DELETE" }) }, word("system.end"));
+  // Cohorts, archives and what is pushed name their patients themselves.
+  const source = info.sources.find((known) => known.name === stream.source);
+  if (!["launch", "file"].includes(source?.kind)) return element("div", { class: "actions" }, end);
   const patient = element("input", { name: "patient", required: true, maxlength: 128, "aria-label": word("system.patient"), autocomplete: "off" });
   const bind = element("form", { class: "inline" }, patient, element("button", { type: "submit" }, word("system.bind")));
   bind.addEventListener("submit", (event) => {
     event.preventDefault();
     send(`${path}/patient`, { method: "PUT", body: { patient: patient.value } });
   });
-  const end = element("button", { type: "button", onclick: () => send(path, { method: "DELETE" }) }, word("system.end"));
   return element("div", { class: "actions" }, end, bind);
 }
 
