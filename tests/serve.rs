@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use hepaflow::config::ServeConfig;
-use hepaflow::dataflow::Control;
+use hepaflow::dataflow::{Control, Facts};
 use hepaflow::domain::{FrameSize, ModelHash};
 use hepaflow::metrics::Metrics;
 use hepaflow::serve::tokens::{Role, Tokens};
@@ -43,6 +43,7 @@ fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeE
     let subject = Subject {
         metrics: Metrics::new().unwrap(),
         control: control.clone(),
+        facts: Facts::new(Store::open(&file).unwrap()),
         store: file,
         model: ServedModel {
             hash,

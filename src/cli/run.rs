@@ -13,7 +13,7 @@ use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
@@ -92,7 +92,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
+    let facts = Facts::new(Store::open(&pipeline.store)?);
     let subject = Subject {
+        facts: facts.clone(),
         metrics: metrics.clone(),
         control: control.clone(),
         store: pipeline.store.clone(),
@@ -131,6 +133,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .map(|_| scoring.scorer())
             .collect(),
         workers: usize::from(args.workers),
+        beside: Vec::new(),
+        facts,
         store,
         metrics: metrics.clone(),
         openings,

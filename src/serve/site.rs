@@ -10,7 +10,7 @@ use super::auth::Access;
 use super::ids::Ids;
 use super::picture::Pictures;
 use super::problem::Problem;
-use crate::dataflow::{Control, Opening};
+use crate::dataflow::{Control, Facts, Opening};
 use crate::domain::{FrameSize, ModelHash, PatientId, StageRange};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -24,6 +24,8 @@ pub struct Subject {
     pub metrics: Metrics,
     /// Adds, removes and shows streams.
     pub control: Control,
+    /// Takes in what people say about patients.
+    pub facts: Facts,
     /// The SQLite file.
     pub store: PathBuf,
     /// The model that scores.

@@ -6,24 +6,37 @@
 //! again changes nothing. The dataflow writes through its own thread; the
 //! command line reads.
 
+mod database;
+mod facts;
 mod read;
+mod row;
+mod views;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
+
+use database::Transaction;
+pub use facts::{Change, Effect, FactError, LogFault, LogHead, LoggedChange, Receipt, Verified};
+use row::{Row as AnyRow, Value};
+pub use views::{RowChange, ViewRow};
 
 use crate::domain::{
     ClipKey, ClipPrediction, ClipSpan, EventTime, ModelHash, PatientId, PatientResult, Probability,
     StageRange, StudyUid,
 };
 
-pub use read::Page;
+pub use read::{Page, Summary};
 
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("facts.sql"),
+    include_str!("views.sql"),
+];
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 /// How long a reader or a second writer waits for the first to commit.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -70,6 +83,41 @@ pub enum StoreError {
     },
 }
 
+/// What a database answered. No value of a row is shown: it may name a patient.
+#[derive(Debug)]
+enum DatabaseFault {
+    Sqlite(rusqlite::Error),
+    Column { column: usize, problem: String },
+}
+
+impl Display for DatabaseFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(error) => error.fmt(f),
+            Self::Column { column, problem } => write!(f, "column {column}: {problem}"),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for DatabaseFault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl DatabaseFault {
+    fn at(self, file: &Path) -> StoreError {
+        let file = file.to_owned();
+        match self {
+            Self::Sqlite(error) => StoreError::Sqlite { file, error },
+            Self::Column { .. } => StoreError::Damaged {
+                file,
+                problem: self.to_string(),
+            },
+        }
+    }
+}
+
 /// What the store remembers of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredModel {
@@ -88,18 +136,21 @@ pub struct Batch {
     pub clips: Vec<ClipPrediction>,
     /// Changed answers, later ones winning.
     pub patients: Vec<PatientChange>,
+    /// Changed rows of the other views, later ones winning.
+    pub rows: Vec<RowChange>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty()
+        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
     }
 
     /// Adds what `later` holds behind this.
     pub fn extend(&mut self, later: Self) {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
+        self.rows.extend(later.rows);
     }
 }
 
@@ -202,10 +253,8 @@ impl Store {
     /// # Errors
     /// If SQLite refuses, a full disk included: then nothing of it was written.
     pub fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        write(&mut self.connection, batch).map_err(|error| StoreError::Sqlite {
-            file: self.file.clone(),
-            error,
-        })
+        let file = self.file.clone();
+        write(&mut self.connection, batch).map_err(|fault| fault.at(&file))
     }
 
     /// All models that ever wrote here.
@@ -284,14 +333,22 @@ impl Store {
     /// # Errors
     /// If the file cannot be read.
     pub fn patient_results(&self) -> Result<Vec<PatientResult>, StoreError> {
-        let sql = "SELECT patient, model, clips, probabilities
+        let sql = "SELECT patient, model, clips, probabilities, left_out, weight, abstention,
+                          is_current
                    FROM patient_results ORDER BY patient, model";
         self.rows(sql, |row| {
             Ok(PatientResult {
                 patient: PatientId::new(row.get::<_, String>(0)?),
                 model: parsed(row, 1)?,
+                current: row.get::<_, i64>(7)? == 1,
                 clips: unsigned(row, 2)?,
+                left_out: unsigned(row, 4)?,
+                weight: unsigned(row, 5)?,
                 probabilities: probabilities(row, 3)?,
+                abstention: match row.get::<_, Option<String>>(6)? {
+                    Some(text) => Some(text.parse().map_err(|error| damaged(6, error))?),
+                    None => None,
+                },
             })
         })
     }
@@ -310,6 +367,31 @@ impl Store {
             .map_err(|error| self.sqlite(error))?;
         rows.collect::<Result<_, _>>()
             .map_err(|error| self.sqlite(error))
+    }
+
+    fn change<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<T, StoreError> {
+        let behavior = rusqlite::TransactionBehavior::Immediate;
+        let file = self.file.clone();
+        let run = || {
+            let mut transaction = Transaction(self.connection.transaction_with_behavior(behavior)?);
+            let result = work(&mut transaction)?;
+            transaction.0.commit()?;
+            Ok(result)
+        };
+        let mut run = run;
+        run().map_err(|fault: DatabaseFault| fault.at(&file))
+    }
+
+    fn read<T>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        take: impl FnMut(&AnyRow<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<Vec<T>, StoreError> {
+        database::read(&self.connection, sql, values, take).map_err(|fault| fault.at(&self.file))
     }
 
     fn sqlite(&self, error: rusqlite::Error) -> StoreError {
@@ -337,8 +419,11 @@ fn migrate(file: &Path, connection: &mut Connection) -> Result<(), StoreError> {
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(fail)?;
     match found {
-        0 => transaction.execute_batch(SCHEMA).map_err(fail)?,
-        SCHEMA_VERSION => {}
+        0..=SCHEMA_VERSION => {
+            for migration in MIGRATIONS.iter().skip(found as usize) {
+                transaction.execute_batch(migration).map_err(fail)?;
+            }
+        }
         _ => {
             return Err(StoreError::Newer {
                 file: file.to_owned(),
@@ -352,8 +437,9 @@ fn migrate(file: &Path, connection: &mut Connection) -> Result<(), StoreError> {
     transaction.commit().map_err(fail)
 }
 
-fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
+fn write(connection: &mut Connection, batch: &Batch) -> Result<(), DatabaseFault> {
+    let behavior = rusqlite::TransactionBehavior::Immediate;
+    let transaction = connection.transaction_with_behavior(behavior)?;
     {
         let mut insert = transaction.prepare_cached(
             "INSERT OR IGNORE INTO clip_predictions
@@ -374,8 +460,9 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
                 raw_json(&clip.probabilities),
             ])?;
         }
-        let mut upsert = transaction
-            .prepare_cached("INSERT OR REPLACE INTO patient_results VALUES (?1, ?2, ?3, ?4)")?;
+        let mut upsert = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO patient_results VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
         let mut delete = transaction
             .prepare_cached("DELETE FROM patient_results WHERE patient = ?1 AND model = ?2")?;
         for change in &batch.patients {
@@ -385,6 +472,10 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
                     result.model.to_string(),
                     result.clips as i64,
                     raw_json(&result.probabilities),
+                    result.left_out as i64,
+                    result.weight as i64,
+                    result.abstention.map(|why| why.to_string()),
+                    i64::from(result.current),
                 ])?,
                 PatientChange::Withdrawn(patient, model) => {
                     delete.execute(params![patient.expose(), model.to_string()])?
@@ -392,7 +483,9 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
             };
         }
     }
-    transaction.commit()
+    let mut transaction = Transaction(transaction);
+    views::write_rows(&mut transaction, &batch.rows)?;
+    Ok(transaction.0.commit()?)
 }
 
 fn raw_json(probabilities: &[Probability]) -> String {
@@ -434,7 +527,7 @@ fn probabilities(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Probabili
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ContentHash;
+    use crate::domain::{Abstention, ContentHash};
 
     fn model() -> StoredModel {
         StoredModel {
@@ -471,8 +564,12 @@ mod tests {
         PatientResult {
             patient: PatientId::new("p'1"),
             model: model().hash,
+            current: true,
             clips,
+            left_out: 1,
+            weight: 256 * clips,
             probabilities: clip(0).probabilities,
+            abstention: Some(Abstention::ThinEvidence),
         }
     }
 
@@ -491,6 +588,7 @@ mod tests {
                 PatientChange::Stands(answer(1)),
                 PatientChange::Stands(answer(2)),
             ],
+            rows: vec![],
         };
         let mut store = open(&folder);
         store.commit(&batch).unwrap();
@@ -511,6 +609,7 @@ mod tests {
         let batch = Batch {
             clips: vec![],
             patients: vec![PatientChange::Stands(answer(1)), withdrawn],
+            rows: vec![],
         };
         store.commit(&batch).unwrap();
         assert_eq!(store.patient_results().unwrap(), []);
@@ -525,6 +624,7 @@ mod tests {
         let batch = Batch {
             clips: vec![clip(0), foreign],
             patients: vec![],
+            rows: vec![],
         };
         assert!(matches!(
             store.commit(&batch),
@@ -564,6 +664,7 @@ mod tests {
             .commit(&Batch {
                 clips: vec![clip(0)],
                 patients: vec![],
+                rows: vec![],
             })
             .unwrap();
         store

@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::patients::{PatientRow, row, standing};
+use super::patients::{PatientRow, standing};
 use crate::serve::Site;
 use crate::serve::auth::Caller;
 use crate::serve::problem::Problem;
@@ -24,8 +24,7 @@ pub(super) async fn report(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let result = standing(&site, &id).await?;
-    let row = row(&site, &caller, &result);
+    let row = standing(&site, &caller, &id).await?;
     let report = diagnostic_report(&row, site.subject.model.synthetic);
     let headers = [(header::CONTENT_TYPE, "application/fhir+json")];
     Ok((headers, report.to_string()).into_response())
@@ -110,12 +109,19 @@ mod tests {
             label: "#ABC123".to_owned(),
             answer: answer.map(str::to_owned),
             confidence: Some(0.75),
-            abstention: answer.is_none().then_some("thin_evidence"),
+            abstention: answer.is_none().then(|| "thin_evidence".to_owned()),
             p_f2_or_more: Some(0.75),
             p_f3_or_more: None,
             p_f4: None,
             probabilities: vec![class("F0-F1", 0.25), class("F2-F4", 0.75)],
             clips: 12,
+            left_out: 0,
+            fib4: None,
+            fib4_says: None,
+            apri: None,
+            apri_says: None,
+            swe_kpa: None,
+            discordances: Vec::new(),
             model: "m".to_owned(),
         }
     }

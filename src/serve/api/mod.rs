@@ -1,9 +1,10 @@
-//! `/api/v1`: patients, clips, streams and models, for programs.
+//! `/api/v1`: patients, clips, labels, streams and models, for programs.
 //!
 //! Each handler carries its description; the OpenAPI document at
 //! `/api/openapi.json` is made from them. Addresses hold opaque names, never a
 //! patient's identifier.
 
+mod facts;
 mod fhir;
 mod info;
 mod models;
@@ -65,7 +66,10 @@ fn described() -> (Router<Arc<Site>>, OpenApi) {
         .routes(routes!(patients::patients_csv))
         .routes(routes!(patients::patient))
         .routes(routes!(patients::clips))
+        .routes(routes!(facts::history))
         .routes(routes!(fhir::report))
+        .routes(routes!(facts::enter))
+        .routes(routes!(facts::activate))
         .split_for_parts()
 }
 

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -8,14 +9,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{ClassProbability, Listed, Paging, label, patient_named};
-use crate::domain::{ClipPrediction, PatientResult, Probability, Stage, StageRange};
+use crate::clinical::Milli;
+use crate::domain::{ClipPrediction, ModelHash, Probability, Stage, StageRange};
 use crate::serve::Site;
 use crate::serve::auth::Caller;
 use crate::serve::problem::Problem;
-use crate::store::{Page, Store, StoreError};
-
-/// Fewer clips than this are too thin to conclude from.
-const FEWEST_CLIPS: u64 = crate::dataflow::views::PatientAnswer::FEWEST_CLIPS as u64;
+use crate::store::{Page, Store, StoredModel, Summary};
 
 /// A patient's standing answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,8 +27,9 @@ pub(super) struct PatientRow {
     pub(super) answer: Option<String>,
     /// Its probability.
     pub(super) confidence: Option<f64>,
-    /// Why nothing is concluded: `thin_evidence`; null if something is.
-    pub(super) abstention: Option<&'static str>,
+    /// Why nothing is concluded: `thin_evidence` or `clips_disagree`; null if
+    /// something is.
+    pub(super) abstention: Option<String>,
     /// P(F2 or more), where the classes can tell.
     pub(super) p_f2_or_more: Option<f64>,
     /// P(F3 or more), where the classes can tell.
@@ -40,8 +40,33 @@ pub(super) struct PatientRow {
     pub(super) probabilities: Vec<ClassProbability>,
     /// Clips behind it.
     pub(super) clips: u64,
+    /// Clips that it does not rest on.
+    pub(super) left_out: u64,
+    /// FIB-4, if there is a blood test.
+    pub(super) fib4: Option<f64>,
+    /// What FIB-4 says of F3 or more: `unlikely`, `undecided` or `likely`.
+    pub(super) fib4_says: Option<String>,
+    /// APRI.
+    pub(super) apri: Option<f64>,
+    /// What APRI says of F2 or more.
+    pub(super) apri_says: Option<String>,
+    /// The last elastography, in kPa.
+    pub(super) swe_kpa: Option<f64>,
+    /// Where the model and an index differ.
+    pub(super) discordances: Vec<Discordance>,
     /// The model's hash.
     pub(super) model: String,
+}
+
+/// A question that the model and an index answer differently.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Discordance {
+    /// `fib4`, `apri` or `elastography`.
+    index: String,
+    /// Is it at least this stage?
+    stage: String,
+    /// What the model says; the index says the opposite.
+    model_says: bool,
 }
 
 /// A clip's prediction.
@@ -75,35 +100,61 @@ pub(super) fn named(classes: &[StageRange], p: &[Probability]) -> Vec<ClassProba
         .collect()
 }
 
-pub(super) fn row(site: &Site, caller: &Caller, result: &PatientResult) -> PatientRow {
-    let classes = &site.subject.model.classes;
+pub(super) fn row(site: &Site, caller: &Caller, all: &Known, summary: &Summary) -> PatientRow {
+    let result = &summary.result;
+    let model = all.get(&result.model);
+    let classes = model
+        .map(|model| model.classes.as_slice())
+        .unwrap_or_default();
+    let unit = |value: Milli| value as f64 / 1e3;
     let likeliest = result.likeliest();
-    let thin = result.clips < FEWEST_CLIPS;
-    let answer = likeliest
-        .and_then(|class| classes.get(class))
-        .filter(|_| !thin);
+    let answer = likeliest.and_then(|class| classes.get(class));
+    let answer = answer.filter(|_| result.abstention.is_none());
     let confidence = likeliest.and_then(|class| result.probabilities.get(class));
+    let indices = summary.indices.as_ref();
+    let differing = summary.discordances.iter();
     PatientRow {
         id: site.ids.patient(&result.patient),
         label: label(site, caller, &result.patient),
         answer: answer.map(StageRange::to_string),
         confidence: confidence.map(|p| p.to_f64()),
-        abstention: thin.then_some("thin_evidence"),
+        abstention: result.abstention.map(|why| why.to_string()),
         p_f2_or_more: result.at_least(Stage::F2, classes),
         p_f3_or_more: result.at_least(Stage::F3, classes),
         p_f4: result.at_least(Stage::F4, classes),
         probabilities: named(classes, &result.probabilities),
         clips: result.clips,
+        left_out: result.left_out,
+        fib4: indices.map(|indices| unit(indices.fib4)),
+        fib4_says: indices.map(|indices| indices.fib4_class.to_string()),
+        apri: indices.map(|indices| unit(indices.apri)),
+        apri_says: indices.map(|indices| indices.apri_class.to_string()),
+        swe_kpa: summary
+            .elastography
+            .map(|measured| unit(measured.stiffness)),
+        discordances: differing
+            .map(|agreement| Discordance {
+                index: agreement.index.to_string(),
+                stage: agreement.target.to_string(),
+                model_says: agreement.model_says,
+            })
+            .collect(),
         model: result.model.to_string(),
     }
 }
 
-async fn answers(site: &Site, page: Page) -> Result<(Vec<PatientResult>, u64), Problem> {
-    let model = site.subject.model.hash;
-    site.read(move |store| store.answers(model, page)).await
+/// The models of the store, whose classes answers speak of.
+pub(super) type Known = HashMap<ModelHash, StoredModel>;
+
+async fn summaries(site: &Site, page: Page) -> Result<(Known, Vec<Summary>, u64), Problem> {
+    site.read(move |store| {
+        let (summaries, total) = store.summaries(page)?;
+        Ok((store.models()?, summaries, total))
+    })
+    .await
 }
 
-/// The standing answer of every patient under the model that runs.
+/// Every patient's current answer: that of the active model.
 #[utoipa::path(get, path = "/api/v1/patients", tag = "patients", params(Paging),
     responses((status = OK, body = Listed<PatientRow>)))]
 pub(super) async fn patients(
@@ -112,12 +163,10 @@ pub(super) async fn patients(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Listed<PatientRow>>, Problem> {
     let page = paging.page();
-    let (results, total) = answers(&site, page).await?;
+    let (known, summaries, total) = summaries(&site, page).await?;
+    let rows = summaries.iter();
     Ok(Json(Listed {
-        items: results
-            .iter()
-            .map(|result| row(&site, &caller, result))
-            .collect(),
+        items: rows.map(|it| row(&site, &caller, &known, it)).collect(),
         offset: page.offset,
         total,
     }))
@@ -134,11 +183,9 @@ pub(super) async fn patients_csv(
         offset: 0,
         limit: u32::MAX,
     };
-    let (results, _) = answers(&site, everybody).await?;
-    let rows: Vec<_> = results
-        .iter()
-        .map(|result| row(&site, &caller, result))
-        .collect();
+    let (known, summaries, _) = summaries(&site, everybody).await?;
+    let rows = summaries.iter();
+    let rows: Vec<_> = rows.map(|it| row(&site, &caller, &known, it)).collect();
     let text = csv_of(&rows).map_err(|error| Problem::internal(&error))?;
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
@@ -162,6 +209,9 @@ fn csv_of(rows: &[PatientRow]) -> Result<Vec<u8>, csv::Error> {
         "p_f3_or_more",
         "p_f4",
         "clips",
+        "fib4",
+        "apri",
+        "swe_kpa",
         "model",
     ])?;
     let number = |p: Option<f64>| p.map_or(String::new(), |p| p.to_string());
@@ -171,11 +221,14 @@ fn csv_of(rows: &[PatientRow]) -> Result<Vec<u8>, csv::Error> {
             inert(&row.label),
             row.answer.clone().unwrap_or_default(),
             number(row.confidence),
-            row.abstention.unwrap_or_default().to_owned(),
+            row.abstention.clone().unwrap_or_default(),
             number(row.p_f2_or_more),
             number(row.p_f3_or_more),
             number(row.p_f4),
             row.clips.to_string(),
+            number(row.fib4),
+            number(row.apri),
+            number(row.swe_kpa),
             row.model.clone(),
         ])?;
     }
@@ -203,17 +256,19 @@ pub(super) async fn patient(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<PatientRow>, Problem> {
-    let result = standing(&site, &id).await?;
-    Ok(Json(row(&site, &caller, &result)))
+    Ok(Json(standing(&site, &caller, &id).await?))
 }
 
-pub(super) async fn standing(site: &Arc<Site>, id: &str) -> Result<PatientResult, Problem> {
+pub(super) async fn standing(
+    site: &Arc<Site>,
+    caller: &Caller,
+    id: &str,
+) -> Result<PatientRow, Problem> {
     let patient = patient_named(site, id).await?;
-    let model = site.subject.model.hash;
-    let found = site
-        .read(move |store: &Store| -> Result<_, StoreError> { store.answer(&patient, model) })
-        .await?;
-    found.ok_or_else(|| Problem::not_found("this patient has no answer under the model that runs"))
+    let read = move |store: &Store| Ok((store.models()?, store.summary(&patient)?));
+    let (known, found) = site.read(read).await?;
+    let summary = found.ok_or_else(|| Problem::not_found("this patient has no answer"))?;
+    Ok(row(site, caller, &known, &summary))
 }
 
 /// The clips behind a patient's answer.

@@ -176,7 +176,7 @@ fn is_known(site: &Site, source: &str) -> bool {
             .any(|known| known.name == source)
 }
 
-fn unreadable(error: &JsonRejection) -> Problem {
+pub(super) fn unreadable(error: &JsonRejection) -> Problem {
     // Says which key is wrong, not what it holds.
     Problem::new(
         error.status(),

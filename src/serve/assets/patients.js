@@ -106,7 +106,9 @@ function confidence({ confidence: p, probabilities }) {
 function remarks(row) {
   const all = [];
   if (row.abstention) all.push(word(`abstention.${row.abstention}`));
-  for (const what of row.discordant ?? []) all.push(word("discordant", { what }));
+  for (const { index, stage, model_says } of row.discordances) {
+    all.push(word(model_says ? "discordant.yes" : "discordant.no", { index: word(`index.${index}`), stage }));
+  }
   return all.join("; ");
 }
 
@@ -124,6 +126,7 @@ async function open(row) {
     legend(), history,
     element("p", {}, element("a", { class: "button", href: `/api/v1/patients/${row.id}/fhir`, target: "_blank", rel: "noreferrer" }, word("patient.fhir"))));
   dialog.showModal();
+  tell(history, row);
   const clips = await ask(`/api/v1/patients/${row.id}/clips?limit=${DRAWN}`).catch(() => null);
   if (!clips) return;
   const points = clips.items.map((clip, i) => ({
@@ -134,6 +137,24 @@ async function open(row) {
     ? word("patient.of", { total: clips.total, n: points.length })
     : word("tile.windows", { n: clips.total });
 }
+
+// What was entered about the patient, by whom: corrections among it.
+async function tell(place, row) {
+  const history = await ask(`/api/v1/patients/${row.id}/history`).catch(() => []);
+  if (!history.length) return;
+  const columns = ["when", "who", "what", "why"].map((name) => ({ title: word(`history.${name}`) }));
+  const rows = history.reverse().map((line) => [
+    new Date(line.time_ms).toLocaleString(),
+    line.actor,
+    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)} ${line.day ?? ""}: ${values(line.value)}`),
+    line.reason,
+  ]);
+  place.replaceChildren(element("h3", {}, word("patient.history")), element("div", { class: "scroll" }, table(columns, rows)));
+}
+
+const values = (value) => Object.entries(value)
+  .map(([name, v]) => (name === "stage" ? v : `${name.split("_")[0].toUpperCase()} ${typeof v === "number" ? +v.toFixed(2) : v}`))
+  .join(", ");
 
 const legend = () => element("ul", { class: "legend" }, info.model.classes.map((name) => {
   const dot = element("span", { class: "dot", "aria-hidden": "true" });
