@@ -150,7 +150,7 @@ fn cards(findings: &mut Findings) {
     findings.add(Health::Good, "cpu", cpu);
     match devices.cuda {
         Cuda::Unavailable { reason } => {
-            findings.add(Health::Note, "card", format!("none: {reason}"))
+            findings.add(Health::Note, "card", format!("none: {reason}"));
         }
         Cuda::Available { cards } => {
             for card in cards {

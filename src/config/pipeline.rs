@@ -354,9 +354,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         section.finish();
         path
     });
-    let serve = root
-        .table("serve")
-        .and_then(|section| read_serve(base, section));
+    let serve = root.table("serve").map(|section| read_serve(base, section));
     Some(Pipeline {
         file: file.to_owned(),
         text: text.to_owned(),
@@ -542,7 +540,7 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
     })
 }
 
-fn read_serve(base: &Path, section: Section<'_>) -> Option<ServeConfig> {
+fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let listen = section.optional::<SocketAddr>("listen");
     let path = |key| {
         section
@@ -583,12 +581,12 @@ fn read_serve(base: &Path, section: Section<'_>) -> Option<ServeConfig> {
     }
     section.finish();
     let default = ServeConfig::default();
-    Some(ServeConfig {
+    ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
         hosts,
-    })
+    }
 }
 
 /// Cores that this process may use, at least one.

@@ -76,7 +76,11 @@ pub(super) fn random(bytes: &mut [u8]) -> io::Result<()> {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text += &format!("{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]
