@@ -460,11 +460,14 @@ fn the_api_is_what_its_document_says() {
     for path in [
         "/api/v1/info",
         "/api/v1/models",
+        "/api/v1/models/{hash}/activate",
+        "/api/v1/labels",
         "/api/v1/patients",
         "/api/v1/patients.csv",
         "/api/v1/patients/{id}",
         "/api/v1/patients/{id}/clips",
         "/api/v1/patients/{id}/fhir",
+        "/api/v1/patients/{id}/history",
         "/api/v1/streams",
         "/api/v1/streams/{source}",
         "/api/v1/streams/{source}/patient",
@@ -693,4 +696,80 @@ fn a_source_is_bound_to_the_next_patient_and_ended_while_it_runs() {
     let more = r#"{"source":"bed-1","patient":"THIRD"}"#;
     assert_eq!(call("POST", "/api/v1/streams", more).status, 202);
     streams_until(&|streams| streams[2]["label"] == "THIRD");
+}
+
+#[test]
+fn labels_are_entered_and_corrected_and_stand_beside_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", "P-1"), "");
+    let run = Running::start(folder.path(), &[]);
+    let json_body = ["Content-Type: application/json"];
+    let post = |path: &str, body: &str| send(&run.address, "POST", path, &json_body, body);
+    let first = |answer: &Answer| answer.json()["items"][0].clone();
+    let patient = first(&run.wait_for("/api/v1/patients", |answer| {
+        answer.status == 200 && first(answer)["clips"].as_u64() >= Some(3)
+    }));
+    let id = patient["id"].as_str().unwrap();
+    assert_eq!(patient["fib4"], Value::Null);
+
+    let labels = json!({
+        "id": id, "day": "2024-05-06", "reason": "from the ward",
+        "blood": { "age_years": 50, "ast_u_l": 40, "alt_u_l": 30, "platelets_10e9_l": 200 },
+        "elastography": { "method": "transient", "kpa": 9.5 },
+    });
+    let entered = post("/api/v1/labels", &labels.to_string());
+    assert_eq!(entered.status, 200, "{}", entered.body);
+    assert_eq!(entered.json()["effects"], json!(["logged", "logged"]));
+    let again = post("/api/v1/labels", &labels.to_string());
+    assert_eq!(again.json()["effects"], json!(["unchanged", "unchanged"]));
+    let path = format!("/api/v1/patients/{id}");
+    let row = run
+        .wait_for(&path, |answer| answer.json()["fib4"].is_f64())
+        .json();
+    // 50 x 40 / (200 x sqrt(30)) and 100 x (40 / 40) / 200
+    assert_eq!(
+        (&row["fib4"], &row["apri"], &row["swe_kpa"]),
+        (&json!(1.826), &json!(0.5), &json!(9.5))
+    );
+
+    let right = json!({
+        "id": id, "day": "2024-05-06", "reason": "slip of the pen",
+        "blood": { "age_years": 50, "ast_u_l": 80, "alt_u_l": 30, "platelets_10e9_l": 200 },
+    });
+    let corrected = post("/api/v1/labels", &right.to_string());
+    assert_eq!(corrected.json()["effects"], json!(["corrected"]));
+    run.wait_for(&path, |answer| answer.json()["fib4"] == json!(3.651));
+    let history = run.get(&format!("{path}/history")).json();
+    let history = history.as_array().unwrap();
+    let told: Vec<_> = history
+        .iter()
+        .map(|line| (line["kind"].as_str().unwrap(), line["withdrawn"] == true))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("blood", false),
+            ("elastography", false),
+            ("blood", true),
+            ("blood", false)
+        ]
+    );
+    assert_eq!(history[3]["reason"], "slip of the pen");
+
+    let wrong = [
+        json!({ "id": id, "stage": "F7" }),
+        json!({ "id": id }),
+        json!({ "stage": "F3" }),
+        json!({ "id": id, "stage": "F3", "day": "2999-01-01" }),
+        json!({ "id": id, "blood": { "age_years": -1, "ast_u_l": 1, "alt_u_l": 1, "platelets_10e9_l": 1 } }),
+    ];
+    for body in wrong {
+        let refused = post("/api/v1/labels", &body.to_string());
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+    }
+    let models = run.get("/api/v1/models").json();
+    let hash = models[0]["hash"].as_str().unwrap();
+    let activate = |hash: &str| post(&format!("/api/v1/models/{hash}/activate"), "").status;
+    assert_eq!(activate(hash), 200);
+    assert_eq!(activate(&"0".repeat(64)), 400);
 }
