@@ -10,9 +10,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use assert_cmd::cargo::cargo_bin;
 use base64::Engine;
 use hepaflow::config::ServeConfig;
 use hepaflow::dataflow::{Control, Facts};
@@ -772,4 +774,72 @@ fn labels_are_entered_and_corrected_and_stand_beside_the_answer() {
     let activate = |hash: &str| post(&format!("/api/v1/models/{hash}/activate"), "").status;
     assert_eq!(activate(hash), 200);
     assert_eq!(activate(&"0".repeat(64)), 400);
+}
+
+fn hepaflow(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(cargo_bin!("hepaflow"))
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[test]
+fn tokens_are_made_listed_and_taken_away_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| hepaflow(folder.path(), &[&["token"], args].concat());
+    let (code, said) = run(&["add", "--file", "tokens", "--role", "viewer", "screen-1"]);
+    assert_eq!(code, Some(0), "{said}");
+    let secret = said.lines().find(|line| line.starts_with("hf_")).unwrap();
+    let tokens = Tokens::load(&folder.path().join("tokens")).unwrap();
+    assert_eq!(tokens.holder(secret).unwrap().role, Role::Viewer);
+    let (_, listed) = run(&["list", "--file", "tokens"]);
+    assert_eq!(listed, "screen-1\tviewer\n");
+    assert_eq!(
+        run(&["add", "--file", "tokens", "--role", "viewer", "screen-1"]).0,
+        Some(2)
+    );
+    assert_eq!(run(&["remove", "--file", "tokens", "screen-1"]).0, Some(0));
+    assert_eq!(run(&["remove", "--file", "tokens", "screen-1"]).0, Some(2));
+}
+
+#[test]
+fn the_doctor_finds_this_machine_well_and_says_what_to_do_where_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", SECRET), "");
+    let (code, said) = hepaflow(folder.path(), &["doctor", "p.toml"]);
+    assert_eq!(code, Some(0), "{said}");
+    for subject in [
+        "gstreamer",
+        "cpu",
+        "card",
+        "pipeline",
+        "model",
+        "results",
+        "disk",
+        "dashboard",
+    ] {
+        assert!(said.contains(subject), "{subject}: {said}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = fs::read_to_string(folder.path().join("p.toml")).unwrap();
+    let text = text
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
+        .replace("tests/goldens/fibro3d", "tests/goldens/nowhere");
+    fs::write(folder.path().join("p.toml"), text).unwrap();
+    let (code, said) = hepaflow(folder.path(), &["doctor", "p.toml", "--json"]);
+    assert_eq!(code, Some(2), "{said}");
+    for finding in [
+        &format!(":{port}: "),
+        "choose another address",
+        "model.toml",
+    ] {
+        assert!(said.contains(finding), "{finding}: {said}");
+    }
 }
