@@ -112,6 +112,7 @@ fn patients_open_by_click_and_key_and_the_system_page_shows_rates() {
     assert!(browser.text("#sources").contains("bed-1"));
     assert!(browser.text("#about").contains("fibro3d"));
     // Without a login the request is that of somebody at this machine.
+    browser.until("document.querySelector('#streams input[name=patient]')");
     browser.write("#streams input[name=patient]", "NEXT");
     browser.click("#streams form button");
     browser.until("document.querySelectorAll('#streams tbody tr').length === 2");
@@ -180,7 +181,6 @@ fn with_tokens_a_person_logs_in_sees_identifiers_and_logs_out() {
     let browser = Browser::open(1200, 900, false);
     browser.go(&page(&run, ""));
     browser.until("document.querySelector('#login[open]')");
-    browser.press(ESCAPE);
     browser.write("#login input", "hf_nonsense");
     browser.click("#login button");
     browser.until("document.querySelector('#login-message').innerText");
@@ -280,7 +280,7 @@ fn screenshots() {
     desktop.until("document.querySelector('.node.busy')");
     shoot(&desktop, "system.png");
     desktop.click("nav a[data-page=patients]");
-    desktop.until("document.querySelectorAll('tbody tr').length === 4");
+    desktop.until("document.querySelectorAll('#patients-table tbody tr').length === 4");
     shoot(&desktop, "patients.png");
     desktop.click("#language");
     shoot(&desktop, "patients-zh.png");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
 use base64::Engine;
-use hepaflow::config::ServeConfig;
+use hepaflow::config::{ServeConfig, StorePlace};
 use hepaflow::dataflow::{Control, Facts};
 use hepaflow::domain::{FrameSize, ModelHash};
 use hepaflow::metrics::Metrics;
@@ -32,7 +32,7 @@ const SECRET: &str = "DOE-JANE-1970";
 
 /// A server of a run that does nothing.
 fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeError> {
-    let file = folder.join("results.sqlite");
+    let place: StorePlace = folder.join("results.sqlite").into();
     let hash = ModelHash::of(b"model");
     let classes = vec!["F0-F1".parse().unwrap(), "F2-F4".parse().unwrap()];
     let stored = StoredModel {
@@ -40,13 +40,14 @@ fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeE
         architecture: "fibro3d".to_owned(),
         classes: classes.clone(),
     };
-    Store::open(&file).unwrap().register(&stored).unwrap();
+    Store::open(&place).unwrap().register(&stored).unwrap();
     let control = Control::default();
     let subject = Subject {
         metrics: Metrics::new().unwrap(),
         control: control.clone(),
-        facts: Facts::new(Store::open(&file).unwrap()),
-        store: file,
+        facts: Facts::new(Store::open(&place).unwrap()),
+        store: place,
+        ids: folder.join("ids"),
         model: ServedModel {
             hash,
             architecture: stored.architecture,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::results::print;
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceKind};
+use crate::config::{Pipeline, SourceKind, StorePlace};
 use crate::engine::Engine;
 use crate::engine::devices::{self, Cuda};
 use crate::model::Model;
@@ -210,9 +210,19 @@ fn pipeline(findings: &mut Findings, file: &Path) {
     }
 }
 
-fn store(findings: &mut Findings, file: &Path) {
+fn store(findings: &mut Findings, place: &StorePlace) {
+    let file = match place {
+        StorePlace::File(file) => file,
+        StorePlace::Postgres(url) => {
+            match Store::open_existing(place).and_then(|store| store.models()) {
+                Ok(_) => findings.add(Health::Good, "results", format!("{url} answers")),
+                Err(error) => findings.add(Health::Bad, "results", error.to_string()),
+            }
+            return;
+        }
+    };
     if file.exists() {
-        match Store::open_existing(file).and_then(|store| store.models()) {
+        match Store::open_existing(place).and_then(|store| store.models()) {
             Ok(_) => findings.add(
                 Health::Good,
                 "results",

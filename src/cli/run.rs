@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind};
+use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace};
 use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
@@ -21,6 +21,7 @@ use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
+use crate::serve::outbox::Outbox;
 use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
 use crate::store::{Store, StoredModel};
 
@@ -61,8 +62,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         architecture: spec.architecture.to_string(),
         classes: spec.classes.clone(),
     })?;
+    store.deliver_to(Outbox::sinks(&pipeline.sinks));
 
     let metrics = Metrics::new()?;
+    let outbox =
+        Outbox::start(&pipeline.store, &pipeline.sinks, &metrics).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
         width: spec.input.width,
@@ -98,6 +102,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         control: control.clone(),
         store: pipeline.store.clone(),
+        ids: match &pipeline.store {
+            StorePlace::File(file) => file.with_extension("ids"),
+            StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
+        },
         model: ServedModel {
             hash: model.hash(),
             architecture: spec.architecture.to_string(),
@@ -144,6 +152,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     drop(stay);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
+    for (sink, left) in outbox.finish() {
+        eprintln!("{left} changes wait for sink `{sink}`; the next run delivers them");
+    }
     let outcome = outcome?;
     for (_, report) in &reports {
         report.write()?;
@@ -178,7 +189,10 @@ fn report(
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
     let store = Store::open_existing(&pipeline.store)?;
-    let file = short(&pipeline.store);
+    let place = match &pipeline.store {
+        StorePlace::File(file) => short(file).into(),
+        place @ StorePlace::Postgres(_) => place.clone(),
+    };
     let mut results = store.patient_results()?;
     results.retain(|result| result.model == model.hash());
     print(&patient_rows(&results, &store.models()?).to_table())?;
@@ -186,11 +200,10 @@ fn report(
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
     eprintln!(
-        "{} streams read, {} clips scored, {} scored before; results in {}",
+        "{} streams read, {} clips scored, {} scored before; results in {place}",
         outcome.streams,
         metrics.predictions.get(),
         metrics.windows_resumed.get(),
-        file.display(),
     );
     if outcome.duplicates > 0 {
         eprintln!(
@@ -198,10 +211,7 @@ fn report(
             outcome.duplicates
         );
     }
-    eprintln!(
-        "See them again: hepaflow results patients --store {}",
-        file.display()
-    );
+    eprintln!("See them again: hepaflow results patients --store {place}");
     Ok(())
 }
 

@@ -27,6 +27,8 @@ mod site;
 mod tls;
 pub mod tokens;
 
+pub mod outbox;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -106,7 +108,7 @@ impl Server {
         let tls = config.tls.as_ref();
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?;
-        let file = subject.store.with_extension("ids");
+        let file = subject.ids.clone();
         let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;
         let bind = || {
             let listener = TcpListener::bind(listen)?;

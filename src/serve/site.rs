@@ -10,6 +10,7 @@ use super::auth::Access;
 use super::ids::Ids;
 use super::picture::Pictures;
 use super::problem::Problem;
+use crate::config::StorePlace;
 use crate::dataflow::{Control, Facts, Opening};
 use crate::domain::{FrameSize, ModelHash, PatientId, StageRange};
 use crate::metrics::Metrics;
@@ -26,8 +27,10 @@ pub struct Subject {
     pub control: Control,
     /// Takes in what people say about patients.
     pub facts: Facts,
-    /// The SQLite file.
-    pub store: PathBuf,
+    /// Where results are kept.
+    pub store: StorePlace,
+    /// The file of the key behind opaque names; made if it is not there.
+    pub ids: PathBuf,
     /// The model that scores.
     pub model: ServedModel,
     /// The pipeline file's sources.
@@ -109,12 +112,12 @@ impl Site {
         &self,
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Problem> {
-        let (file, reader) = (self.subject.store.clone(), Arc::clone(&self.reader));
+        let (place, reader) = (self.subject.store.clone(), Arc::clone(&self.reader));
         let reading = tokio::task::spawn_blocking(move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
             let store = match reader.take() {
                 Some(store) => store,
-                None => Store::open_existing(&file)?,
+                None => Store::open_existing(&place)?,
             };
             let value = read(&store)?;
             // After an error it is opened anew.

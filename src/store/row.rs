@@ -1,9 +1,12 @@
 //! Values on their way into a database and out of it, the same for both.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use bytes::BytesMut;
+use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use rusqlite::types::ToSqlOutput;
 
 use super::DatabaseFault;
@@ -47,6 +50,12 @@ impl<'a> From<Option<&'a str>> for Value<'a> {
     }
 }
 
+impl From<Option<String>> for Value<'_> {
+    fn from(text: Option<String>) -> Self {
+        text.map_or(Self::Null, Self::from)
+    }
+}
+
 impl rusqlite::ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(match self {
@@ -57,15 +66,37 @@ impl rusqlite::ToSql for Value<'_> {
     }
 }
 
+impl ToSql for Value<'_> {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(number) => number.to_sql_checked(kind, out),
+            Self::Text(text) => text.as_ref().to_sql_checked(kind, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
 /// A row that a database answered with.
 pub(super) enum Row<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
+    Postgres(&'a postgres::Row),
 }
 
 impl Row<'_> {
     pub(super) fn optional_text(&self, column: usize) -> Result<Option<String>, DatabaseFault> {
         match self {
             Self::Sqlite(row) => row.get(column).map_err(|error| wrong(column, error)),
+            Self::Postgres(row) => row.try_get(column).map_err(|error| wrong(column, error)),
         }
     }
 
@@ -77,6 +108,7 @@ impl Row<'_> {
     pub(super) fn integer(&self, column: usize) -> Result<i64, DatabaseFault> {
         match self {
             Self::Sqlite(row) => row.get(column).map_err(|error| wrong(column, error)),
+            Self::Postgres(row) => row.try_get(column).map_err(|error| wrong(column, error)),
         }
     }
 

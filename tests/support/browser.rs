@@ -63,10 +63,10 @@ impl Browser {
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if method == "GET" {
-            String::new()
-        } else {
+        let body = if method == "POST" {
             body.to_string()
+        } else {
+            String::new()
         };
         let json = ["Content-Type: application/json"];
         let answer = send(&self.address, method, path, &json, &body);

@@ -57,8 +57,15 @@ pub(crate) fn talk(
     request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
-    // A server may cut the connection where TLS would like a farewell.
-    let _ = stream.read_to_end(&mut bytes);
+    let mut buffer = [0; 16 << 10];
+    // A server may cut the connection where TLS would like a farewell, or keep
+    // it although it was asked not to.
+    while !is_whole(&bytes) {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let (status, head) = head.split_once("\r\n").unwrap_or((head, ""));
@@ -82,6 +89,18 @@ pub(crate) fn talk(
         },
         head,
     }
+}
+
+/// Whether all that the head announces has come.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let mut lines = head.lines();
+    let length = lines.find_map(|line| line.strip_prefix("content-length:"));
+    let length: Option<usize> = length.and_then(|length| length.trim().parse().ok());
+    length.is_some_and(|length| bytes.len() >= end + 4 + length)
 }
 
 fn joined(mut body: &str) -> String {

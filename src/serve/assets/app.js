@@ -9,6 +9,7 @@ import { current, dress, switchTo, word } from "./words.js";
 const pages = { live: { enter: start, leave() {} }, patients, system };
 let page = null;
 let info = null;
+let barred = false; // nothing is shown without a token
 
 function turn() {
   const next = location.hash.slice(1) in pages ? location.hash.slice(1) : "live";
@@ -57,6 +58,7 @@ by("login-form").addEventListener("submit", async (event) => {
   const answer = await fetch("/login", { method: "POST", body: new URLSearchParams(new FormData(event.target)) });
   event.target.reset();
   if (answer.ok) {
+    barred = false;
     by("login").close();
     begin();
   } else {
@@ -64,7 +66,7 @@ by("login-form").addEventListener("submit", async (event) => {
   }
 });
 // Without a token there is nothing to see behind it.
-by("login").addEventListener("cancel", (event) => event.preventDefault());
+by("login").addEventListener("close", () => barred && by("login").showModal());
 on("connection", connection);
 on("state", (state) => connection(state.stopping ? "end" : feed.state));
 on("refused", () => ask("/api/v1/info").catch(locked));
@@ -73,6 +75,7 @@ addEventListener("hashchange", () => info && turn());
 function locked(error) {
   if (!(error instanceof Refused) || error.status !== 401) return false;
   stop();
+  barred = true;
   if (!by("login").open) by("login").showModal();
   return true;
 }

@@ -1,4 +1,4 @@
--- The views that a run maintains besides the answers. All follow from clips and
+-- Version 4. The views that a run maintains besides the answers. All follow from clips and
 -- facts: a run writes them anew where they differ.
 ALTER TABLE patient_results ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0; -- clips of weight 0
 ALTER TABLE patient_results ADD COLUMN weight INTEGER NOT NULL DEFAULT 0;   -- of the others, in 1/256

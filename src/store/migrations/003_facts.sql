@@ -1,4 +1,4 @@
--- What is known about patients besides clips, and who said so: rows are only
+-- Version 3. What is known about patients besides clips, and who said so: rows are only
 -- ever added, and each is bound to the one before it by its hash.
 CREATE TABLE facts (
     number  INTEGER PRIMARY KEY, -- 1, 2, 3, ... without a gap
@@ -17,7 +17,7 @@ CREATE INDEX facts_by_kind ON facts (kind, number);
 
 -- Where the log ends. It is also what writers lock.
 CREATE TABLE facts_head (
-    only   INTEGER PRIMARY KEY,
+    id     INTEGER PRIMARY KEY,   -- 1
     number INTEGER NOT NULL,
     hash   TEXT NOT NULL
 ) STRICT;
