@@ -15,6 +15,10 @@ if [[ ! -f $cohort/videos.csv ]]; then
 fi
 # Each demonstration begins without answers, so that there is something to see.
 rm -f demo/results.sqlite demo/results.sqlite-wal demo/results.sqlite-shm
+# The cohort's blood tests and elastography stand beside the answers.
+"$hepaflow" labels import "$cohort/cohort.csv" --store demo/results.sqlite \
+  --reason 'the demonstration' >&2 \
+  || echo 'the cohort table could not be taken; going on without it' >&2
 
 cat >&2 <<'TEXT'
 
