@@ -4,8 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# How long `make demo` runs, such as DURATION=20s; without it, until the
-# recordings have been played.
+# How long `make demo` runs, such as DURATION=20s; without it, until Ctrl-C.
 DURATION ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -21,6 +20,10 @@ demo: setup ## Install what is missing, build, and run the main job on a recorde
 .PHONY: test
 test: setup-tests lint ## Install what is missing and run every test
 	scripts/test.sh
+
+.PHONY: screenshots
+screenshots: setup-tests ## Take the pictures of the dashboard that the README shows
+	cargo test --release --locked --test dashboard -- --ignored --exact screenshots
 
 .PHONY: lint
 lint: ## Formatting, clippy and documentation, warnings denied; dependency rules

@@ -30,6 +30,7 @@ pub mod engine;
 pub mod ingest;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "gstreamer")]
 pub mod serve;
 pub mod store;
 pub mod study;

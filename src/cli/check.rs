@@ -75,6 +75,6 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         };
         text += &format!("  sink     {}: {what}\n", sink.name);
     }
-    text += &format!("  metrics  http://{}/metrics\n", pipeline.listen);
+    text += &format!("  metrics  http://{}/metrics\n", pipeline.serve.listen);
     print(&text)
 }

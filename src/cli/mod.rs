@@ -14,6 +14,8 @@ mod check;
 mod decode_worker;
 mod devices;
 #[cfg(feature = "gstreamer")]
+mod doctor;
+#[cfg(feature = "gstreamer")]
 mod explain;
 mod export;
 mod facts;
@@ -37,6 +39,8 @@ mod stream_bench;
 mod study;
 #[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "gstreamer")]
+mod token;
 mod views;
 
 use std::fmt::Display;
@@ -94,6 +98,10 @@ enum Command {
     Bench(bench::BenchArgs),
     StreamBench(stream_bench::StreamBenchArgs),
     Devices(devices::DevicesArgs),
+    #[cfg(feature = "gstreamer")]
+    Doctor(doctor::DoctorArgs),
+    #[cfg(feature = "gstreamer")]
+    Token(token::TokenArgs),
     GpuSuite(gpu_suite::GpuSuiteArgs),
     #[cfg(feature = "gstreamer")]
     #[command(hide = true)]
@@ -153,6 +161,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Token(args) => token::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::DecodeWorker(args) => decode_worker::run(&args),
     }

@@ -21,8 +21,8 @@ use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::serve::Server;
 use crate::serve::outbox::Outbox;
+use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
 use crate::store::{Store, StoredModel};
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
@@ -44,6 +44,10 @@ pub(super) struct RunArgs {
     /// End after this time, such as 20s or 5min; what is under way is finished.
     #[arg(long, value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
+    /// Stay when all sources have ended, for people who look and for streams that
+    /// are added by request, until Ctrl-C.
+    #[arg(long)]
+    stay: bool,
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -63,7 +67,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let outbox =
         Outbox::start(&pipeline.store, &pipeline.sinks, &metrics).map_err(BadInput::new)?;
-    let server = Server::start(pipeline.listen, metrics.clone()).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
         width: spec.input.width,
@@ -78,6 +81,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .for_each(|source| drop(metrics.source(&source.name)));
 
     let control = Control::default();
+    let stay = args.stay.then(|| control.keep_open());
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
@@ -91,13 +95,37 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     );
     let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
 
-    let scoring = Scoring::new(engine, pipeline.window.stride, &metrics);
+    let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
+    let facts = Facts::new(Store::open(&pipeline.store)?);
+    let subject = Subject {
+        facts: facts.clone(),
+        metrics: metrics.clone(),
+        control: control.clone(),
+        store: pipeline.store.clone(),
+        ids: match &pipeline.store {
+            StorePlace::File(file) => file.with_extension("ids"),
+            StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
+        },
+        model: ServedModel {
+            hash: model.hash(),
+            architecture: spec.architecture.to_string(),
+            classes: spec.classes.clone(),
+            synthetic: spec.synthetic,
+            size,
+            window: (spec.input.frames, pipeline.window.stride),
+            engine: scoring.engine().description(),
+        },
+        sources: pipeline.sources.iter().map(served).collect(),
+        open: on_request(&pipeline, size, &sandbox),
+    };
+    let server = Server::start(&pipeline.serve, subject).map_err(BadInput::new)?;
     tracing::info!(
         model = %model.hash().short(),
         architecture = %spec.architecture,
         engine = scoring.engine().description(),
         streams = openings.len(),
-        metrics = %format!("http://{}/metrics", server.address()),
+        dashboard = server.url(),
+        metrics = %format!("{}metrics", server.url()),
         "running"
     );
     let progress = Progress::start(&metrics, openings.len(), args.duration);
@@ -112,13 +140,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         scorers: scoring.scorers(pipeline.model.threads)?,
         workers: usize::from(args.workers),
         beside: Vec::new(),
-        facts: Facts::new(Store::open(&pipeline.store)?),
+        facts,
         store,
         metrics: metrics.clone(),
         openings,
     };
     let outcome = dataflow::run(job, &control);
     drop(progress);
+    drop(stay);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
     for (sink, left) in outbox.finish() {
@@ -363,6 +392,78 @@ fn cohort(directory: &Path) -> anyhow::Result<Vec<Recording>> {
             Ok((media, Some(PatientId::new(video.patient_id))))
         })
         .collect()
+}
+
+/// A source, as people see it.
+fn served(source: &SourceConfig) -> ServedSource {
+    ServedSource {
+        name: source.name.clone(),
+        kind: match source.kind {
+            SourceKind::File(_) => "file",
+            SourceKind::Cohort(_) => "cohort",
+            SourceKind::Launch(_) => "launch",
+            SourceKind::Archive { .. } => "archive",
+            SourceKind::Listener(_) => "listener",
+        },
+        live: source.live,
+    }
+}
+
+/// Opens what the API asks for: a launch line or a file that the pipeline file
+/// names, for another patient, or an RTSP address. Never a launch line from
+/// outside: that could read and write any file.
+fn on_request(pipeline: &Pipeline, size: FrameSize, sandbox: &Sandbox) -> OpenStream {
+    let (pipeline, sandbox) = (pipeline.clone(), sandbox.clone());
+    Box::new(move |new: NewStream| {
+        let known = pipeline.sources.iter().find(|it| it.name == new.source);
+        let patient = Some(new.patient);
+        if let Some(location) = &new.location {
+            if known.is_some() {
+                return Err("a source of the pipeline file has this name; choose another".into());
+            }
+            let source = SourceConfig {
+                kind: SourceKind::Launch(rtsp(location)?),
+                name: named(new.source)?,
+                patient: patient.clone(),
+                live: true,
+                crop: None,
+                span: 0..0,
+            };
+            let media = Media::Launch(rtsp(location)?);
+            return Ok(opening(&pipeline, &source, media, patient, size, &sandbox));
+        }
+        let source = known.ok_or("no source of the pipeline file has this name")?;
+        let media = match &source.kind {
+            SourceKind::Launch(line) => Media::Launch(line.clone()),
+            SourceKind::File(path) if path.value.is_file() => Media::File(path.value.clone()),
+            _ => return Err("this source names its patients itself".into()),
+        };
+        Ok(opening(&pipeline, source, media, patient, size, &sandbox))
+    })
+}
+
+/// A name for logs and metrics.
+fn named(name: String) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=64).contains(&name.len()) && name.chars().all(good) {
+        return Ok(name);
+    }
+    Err("a source's name has 1 to 64 letters, digits, dots or dashes, and names no patient".into())
+}
+
+/// The launch line for an RTSP address, in which nothing can end the address and
+/// begin an element.
+fn rtsp(location: &str) -> Result<String, String> {
+    let rest = ["rtsp://", "rtsps://"]
+        .iter()
+        .find_map(|scheme| location.strip_prefix(scheme));
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@$&()*+,;=%".contains(c);
+    match rest {
+        Some(rest) if !rest.is_empty() && rest.len() <= 512 && rest.chars().all(good) => Ok(
+            format!("rtspsrc location=\"{location}\" protocols=tcp latency=100"),
+        ),
+        _ => Err("`location` is an address such as rtsp://scanner/live".into()),
+    }
 }
 
 fn opening(

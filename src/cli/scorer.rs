@@ -5,10 +5,10 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dataflow::Scorer;
+use crate::dataflow::{Live, LiveAttention, Scorer};
 use crate::domain::{Clip, Frame, StreamId};
 use crate::engine::{
-    Engine, EngineError, Session, SessionOptions, SessionPlan, Workspace, softmax,
+    Attention, Engine, EngineError, Session, SessionOptions, SessionPlan, Workspace, softmax,
 };
 use crate::metrics::Metrics;
 
@@ -26,13 +26,20 @@ const MOST_READY: usize = 64;
 /// Sessions of one thread: beyond, the one that was silent longest makes room.
 const MOST_SESSIONS: usize = 1024;
 
+/// Clips that are scored whole give a map so often at most, a thread: the map
+/// takes a pass of its own on the CPU, whatever the device.
+const BETWEEN_MAPS: Duration = Duration::from_secs(1);
+
 /// How a run scores windows: shared by its inference threads.
 pub(super) struct Scoring {
     engine: Engine,
     plan: SessionPlan,
     /// For live streams, where less is left to do when a window's last frame comes
     /// if each frame is worked on at once.
-    live: Option<SessionPlan>,
+    early: Option<SessionPlan>,
+    /// For streams that are watched: it says where the network looks.
+    watched: SessionPlan,
+    live: Live,
     metrics: Metrics,
 }
 
@@ -43,11 +50,17 @@ struct EngineScorer {
     sessions: HashMap<StreamId, Followed>,
     /// When the idle were looked for last.
     swept: Instant,
+    /// When a clip that was scored whole gave a map.
+    mapped: Option<Instant>,
+    /// The last map could not be made: none will be.
+    unmappable: bool,
 }
 
 /// A stream that a thread follows.
 struct Followed {
     session: Session,
+    /// Whether it says where the network looks.
+    watched: bool,
     heard: Instant,
     ended: bool,
     /// As the metric has it.
@@ -60,18 +73,19 @@ struct Followed {
 
 impl Scoring {
     /// For windows that are `stride` frames apart.
-    pub(super) fn new(engine: Engine, stride: usize, metrics: &Metrics) -> Arc<Self> {
-        let plan = |early| {
+    pub(super) fn new(engine: Engine, stride: usize, metrics: &Metrics, live: &Live) -> Arc<Self> {
+        let plan_of = |early, attention| {
             engine.session_plan(SessionOptions {
                 stride,
                 early,
-                attention: false,
+                attention,
             })
         };
-        let (plan, early) = (plan(false), plan(true));
+        let (plan, watched) = (plan_of(false, false), plan_of(false, true));
+        let early = plan_of(true, false);
         // With one new frame a window, there is nothing to do before it.
         let pays = 4 * early.cost().last_frame <= 3 * plan.cost().last_frame;
-        let live = Some(early).filter(|early| early.cost().dense > 0 && pays);
+        let early = Some(early).filter(|early| early.cost().dense > 0 && pays);
         match plan.clip_by_clip() {
             Some(reason) => tracing::info!("scoring clip by clip: {reason}"),
             None => {
@@ -84,7 +98,9 @@ impl Scoring {
         Arc::new(Self {
             engine,
             plan,
-            live,
+            early,
+            watched,
+            live: live.clone(),
             metrics: metrics.clone(),
         })
     }
@@ -113,7 +129,23 @@ impl Scoring {
             scoring: Arc::clone(self),
             sessions: HashMap::new(),
             swept: Instant::now(),
+            mapped: None,
+            unmappable: false,
         }
+    }
+
+    fn show(&self, clip: &Clip, attention: &Attention) {
+        let Some(frame) = clip.frames.last() else {
+            return;
+        };
+        let [_, rows, columns] = attention.shape;
+        let map = LiveAttention {
+            frame: frame.index,
+            class: attention.class,
+            shape: [rows, columns],
+            values: attention.at(clip.frames.len() - 1),
+        };
+        self.live.attended(clip.stream, map);
     }
 }
 
@@ -164,13 +196,20 @@ impl EngineScorer {
         }
     }
 
-    /// Begins to follow a stream, if it does not yet.
+    /// Begins to follow a stream by this plan, if it does not yet.
     fn follow(&mut self, stream: StreamId, plan: &SessionPlan) {
+        let watched = plan.options().attention;
+        // Who begins to look, or ceases to, costs the stream one whole window.
+        let followed = self.sessions.get(&stream);
+        if followed.is_some_and(|followed| followed.watched != watched) {
+            self.forget(stream);
+        }
         if !self.sessions.contains_key(&stream) {
             self.make_room();
             self.scoring.metrics.sessions.inc();
             let followed = Followed {
                 session: self.scoring.engine.session(plan),
+                watched,
                 heard: Instant::now(),
                 ended: false,
                 bytes: 0,
@@ -204,7 +243,13 @@ impl EngineScorer {
                 !is_next
             });
             for stream in turn.keys() {
-                self.follow(*stream, &scoring.plan);
+                let watched = scoring.live.wants_attention(*stream);
+                let plan = if watched {
+                    &scoring.watched
+                } else {
+                    &scoring.plan
+                };
+                self.follow(*stream, plan);
                 if let Some(followed) = self.sessions.get_mut(stream) {
                     followed.heard = Instant::now();
                 }
@@ -220,8 +265,13 @@ impl EngineScorer {
                 .unzip();
             let answers = scoring.engine.score_all(&mut self.workspace, &mut work);
             for (number, answer) in numbers.into_iter().zip(answers) {
+                let clip = &clips[number];
                 rows[number] = Some(answer?);
-                self.count(clips[number].stream);
+                self.count(clip.stream);
+                let followed = self.sessions.get(&clip.stream);
+                if let Some(attention) = followed.and_then(|it| it.session.attention()) {
+                    scoring.show(clip, attention);
+                }
             }
         }
         Ok(rows.into_iter().map(Option::unwrap_or_default).collect())
@@ -236,6 +286,33 @@ impl EngineScorer {
                 .session_bytes
                 .add(bytes - followed.bytes);
             followed.bytes = bytes;
+        }
+    }
+
+    /// Shows where the network looked in one of the clips that are watched, now
+    /// and then.
+    fn map_one(&mut self, clips: &[Clip]) {
+        if self.unmappable
+            || self
+                .mapped
+                .is_some_and(|last| last.elapsed() < BETWEEN_MAPS)
+        {
+            return;
+        }
+        let live = &self.scoring.live;
+        let mut watched = clips
+            .iter()
+            .filter(|clip| live.wants_attention(clip.stream));
+        let Some(clip) = watched.next_back() else {
+            return;
+        };
+        self.mapped = Some(Instant::now());
+        match self.scoring.engine.explain(&mut self.workspace, clip, None) {
+            Ok((_, attention)) => self.scoring.show(clip, &attention),
+            Err(error) => {
+                tracing::info!("no attention is shown: {error}");
+                self.unmappable = true;
+            }
         }
     }
 }
@@ -273,7 +350,9 @@ impl Scorer for EngineScorer {
         let logits = if self.follows_streams() {
             self.score_followed(clips)?
         } else {
-            self.scoring.engine.infer(&mut self.workspace, clips)?
+            let logits = self.scoring.engine.infer(&mut self.workspace, clips)?;
+            self.map_one(clips);
+            logits
         };
         let (health, metrics) = (self.scoring.engine.health(), &self.scoring.metrics);
         let count = |times: usize| i64::try_from(times).unwrap_or(i64::MAX);
@@ -289,16 +368,24 @@ impl Scorer for EngineScorer {
     }
 
     fn follows_streams(&self) -> bool {
-        self.scoring.plan.clip_by_clip().is_none() || self.scoring.live.is_some()
+        self.scoring.plan.clip_by_clip().is_none() || self.scoring.early.is_some()
     }
 
     fn look_ahead(&mut self, frames: &[(StreamId, Frame)]) {
         let scoring = Arc::clone(&self.scoring);
-        let Some(plan) = &scoring.live else {
+        let Some(plan) = &scoring.early else {
             return;
         };
         self.sweep();
-        let mut left: VecDeque<_> = frames.iter().collect();
+        // A stream that is watched waits for its clips: they say where to look.
+        let is_watched = |stream: &StreamId| {
+            let followed = self.sessions.get(stream);
+            scoring.live.wants_attention(*stream) || followed.is_some_and(|it| it.watched)
+        };
+        let mut left: VecDeque<_> = frames
+            .iter()
+            .filter(|(stream, _)| !is_watched(stream))
+            .collect();
         while !left.is_empty() {
             // The next frame of each stream.
             let mut turn: HashMap<StreamId, &Frame> = HashMap::new();

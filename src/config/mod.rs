@@ -16,8 +16,8 @@ mod sink;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use pipeline::{
-    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, SourceConfig,
-    SourceKind, WindowConfig,
+    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, ServeConfig,
+    SourceConfig, SourceKind, WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;

@@ -48,8 +48,33 @@ pub struct Pipeline {
     pub store: StorePlace,
     /// Where changes of answers go besides, if anywhere.
     pub sinks: Vec<SinkConfig>,
-    /// Where metrics and health are served; always a loopback address.
+    /// Where people and programs look on.
+    pub serve: ServeConfig,
+}
+
+/// `[serve]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// Where to listen; a loopback address unless there are tokens and TLS.
     pub listen: SocketAddr,
+    /// The file of access tokens; without it, who reaches the loopback address
+    /// may look on.
+    pub tokens: Option<PathBuf>,
+    /// Certificate chain and private key, PEM.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names by which browsers may call this server, besides its address.
+    pub hosts: Vec<String>,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 9464).into(),
+            tokens: None,
+            tls: None,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// `[model]`
@@ -350,7 +375,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
-    let listen = root.table("serve").and_then(|section| read_listen(section));
+    let serve = root.table("serve").map(|section| read_serve(base, section));
     Some(Pipeline {
         file: file.to_owned(),
         text: text.to_owned(),
@@ -360,7 +385,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         sources,
         store,
         sinks,
-        listen: listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 9464).into()),
+        serve: serve.unwrap_or_default(),
     })
 }
 
@@ -567,20 +592,53 @@ fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
     place
 }
 
-fn read_listen(section: Section<'_>) -> Option<SocketAddr> {
+fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let listen = section.optional::<SocketAddr>("listen");
+    let path = |key| {
+        section
+            .optional::<String>(key)
+            .map(|path| base.join(path.value))
+    };
+    let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
+    let hosts = section.or("hosts", Vec::new());
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (certificate, _) => {
+            let missing = if certificate.is_some() {
+                "key"
+            } else {
+                "certificate"
+            };
+            section.mistake(
+                missing,
+                section.span(),
+                "a certificate and its private key go together",
+                "give both: PEM files with the chain, and with the key",
+            );
+            None
+        }
+    };
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
+        && (tokens.is_none() || tls.is_none())
     {
         section.mistake(
             "listen",
             listen.span.clone(),
             "this address can be reached from other machines, and nothing protects it",
-            "use a loopback address such as \"127.0.0.1:9464\", behind a proxy with TLS if need be",
+            "use a loopback address such as \"127.0.0.1:9464\", or give `certificate` and `key` \
+             (TLS) and `tokens` (made by `hepaflow token add`)",
         );
     }
     section.finish();
-    listen.map(|listen| listen.value)
+    let default = ServeConfig::default();
+    ServeConfig {
+        listen: listen.map_or(default.listen, |listen| listen.value),
+        tokens,
+        tls,
+        hosts,
+    }
 }
 
 /// Cores that this process may use, at least one.
@@ -617,7 +675,7 @@ mod tests {
         );
         assert_eq!(pipeline.window.stride, 8);
         assert_eq!(pipeline.store, Path::new("dir/results.sqlite").into());
-        assert_eq!(pipeline.listen.to_string(), "127.0.0.1:9464");
+        assert_eq!(pipeline.serve.listen.to_string(), "127.0.0.1:9464");
         assert!(
             matches!(&pipeline.sources[0].kind, SourceKind::File(p) if p.value == Path::new("dir/a.mp4"))
         );
@@ -636,7 +694,7 @@ mod tests {
                 p.ingest,
                 (p.sources[0].live, p.sources[0].crop),
                 p.store,
-                p.listen
+                p.serve.listen
             )
         };
         assert_eq!(comparable(&printed), comparable(&short));

@@ -2,9 +2,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Opening, RunError, Waker};
+use super::{Live, Opening, RunError, Waker};
 
-/// A handle to a run, for any thread: adds and removes streams, and stops it.
+/// A handle to a run, for any thread: adds and removes streams, shows them, and
+/// stops it.
 ///
 /// To bind a scanner to the next patient's exam, remove its stream and add one
 /// with the new patient: no window spans the two.
@@ -29,6 +30,7 @@ struct Inner {
     sources: Mutex<Vec<Waker>>,
     changes: Mutex<Changes>,
     kept_open: AtomicUsize,
+    live: Live,
 }
 
 /// What was asked for since the run began.
@@ -72,6 +74,11 @@ impl Control {
         changes.removed.push(source.to_owned());
         drop(changes);
         self.wake_sources();
+    }
+
+    /// What its streams look like now.
+    pub fn live(&self) -> &Live {
+        &self.0.live
     }
 
     /// Lets the run wait for streams to be added when it has none left. Take

@@ -193,6 +193,9 @@ fn answer(
     askers: Vec<(u64, Sender<Scored>, Waker)>,
     metrics: &Metrics,
 ) {
+    for frame in clips.iter().filter_map(|clip| clip.frames.last()) {
+        metrics.queue.observe(frame.arrived.elapsed().as_secs_f64());
+    }
     let timer = metrics.inference.start_timer();
     let scored = scorer.score(clips);
     timer.observe_duration();
@@ -281,7 +284,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                             number += 1;
                             context.credits.take();
                             context.metrics.clips_in_flight.inc();
-                            let about = (held.clone(), *model, span, stream.clone());
+                            let about = (held.clone(), *model, clip.stream, span, stream.clone());
                             under_way.insert(number, about);
                             let task = Task {
                                 number,
@@ -303,15 +306,24 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                 } in replies.try_iter()
                 {
                     context.metrics.clips_in_flight.dec();
-                    let Some((held, model, span, stream)) = under_way.remove(&number) else {
+                    let Some((held, model, id, span, stream)) = under_way.remove(&number) else {
                         continue;
                     };
                     match probabilities {
                         Ok(probabilities) => {
                             context.metrics.predictions.inc();
-                            if let Some(arrived) = arrived {
-                                let latency = arrived.elapsed().as_secs_f64();
+                            let latency = arrived.map(|arrived| arrived.elapsed().as_secs_f64());
+                            if let Some(latency) = latency {
                                 context.metrics.frame_to_prediction.observe(latency);
+                            }
+                            // What other models say of the window is not drawn.
+                            if context
+                                .lanes
+                                .first()
+                                .is_some_and(|(first, _)| *first == model)
+                            {
+                                let live = context.control.live();
+                                live.predicted(id, span, latency, &probabilities);
                             }
                             output.session(&held).give(ClipPrediction {
                                 key: ClipKey {

@@ -10,7 +10,7 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::control::lock;
 use super::run::Outcome;
-use super::{Clock, Control, Credits, Epoch, StreamFailure, Waker};
+use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker};
 use crate::domain::{ContentHash, Frame, PatientId, StreamId, StudyUid};
 use crate::ingest::{Arrival, Wake};
 use crate::metrics::{Metrics, SourceMetrics};
@@ -219,6 +219,7 @@ impl Desk {
             self.streams.retain(|stream| {
                 let stays = stream.source != source;
                 if !stays {
+                    self.context.control.live().ended(stream.id);
                     give(StreamItem {
                         stream: stream.id,
                         event: StreamEvent::Ended,
@@ -241,7 +242,9 @@ impl Desk {
             self.waiting_live.clear();
             lock(&self.context.intake.recorded).clear();
             // Dropping a feed closes it; its queued frames count as dropped.
-            self.streams.clear();
+            for stream in self.streams.drain(..) {
+                self.context.control.live().ended(stream.id);
+            }
             return;
         }
         for opening in std::mem::take(&mut self.waiting_live) {
@@ -317,6 +320,7 @@ impl Desk {
     }
 
     fn accept(&self, stream: &OpenStream, arrival: Arrival) -> StreamEvent {
+        let live = self.context.control.live();
         match arrival {
             Arrival::Opened(header) => {
                 if !lock(&self.context.intake.seen).insert(header.content) {
@@ -330,6 +334,13 @@ impl Desk {
                 }
                 self.context.metrics.streams_opened.inc();
                 lock(&self.context.outcome).streams += 1;
+                live.opened(LiveStream::new(
+                    stream.id,
+                    stream.source.clone(),
+                    stream.live,
+                    header.patient.clone(),
+                    (header.picture, header.crop),
+                ));
                 StreamEvent::Opened(Arc::new(StreamInfo {
                     source: stream.source.clone(),
                     content: header.content,
@@ -341,9 +352,11 @@ impl Desk {
             }
             Arrival::Frame(frame) => {
                 stream.counters.used.inc();
+                live.frame(stream.id, &frame);
                 StreamEvent::Frame(frame)
             }
             Arrival::Ended(result) => {
+                live.ended(stream.id);
                 if let Err(error) = result {
                     stream.counters.failures.inc();
                     tracing::error!(source = stream.source, %error, "a stream failed");

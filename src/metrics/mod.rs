@@ -5,6 +5,10 @@
 //! need: ingest a [`SourceMetrics`], the dataflow the rest. Labels are bounded:
 //! `source` is a name from the pipeline file, `reason` one of [`DropReason`].
 
+mod snapshot;
+
+pub use snapshot::{Sample, Value};
+
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
@@ -166,6 +170,8 @@ pub struct Metrics {
     pub engine_rebuilds: IntGauge,
     /// 1 when the card was given up, and the CPU computes.
     pub engine_fell_back: IntGauge,
+    /// Seconds from the arrival of a window's last frame until inference began.
+    pub queue: Histogram,
     /// Seconds that inference took for one batch of clips.
     pub inference: Histogram,
     /// Seconds from the arrival of a window's last frame to its prediction.
@@ -364,6 +370,11 @@ impl Metrics {
             engine_fell_back: gauge(
                 "hepaflow_engine_fell_back",
                 "1 when the card was given up, and the CPU computes.",
+            )?,
+            queue: histogram(
+                "hepaflow_queue_seconds",
+                "Time from the arrival of a window's last frame until inference began.",
+                0.000_5,
             )?,
             inference: histogram(
                 "hepaflow_inference_seconds",

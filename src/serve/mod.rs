@@ -1,23 +1,50 @@
-//! HTTP for operators: `/metrics` for Prometheus and `/healthz`.
+//! HTTP: the dashboard, the API, metrics and health.
 //!
-//! Runs on a thread of its own with its own small runtime, so that a slow or
-//! hostile client can slow nothing but itself. Loopback only: there is no
-//! authentication here.
+//! Runs on threads of its own with its own small runtime, so that a slow or
+//! hostile client can slow nothing but itself. On a loopback address it needs no
+//! login; any other takes TLS and tokens (see `auth.rs`). What a client may cost
+//! is bounded in `limits.rs`.
+//!
+//! ```text
+//! accept ─▶ TLS ─▶ limits ─▶ guard ─┬─▶ assets     the dashboard's files
+//!                                   ├─▶ live       pictures and numbers, as they come
+//!                                   ├─▶ api        /api/v1, described by OpenAPI
+//!                                   └─▶ health     /metrics, /livez, /readyz
+//! ```
+
+mod accept;
+pub mod api;
+mod assets;
+mod auth;
+mod health;
+mod ids;
+mod limits;
+mod live;
+mod picture;
+mod problem;
+mod router;
+mod site;
+mod tls;
+pub mod tokens;
 
 pub mod outbox;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tokio::sync::oneshot;
 
-use crate::metrics::Metrics;
+use auth::Access;
+use ids::Ids;
+use site::Site;
+pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
+pub use tls::TlsError;
+use tokens::{TokenError, Tokens};
+
+use crate::config::ServeConfig;
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +59,25 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// An address that others can reach, without what protects it.
+    #[error(
+        "{0} can be reached from other machines: [serve] needs `certificate`, `key` and `tokens`"
+    )]
+    Unprotected(SocketAddr),
+    /// The key behind opaque names cannot be read or made.
+    #[error("cannot use {}: {error}", file.display())]
+    Ids {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// The certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The runtime could not be made.
     #[error("cannot start the HTTP server: {0}")]
     Runtime(#[from] io::Error),
@@ -41,41 +87,62 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    tls: bool,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Binds `listen` (port 0 for any free one) and serves until dropped.
+    /// Binds the address (port 0 for any free one) and serves until dropped.
     ///
     /// # Errors
-    /// If the address is taken or a thread cannot be started.
-    pub fn start(listen: SocketAddr, metrics: Metrics) -> Result<Self, ServeError> {
+    /// If the address is taken or unprotected, a file that the configuration names
+    /// cannot be used, or a thread cannot be started.
+    pub fn start(config: &ServeConfig, subject: Subject) -> Result<Self, ServeError> {
+        let listen = config.listen;
+        let protected = config.tls.is_some() && config.tokens.is_some();
+        if !listen.ip().is_loopback() && !protected {
+            return Err(ServeError::Unprotected(listen));
+        }
+        let tokens = config.tokens.as_deref().map(Tokens::load).transpose()?;
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
+        let tls = tls.transpose()?;
+        let file = subject.ids.clone();
+        let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;
         let bind = || {
             let listener = TcpListener::bind(listen)?;
             listener.set_nonblocking(true)?;
             Ok((listener.local_addr()?, listener))
         };
         let (address, listener) = bind().map_err(|error| ServeError::Listen { listen, error })?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let is_tls = tls.is_some();
+        let access = Access::new(tokens, address, is_tls, config.hosts.clone());
+        let router = router::router(Arc::new(Site::new(subject, access, ids)), is_tls);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(4)
+            .thread_name("http")
             .enable_all()
             .build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
-            .name("http".to_owned())
+            .name("http-main".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        served = serve(listener, metrics) => if let Err(error) = served {
+                        served = accept::accept(listener, router, tls) => if let Err(error) = served {
                             tracing::error!(%error, "the HTTP server ended");
                         },
-                        // Stopping does not wait for clients that keep a connection.
                         _ = stopped => {}
                     }
                 });
+                // Stopping does not wait for clients that keep a connection.
+                runtime.shutdown_background();
             })?;
         Ok(Self {
             address,
+            tls: is_tls,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -84,6 +151,12 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What a person types to see the dashboard.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}/", self.address)
     }
 }
 
@@ -94,58 +167,5 @@ impl Drop for Server {
             // A panic in it has been reported by the panic hook.
             let _ = thread.join();
         }
-    }
-}
-
-async fn serve(listener: TcpListener, metrics: Metrics) -> io::Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(render))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(metrics);
-    axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
-}
-
-async fn render(State(metrics): State<Metrics>) -> Response {
-    match metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpStream;
-
-    use super::*;
-
-    fn get(server: &Server, path: &str) -> String {
-        let mut stream = TcpStream::connect(server.address()).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    #[test]
-    fn metrics_and_health_are_served_and_the_port_is_free_afterwards() {
-        let metrics = Metrics::new().unwrap();
-        let server = Server::start(([127, 0, 0, 1], 0).into(), metrics.clone()).unwrap();
-        metrics.predictions.inc();
-        assert!(get(&server, "/metrics").contains("\nhepaflow_predictions_total 1\n"));
-        assert!(get(&server, "/healthz").ends_with("ok\n"));
-        assert!(get(&server, "/nothing").starts_with("HTTP/1.1 404"));
-
-        let address = server.address();
-        let taken = Server::start(address, metrics.clone()).unwrap_err();
-        assert!(taken.to_string().contains(&address.to_string()), "{taken}");
-        // A client that says nothing does not keep the server from stopping.
-        let _silent = TcpStream::connect(address).unwrap();
-        drop(server);
-        Server::start(address, metrics).unwrap();
     }
 }

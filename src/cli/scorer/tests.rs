@@ -166,7 +166,7 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
                 max_gap: None,
             };
             let metrics = Metrics::new().unwrap();
-            let scoring = Scoring::new(engine(&model), stride, &metrics);
+            let scoring = Scoring::new(engine(&model), stride, &metrics, &Live::default());
             let is_early = scoring.live.is_some();
             assert!(
                 is_early || stride == 1 || name == "r3d_18",
@@ -225,7 +225,7 @@ fn clip(stream: u32, frames: &[Frame]) -> Clip {
 fn a_live_window_is_ready_before_its_clip_is_asked_for() {
     let model = model("fibro2d_lstm");
     let length = model.spec().input.frames;
-    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap());
+    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap(), &Live::default());
     let mut scorer = scoring.scorer(scoring.engine.workspace());
     let video = video(&model, 3 * length as u64, 1);
     let ahead: Vec<_> = video
@@ -263,7 +263,7 @@ fn streams_that_come_and_go_leave_nothing_behind() {
     let model = model("fibro2d_lstm");
     let length = model.spec().input.frames;
     let metrics = Metrics::new().unwrap();
-    let scoring = Scoring::new(engine(&model), 2, &metrics);
+    let scoring = Scoring::new(engine(&model), 2, &metrics, &Live::default());
     let mut scorer = scoring.scorer(scoring.engine.workspace());
     let video = video(&model, length as u64 + 2, 1);
     let most_bytes = scoring
@@ -310,7 +310,7 @@ fn streams_that_come_and_go_leave_nothing_behind() {
 fn a_thread_that_is_alone_is_helped_for_the_same_bits() {
     let model = model("r3d_18_wide");
     let length = model.spec().input.frames;
-    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap());
+    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap(), &Live::default());
     let video = video(&model, length as u64 + 4, 1);
     let clips: Vec<_> = (0..3).map(|n| clip(0, &video[2 * n..][..length])).collect();
     let expected = scoring.scorers(1).unwrap()[0].score(&clips).unwrap();

@@ -1,0 +1,185 @@
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::label;
+use crate::domain::PatientId;
+use crate::serve::Site;
+use crate::serve::auth::{Caller, Operator};
+use crate::serve::problem::Problem;
+use crate::serve::site::{NewStream, millis};
+
+/// A stream that is open, or ended not long ago.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StreamRow {
+    /// Its number in this run.
+    id: u32,
+    /// The source's name.
+    source: String,
+    /// Whether it keeps its own pace.
+    live: bool,
+    /// The patient's opaque id.
+    patient: String,
+    /// The patient's identifier for who is logged in, a short code for others.
+    label: String,
+    /// Width and height as decoded.
+    picture: (usize, usize),
+    /// What the model sees of it: x, y, width, height.
+    crop: (u32, u32, u32, u32),
+    /// Frames that were used.
+    frames: u64,
+    /// Milliseconds since the newest picture arrived.
+    age_ms: Option<u64>,
+    /// When it ended, in milliseconds since 1970; null while it is open.
+    ended_ms: Option<u64>,
+}
+
+/// The streams of this run: those that are open, and those that ended last.
+#[utoipa::path(get, path = "/api/v1/streams", tag = "streams",
+    responses((status = OK, body = Vec<StreamRow>)))]
+pub(super) async fn streams(
+    State(site): State<Arc<Site>>,
+    Extension(caller): Extension<Caller>,
+) -> Json<Vec<StreamRow>> {
+    let streams = site.subject.control.live().streams();
+    let row = |stream: &Arc<crate::dataflow::LiveStream>| {
+        let (frames, arrived) = stream.frames();
+        let crop = stream.crop;
+        StreamRow {
+            id: stream.id.0,
+            source: stream.source.clone(),
+            live: stream.live,
+            patient: site.ids.patient(&stream.patient),
+            label: label(&site, &caller, &stream.patient),
+            picture: (stream.picture.width, stream.picture.height),
+            crop: (crop.x, crop.y, crop.width, crop.height),
+            frames,
+            age_ms: arrived.map(|arrived| arrived.elapsed().as_millis() as u64),
+            ended_ms: stream.ended().map(millis),
+        }
+    };
+    Json(streams.iter().map(row).collect())
+}
+
+/// A stream to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct Addition {
+    /// A source of the pipeline file, or with `location` a name for a new one.
+    source: String,
+    /// An RTSP address, `rtsp://...` or `rtsps://...`.
+    location: Option<String>,
+    /// The patient's identifier.
+    patient: String,
+}
+
+/// Adds a stream: a source of the pipeline file once more, or an RTSP address.
+#[utoipa::path(post, path = "/api/v1/streams", tag = "streams", request_body = Addition,
+    responses((status = ACCEPTED, description = "It is being opened"),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn add(
+    _: Operator,
+    State(site): State<Arc<Site>>,
+    addition: Result<Json<Addition>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(addition) = addition.map_err(|error| unreadable(&error))?;
+    let opening = open(&site, addition.source, addition.location, &addition.patient)?;
+    tracing::info!(source = opening.source, "a stream was added by request");
+    site.subject.control.add(opening);
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Ends the streams of a source. What is under way is scored and stored.
+#[utoipa::path(delete, path = "/api/v1/streams/{source}", tag = "streams",
+    params(("source" = String, Path, description = "The source's name")),
+    responses((status = ACCEPTED, description = "They are being ended"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn remove(
+    _: Operator,
+    State(site): State<Arc<Site>>,
+    Path(source): Path<String>,
+) -> Result<StatusCode, Problem> {
+    if !is_known(&site, &source) {
+        return Err(Problem::not_found("no source of this run has this name"));
+    }
+    tracing::info!(source, "streams were removed by request");
+    site.subject.control.remove(&source);
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Whose liver a source shows from now on.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct Binding {
+    /// The patient's identifier.
+    patient: String,
+}
+
+/// Binds a source of the pipeline file to another patient: its stream ends and is
+/// opened again. No window spans the two.
+#[utoipa::path(put, path = "/api/v1/streams/{source}/patient", tag = "streams",
+    params(("source" = String, Path, description = "The source's name in the pipeline file")),
+    request_body = Binding,
+    responses((status = ACCEPTED, description = "It is being opened again"),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn bind(
+    _: Operator,
+    State(site): State<Arc<Site>>,
+    Path(source): Path<String>,
+    binding: Result<Json<Binding>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(binding) = binding.map_err(|error| unreadable(&error))?;
+    let opening = open(&site, source, None, &binding.patient)?;
+    tracing::info!(
+        source = opening.source,
+        "a source was bound to another patient by request"
+    );
+    let control = &site.subject.control;
+    control.remove(&opening.source);
+    control.add(opening);
+    Ok(StatusCode::ACCEPTED)
+}
+
+fn open(
+    site: &Site,
+    source: String,
+    location: Option<String>,
+    patient: &str,
+) -> Result<crate::dataflow::Opening, Problem> {
+    let patient = patient.trim();
+    if patient.is_empty() || patient.len() > 128 || patient.chars().any(char::is_control) {
+        return Err(Problem::bad_request(
+            "`patient` is the identifier of one patient, at most 128 characters",
+        ));
+    }
+    let new = NewStream {
+        source,
+        location,
+        patient: PatientId::new(patient),
+    };
+    (site.subject.open)(new).map_err(Problem::bad_request)
+}
+
+fn is_known(site: &Site, source: &str) -> bool {
+    let streams = site.subject.control.live().streams();
+    streams.iter().any(|stream| stream.source == source)
+        || site
+            .subject
+            .sources
+            .iter()
+            .any(|known| known.name == source)
+}
+
+pub(super) fn unreadable(error: &JsonRejection) -> Problem {
+    // Says which key is wrong, not what it holds.
+    Problem::new(
+        error.status(),
+        "the body is not the JSON that is expected here; see /api/openapi.json",
+    )
+}

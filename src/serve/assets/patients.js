@@ -1,0 +1,163 @@
+// The patients' table, and one patient in a dialog.
+import { ask, by, colour, element, table } from "./dom.js";
+import { draw } from "./chart.js";
+import { meaning, percent, word } from "./words.js";
+
+const ON_A_PAGE = 50;
+const DRAWN = 1000;
+let info = null;
+let offset = 0;
+let timer = 0;
+let last = "";
+
+export function begin(about) {
+  info = about;
+}
+
+export function enter() {
+  leave();
+  last = "";
+  load();
+  timer = setInterval(load, 2000);
+}
+
+export function leave() {
+  clearInterval(timer);
+}
+
+for (const [id, step] of [["patients-previous", -ON_A_PAGE], ["patients-next", ON_A_PAGE]]) {
+  by(id).addEventListener("click", () => {
+    offset = Math.max(0, offset + step);
+    load();
+  });
+}
+
+async function load() {
+  if (document.hidden) return;
+  const listed = await ask(`/api/v1/patients?offset=${offset}&limit=${ON_A_PAGE}`).catch(() => null);
+  const text = JSON.stringify(listed);
+  // What has not changed is left alone, and with it what is focused.
+  if (!listed || text === last) return;
+  last = text;
+  show(listed);
+}
+
+function show({ items, total }) {
+  by("patients-pager").hidden = total <= ON_A_PAGE;
+  by("patients-previous").disabled = offset === 0;
+  by("patients-next").disabled = offset + items.length >= total;
+  by("patients-range").textContent = `${offset + 1}–${offset + items.length} / ${total}`;
+  const focused = document.activeElement?.dataset?.patient;
+  if (!items.length) {
+    by("patients-table").replaceChildren(element("p", { class: "empty" }, word("patients.none")));
+    return;
+  }
+  const known = [
+    ["P(≥F2)", (row) => row.p_f2_or_more, percent],
+    ["P(≥F3)", (row) => row.p_f3_or_more, percent],
+    ["P(F4)", (row) => row.p_f4, percent],
+    ["FIB-4", (row) => row.fib4, (v) => v.toFixed(2)],
+    ["APRI", (row) => row.apri, (v) => v.toFixed(2)],
+    ["SWE kPa", (row) => row.swe_kpa, (v) => v.toFixed(1)],
+  ].filter(([, of]) => items.some((row) => of(row) != null));
+  const columns = [
+    { title: word("patients.patient") },
+    { title: word("patients.answer") },
+    { title: word("patients.confidence") },
+    ...known.map(([title]) => ({ title, number: true })),
+    { title: word("patients.clips"), number: true },
+    { title: word("patients.remarks") },
+  ];
+  const rows = items.map((row) => [
+    element("button", {
+      type: "button", class: "link", "data-patient": row.id, onclick: () => open(row),
+      "aria-label": word("patients.open", { patient: row.label }),
+    }, row.label),
+    stage(row.answer),
+    confidence(row),
+    ...known.map(([, of, text]) => (of(row) == null ? null : text(of(row)))),
+    `${row.clips}`,
+    remarks(row),
+  ]);
+  const content = [table(columns, rows)];
+  if (!info.name) content.push(element("p", { class: "faint" }, word("patients.hidden")));
+  by("patients-table").replaceChildren(...content);
+  if (focused) document.querySelector(`[data-patient="${focused}"]`)?.focus();
+}
+
+function stage(answer) {
+  if (!answer) return "–";
+  const badge = element("b", { class: "badge" }, answer);
+  badge.style.borderColor = badge.style.color = colour(answer);
+  return element("span", {}, badge, ` ${meaning(answer)}`);
+}
+
+function confidence({ confidence: p, probabilities }) {
+  if (p == null) return null;
+  const bar = element("span", { class: "bar-track stacked" }, probabilities.map((each) => {
+    const part = element("span", { class: "bar-fill", title: `${each.class} ${percent(each.p)}` });
+    part.style.width = `${100 * each.p}%`;
+    part.style.background = colour(each.class);
+    return part;
+  }));
+  return element("span", { class: "confidence" }, percent(p), bar);
+}
+
+function remarks(row) {
+  const all = [];
+  if (row.abstention) all.push(word(`abstention.${row.abstention}`));
+  for (const { index, stage, model_says } of row.discordances) {
+    all.push(word(model_says ? "discordant.yes" : "discordant.no", { index: word(`index.${index}`), stage }));
+  }
+  return all.join("; ");
+}
+
+async function open(row) {
+  const dialog = by("patient");
+  const chart = element("canvas", { class: "chart tall", role: "img", "aria-label": word("patient.windows") });
+  const more = element("p", { class: "faint" });
+  const history = element("div");
+  dialog.replaceChildren(
+    element("div", { class: "bar" },
+      element("h2", { id: "patient-title" }, row.label),
+      element("button", { type: "button", onclick: () => dialog.close() }, word("patient.close"))),
+    element("p", {}, stage(row.answer), " ", confidence(row), ` ${remarks(row)}`),
+    element("h3", {}, word("patient.windows")), chart, more,
+    legend(), history,
+    element("p", {}, element("a", { class: "button", href: `/api/v1/patients/${row.id}/fhir`, target: "_blank", rel: "noreferrer" }, word("patient.fhir"))));
+  dialog.showModal();
+  tell(history, row);
+  const clips = await ask(`/api/v1/patients/${row.id}/clips?limit=${DRAWN}`).catch(() => null);
+  if (!clips) return;
+  const points = clips.items.map((clip, i) => ({
+    x: i + 1, p: clip.probabilities.map((each) => each.p), gap: `${clip.content} ${clip.gaps_before}`,
+  }));
+  draw(chart, info.model.classes, points, { seconds: false });
+  more.textContent = points.length < clips.total
+    ? word("patient.of", { total: clips.total, n: points.length })
+    : word("tile.windows", { n: clips.total });
+}
+
+// What was entered about the patient, by whom: corrections among it.
+async function tell(place, row) {
+  const history = await ask(`/api/v1/patients/${row.id}/history`).catch(() => []);
+  if (!history.length) return;
+  const columns = ["when", "who", "what", "why"].map((name) => ({ title: word(`history.${name}`) }));
+  const rows = history.reverse().map((line) => [
+    new Date(line.time_ms).toLocaleString(),
+    line.actor,
+    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)} ${line.day ?? ""}: ${values(line.value)}`),
+    line.reason,
+  ]);
+  place.replaceChildren(element("h3", {}, word("patient.history")), element("div", { class: "scroll" }, table(columns, rows)));
+}
+
+const values = (value) => Object.entries(value)
+  .map(([name, v]) => (name === "stage" ? v : `${name.split("_")[0].toUpperCase()} ${typeof v === "number" ? +v.toFixed(2) : v}`))
+  .join(", ");
+
+const legend = () => element("ul", { class: "legend" }, info.model.classes.map((name) => {
+  const dot = element("span", { class: "dot", "aria-hidden": "true" });
+  dot.style.background = colour(name);
+  return element("li", {}, dot, ` ${name} ${meaning(name)}`);
+}));
