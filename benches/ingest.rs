@@ -14,7 +14,7 @@ use cpu_time::ProcessTime;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use hepaflow::domain::{FrameSize, PatientId};
-use hepaflow::ingest::{Arrival, Media, SourceRequest, Stream};
+use hepaflow::ingest::{Arrival, Look, Media, SourceRequest, Stream};
 use hepaflow::metrics::Metrics;
 use hepaflow::study::phantom::{self, RecordingSpec};
 
@@ -84,6 +84,7 @@ fn to_model_input(path: &Path) -> Result<f64, Box<dyn Error>> {
         media: Media::File(path.to_owned()),
         patient: Some(PatientId::new("p")),
         crop: None,
+        look: Look::default(),
         size: FrameSize {
             height: 112,
             width: 112,

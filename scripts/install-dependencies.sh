@@ -19,7 +19,9 @@ packages=(
 if [[ ${1:-} == --tests ]]; then
   packages+=(python3 python3-pip curl)
   # a scanner with an RTSP socket, and a peer that pushes DICOM
-  packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 dcmtk)
+  packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools dcmtk)
+  # an archive of DICOM to pull from
+  packages+=(orthanc)
 fi
 
 fail() {

@@ -14,12 +14,17 @@ mod devices;
 mod explain;
 mod gpu_suite;
 mod infer;
+#[cfg(feature = "gstreamer")]
+mod ingest;
 mod log;
 mod model;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]
 mod progress;
+mod pseudonym;
+#[cfg(feature = "gstreamer")]
+mod pull;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
@@ -64,10 +69,15 @@ enum Command {
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
     Explain(explain::ExplainArgs),
+    #[cfg(feature = "gstreamer")]
+    Pull(pull::PullArgs),
+    #[cfg(feature = "gstreamer")]
+    Ingest(ingest::IngestArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
     StreamBench(stream_bench::StreamBenchArgs),
+    Pseudonym(pseudonym::PseudonymArgs),
     Devices(devices::DevicesArgs),
     GpuSuite(gpu_suite::GpuSuiteArgs),
     #[cfg(feature = "gstreamer")]
@@ -114,7 +124,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::StreamBench(args) => stream_bench::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Explain(args) => explain::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Pull(args) => pull::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Ingest(args) => ingest::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Pseudonym(args) => pseudonym::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
         #[cfg(feature = "gstreamer")]

@@ -9,10 +9,12 @@
 //! Relative paths are relative to the folder that the pipeline file is in.
 
 mod diagnostic;
+mod key;
 mod pipeline;
 mod section;
 
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use key::{KeyError, pseudonym_key};
 pub use pipeline::{
     DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, SourceConfig,
     SourceKind, WindowConfig,
