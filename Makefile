@@ -42,6 +42,10 @@ bench-peers: setup ## Time the CPU engine beside PyTorch, ONNX Runtime and OpenV
 bench-stream: setup ## Time overlapping windows beside PyTorch and OpenVINO, which share nothing
 	scripts/bench_peers.sh stream_peers
 
+.PHONY: bench-ingest
+bench-ingest: setup-tests ## Time ingest beside OpenCV, PyAV and storescp; live streams a core takes
+	scripts/bench_ingest.sh
+
 .PHONY: setup
 setup:
 	@scripts/install-dependencies.sh

@@ -26,6 +26,7 @@
 mod container;
 mod dicom;
 pub mod dicomsrc;
+pub mod doors;
 mod error;
 pub mod listener;
 mod pipeline;

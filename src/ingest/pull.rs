@@ -319,6 +319,11 @@ fn read(bytes: &[u8]) -> Option<(Answer, bool)> {
     Some((answer, follows))
 }
 
+/// Whether these bytes are an answer; for [`super::doors`].
+pub(super) fn is_answer(bytes: &[u8]) -> bool {
+    read(bytes).is_some()
+}
+
 /// Text of even length.
 fn text(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();

@@ -5,7 +5,7 @@
 //! often they hit and how often they raise a false alarm.
 
 use super::Chroma;
-use super::region::{Part, Shapes};
+use super::region::{DARK, Part, Shapes};
 use super::sketch::{CELL, Cells, Sketch};
 use crate::metrics::DropReason;
 
@@ -14,7 +14,7 @@ use crate::metrics::DropReason;
 const COLOURED: u8 = 25;
 const COLOUR_SHARE: f32 = 0.005;
 
-/// Freeze: samples that differ by at most this are the same, on the mean and
+/// Freeze: lit samples that differ by at most this are the same, on the mean and
 /// each by itself, but for the few that a codec paints anew with a key frame.
 const SAME: u8 = 3;
 const FREEZE_OTHERS: f32 = 0.02;
@@ -184,20 +184,23 @@ impl Gate {
         (high.saturating_sub(low)) * (256 / BINS) as u8
     }
 
-    /// The mean difference, and the share of samples that are not the same.
+    /// The mean difference, and the share of samples that are not the same, of
+    /// those that are lit in either: what is black stays black when tissue moves.
     fn difference(&self, sketch: &Sketch, held: &[u8]) -> (f32, f32) {
-        let (mut sum, mut others) = (0_u32, 0_u32);
+        let (mut sum, mut others, mut lit) = (0_u32, 0_u32, 0_u32);
         for run in &self.runs {
             let now = sketch.pixels.get(run.clone()).unwrap_or_default();
             let then = held.get(run.clone()).unwrap_or_default();
             for (now, then) in now.iter().zip(then) {
+                let is_lit = u32::from(*now.max(then) > DARK);
                 let difference = now.abs_diff(*then);
-                sum += u32::from(difference);
-                others += u32::from(difference > SAME);
+                lit += is_lit;
+                sum += is_lit * u32::from(difference);
+                others += is_lit * u32::from(difference > SAME);
             }
         }
-        let samples = self.samples.max(1) as f32;
-        (sum as f32 / samples, others as f32 / samples)
+        let lit = lit.max(1) as f32;
+        (sum as f32 / lit, others as f32 / lit)
     }
 
     /// The share of pixels in colour: every second sample in both directions.

@@ -10,9 +10,13 @@ use super::sketch::{Bounds, CELL, Cells, Sketch};
 
 /// A sample above this is lit: above black, the noise of a codec and the ringing
 /// around letters.
-const DARK: u8 = 10;
+pub(super) const DARK: u8 = 6;
 /// A cell is lit with this many of its 16 samples: letters cover a third.
 const LIT: usize = 7;
+/// A cell with a sample as bright as this beside several that are black is a
+/// letter, a tick or an edge: speckle is not that uneven within a cell.
+const LETTER: u8 = 140;
+const LETTER_LIT: usize = 13;
 /// Grey levels that the samples of speckle differ by at least.
 const SPECKLE: u8 = 3;
 /// The smallest sector: its share of all cells, and of the picture's sides.
@@ -58,7 +62,9 @@ impl Shapes {
                 }
             }
             bright.set(column, row, count >= LIT);
-            lit.set(column, row, count >= LIT && high - low >= SPECKLE);
+            let is_letter = high >= LETTER && count <= LETTER_LIT;
+            let is_speckle = high.saturating_sub(low) >= SPECKLE && !is_letter;
+            lit.set(column, row, count >= LIT && is_speckle);
         }
         let opened = lit.eroded().dilated();
         let mut parts = parts(&opened);
@@ -136,8 +142,8 @@ fn parts(cells: &Cells) -> Vec<Part> {
     found
 }
 
-/// A sector's shape: convex but for its top, which the probe's face may bend
-/// inwards. Vessels and shadows are filled.
+/// A sector's shape: convex but for its top, which the probe's face bends inwards
+/// between two horns. Vessels, shadows and dim flanks are filled.
 fn filled(cells: &Cells) -> Cells {
     let height = cells.size.height;
     // First and last member of every row, and the topmost of every column.
@@ -164,11 +170,22 @@ fn filled(cells: &Cells) -> Cells {
             }
         }
     }
+    // The horns reach into the topmost eighth; what lies between them and above
+    // the face is not tissue.
+    let first = rows.first().map_or(0, |(row, _)| *row);
+    let last = rows.last().map_or(0, |(row, _)| *row);
+    let horns = rows
+        .iter()
+        .take_while(|(row, _)| *row <= first + (last - first) / 8 + 1);
+    let (left_horn, right_horn) = horns.fold((f32::MAX, 0.0_f32), |horns, (_, span)| {
+        (horns.0.min(span.0), horns.1.max(span.1))
+    });
     let mut whole = Cells::none(cells.size);
     for (row, span) in hull.into_iter().enumerate() {
         let Some((left, right)) = span else { continue };
         for column in left.ceil() as usize..=right.floor() as usize {
-            if tops.get(column).is_some_and(|&top| row >= top) {
+            let is_face = (left_horn..=right_horn).contains(&(column as f32));
+            if !is_face || tops.get(column).is_some_and(|&top| row >= top) {
                 whole.set(column, row, true);
             }
         }
