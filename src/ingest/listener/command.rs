@@ -21,7 +21,7 @@ const RESPONSE: u16 = 0x8000;
 
 /// What a peer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(in crate::ingest) enum Request {
     /// Are you there?
     Echo { message: u16 },
     /// Keep the data set that follows.
@@ -44,7 +44,7 @@ pub(super) enum Status {
 
 impl Request {
     /// Reads a command set; `None` if it is none, or another command.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::ingest) fn read(bytes: &[u8]) -> Option<Self> {
         let mut class = None;
         let mut instance = None;
         let (mut command, mut message, mut data) = (None, None, None);
