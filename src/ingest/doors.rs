@@ -19,7 +19,9 @@ pub fn pdu(bytes: &[u8]) -> bool {
 /// A command set of a peer that stores, or of an archive that answers: true if
 /// it is either.
 pub fn command(bytes: &[u8]) -> bool {
-    Request::read(bytes).is_some() | pull::is_answer(bytes)
+    // Both are asked, whatever the first says.
+    let (asks, answers) = (Request::read(bytes).is_some(), pull::is_answer(bytes));
+    asks || answers
 }
 
 /// A DICOM file: its header with regions and timing, and every frame in its
