@@ -22,6 +22,8 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools dcmtk)
   # an archive of DICOM to pull from
   packages+=(orthanc)
+  # the store's other database, started by the tests
+  packages+=(postgresql)
 fi
 
 fail() {

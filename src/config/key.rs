@@ -63,7 +63,11 @@ fn make(file: &Path) -> io::Result<()> {
     let folder = folder.unwrap_or(Path::new("."));
     let mut key = [0; 32];
     OsRng.try_fill_bytes(&mut key).map_err(io::Error::other)?;
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let number = |part: &[u8]| {
+        part.iter()
+            .fold(0_u128, |n, &byte| n << 8 | u128::from(byte))
+    };
+    let hex = format!("{:032x}{:032x}", number(&key[..16]), number(&key[16..]));
     let mut draft = file.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     let draft = PathBuf::from(draft);

@@ -11,7 +11,9 @@
 mod diagnostic;
 mod key;
 mod pipeline;
+mod place;
 mod section;
+mod sink;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use key::{KeyError, pseudonym_key};
@@ -19,4 +21,6 @@ pub use pipeline::{
     DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, SourceConfig,
     SourceKind, WindowConfig,
 };
+pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;
+pub use sink::{HiddenUrl, SinkConfig, SinkKind};

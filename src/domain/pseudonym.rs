@@ -30,8 +30,10 @@ impl PseudonymKey {
     /// What stands for the patient: `P-` and 80 bits in hexadecimal.
     pub fn patient(&self, patient: &PatientId) -> PatientId {
         let digest = self.digest(b"patient", patient.expose());
-        let hex: String = digest[..10].iter().map(|b| format!("{b:02x}")).collect();
-        PatientId::new(format!("P-{hex}"))
+        let bits = digest[..10]
+            .iter()
+            .fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
+        PatientId::new(format!("P-{bits:020x}"))
     }
 
     /// What stands for the study: a UID below 2.25, as PS3.5 section B.2 makes

@@ -128,7 +128,7 @@ pub(super) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         Arc::new(move |seen| {
             kept.lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .note(seen)
+                .note(seen);
         })
     };
     let reader = thread::current();

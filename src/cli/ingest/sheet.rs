@@ -72,12 +72,14 @@ impl Sheet {
             places().map(|p| p.1).max().unwrap_or(0),
         ];
         for x in columns[0]..=columns[1] {
-            rows.iter().for_each(|y| self.set(left + x, top + y, FRAME));
+            for y in rows {
+                self.set(left + x, top + y, FRAME);
+            }
         }
         for y in rows[0]..=rows[1] {
-            columns
-                .iter()
-                .for_each(|x| self.set(left + x, top + y, FRAME));
+            for x in columns {
+                self.set(left + x, top + y, FRAME);
+            }
         }
         let (decision, colour) = match seen.reason {
             None => ("used", USED),

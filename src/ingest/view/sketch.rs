@@ -61,7 +61,9 @@ impl Sketch {
                 *to = *from.get(column)?;
             }
             if luma.range == Range::Limited {
-                to.iter_mut().for_each(|sample| *sample = expand(*sample));
+                for sample in to.iter_mut() {
+                    *sample = expand(*sample);
+                }
             }
         }
         Some(())
