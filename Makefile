@@ -54,6 +54,10 @@ study: setup ## Train and judge the three kinds of network on a synthetic cohort
 	cargo build --release --locked --features train
 	scripts/study.sh
 
+.PHONY: bench-ingest
+bench-ingest: setup-tests ## Time ingest beside OpenCV, PyAV and storescp; live streams a core takes
+	scripts/bench_ingest.sh
+
 .PHONY: setup
 setup:
 	@scripts/install-dependencies.sh

@@ -2,20 +2,29 @@
 //! H.264 in MP4 and Motion JPEG in AVI, 800x600 to 112x112, beside GStreamer
 //! decoding the same file and throwing the pictures away.
 //!
-//! `cargo bench --bench ingest`; with `-- --quick` for shorter recordings.
+//! `cargo bench --bench ingest`; with `-- --quick` for shorter recordings. Further:
+//!
+//! - `-- --peers PYTHON`: OpenCV and PyAV on the same files, by an interpreter that
+//!   has both (`scripts/bench_ingest.sh` makes one);
+//! - `-- --streams`: how many live streams of 640x480 at 30 frames a second are
+//!   taken without a loss; under `taskset -c 0`, how many one core takes;
+//! - `-- --listener`: pushes a folder of cine by `storescu`, to our listener and to
+//!   DCMTK's `storescp`.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpu_time::ProcessTime;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use hepaflow::domain::{FrameSize, PatientId};
-use hepaflow::ingest::{Arrival, Media, SourceRequest, Stream};
-use hepaflow::metrics::Metrics;
+use hepaflow::ingest::listener::{Listener, ListenerConfig};
+use hepaflow::ingest::{Arrival, Look, Media, SourceRequest, Stream};
+use hepaflow::metrics::{DropReason, Metrics};
 use hepaflow::study::phantom::{self, RecordingSpec};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,6 +32,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let quick = args.contains(&"--quick".to_owned()) || !args.contains(&"--bench".to_owned());
     gst::init()?;
     let folder = tempfile::tempdir()?;
+    if args.contains(&"--streams".to_owned()) {
+        return live_streams(folder.path(), if quick { 3.0 } else { 10.0 });
+    }
+    if args.contains(&"--listener".to_owned()) {
+        return pushed(folder.path(), if quick { 20 } else { 200 });
+    }
+    let peers = args.iter().position(|arg| arg == "--peers");
+    let peers = peers.and_then(|at| args.get(at + 1));
     println!("a synthetic ultrasound recording of 800x600, frames a CPU-second:");
     println!(
         "{:22} {:>12} {:>18} {:>8}",
@@ -30,15 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     for (name, file) in [("MP4 (H.264)", "a.mp4"), ("AVI (Motion JPEG)", "a.avi")] {
         let path = folder.path().join(file);
-        let mut spec = RecordingSpec::new(7, 1);
-        spec.frame_size = Some(FrameSize {
-            height: 600,
-            width: 800,
-        });
-        spec.frames_per_second = Some(30);
-        spec.seconds = Some(if quick { 1.0 } else { 10.0 });
-        spec.episode_rate = 0.0;
-        phantom::record(&spec, &path)?;
+        record(&path, 800, 600, if quick { 1.0 } else { 10.0 })?;
         let (mut bare, mut whole) = (0.0_f64, 0.0_f64);
         // The best of three, taken in turn: other work only ever slows.
         for _ in 0..3 {
@@ -46,8 +55,181 @@ fn main() -> Result<(), Box<dyn Error>> {
             whole = whole.max(to_model_input(&path)?);
         }
         println!("{name:22} {bare:12.0} {whole:18.0} {:8.2}", whole / bare);
+        if let Some(python) = peers {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/ingest_peers.py");
+            let output = Command::new(python).arg(script).arg(&path).output()?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into());
+            }
+            for line in String::from_utf8(output.stdout)?.lines() {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let [peer, _, rate] = words[..] else { continue };
+                println!("  {peer:20} {:>12} {rate:>18}", "");
+            }
+        }
     }
     Ok(())
+}
+
+fn record(path: &Path, width: usize, height: usize, seconds: f32) -> Result<(), Box<dyn Error>> {
+    let mut spec = RecordingSpec::new(7, 1);
+    spec.frame_size = Some(FrameSize { height, width });
+    spec.frames_per_second = Some(30);
+    spec.seconds = Some(seconds);
+    spec.episode_rate = 0.0;
+    Ok(phantom::record(&spec, path)?)
+}
+
+/// More and more recordings replayed as if they were scanners, until a frame is
+/// lost or late.
+fn live_streams(folder: &Path, seconds: f32) -> Result<(), Box<dyn Error>> {
+    let path = folder.join("live.mp4");
+    record(&path, 640, 480, seconds)?;
+    println!("live streams of 640x480 at 30 frames/s (H.264), {seconds} s each:");
+    println!(
+        "{:>8} {:>10} {:>10} {:>10}",
+        "streams", "lost", "late s", "CPU s/s"
+    );
+    for count in [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64] {
+        let begin = Instant::now();
+        let cpu = ProcessTime::now();
+        let reader = thread::current();
+        let streams: Vec<_> = (0..count)
+            .map(|_| {
+                let mut request = request(&path);
+                request.live = true;
+                let counters = Metrics::new()?.source("bench");
+                let reader = reader.clone();
+                let wake = Arc::new(move || reader.unpark());
+                Ok((Stream::open(request, wake, counters.clone()), counters))
+            })
+            .collect::<Result<_, Box<dyn Error>>>()?;
+        let mut used = 0_u64;
+        let mut left = count;
+        while left > 0 {
+            let mut any = false;
+            for (stream, _) in &streams {
+                match stream.try_next() {
+                    Some(Arrival::Frame(_)) => used += 1,
+                    Some(Arrival::Ended(end)) => {
+                        end?;
+                        left -= 1;
+                    }
+                    Some(Arrival::Opened(_)) => {}
+                    None => continue,
+                }
+                any = true;
+            }
+            if !any {
+                thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        let late = begin.elapsed().as_secs_f32() - seconds;
+        let wanted = u64::from(count) * (seconds * 30.0).round() as u64;
+        let gated: u64 = streams
+            .iter()
+            .map(|(_, counters)| {
+                let reasons = [DropReason::Freeze, DropReason::SceneCut];
+                reasons
+                    .map(|reason| counters.dropped(reason).get())
+                    .iter()
+                    .sum::<u64>()
+            })
+            .sum();
+        let lost = wanted.saturating_sub(used + gated);
+        println!(
+            "{count:8} {lost:10} {late:10.2} {:10.2}",
+            cpu.elapsed().as_secs_f64() / begin.elapsed().as_secs_f64()
+        );
+        if lost > 0 || late > 1.0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Instances and megabytes a second from one `storescu`, to our listener, which
+/// syncs each to disk before it answers, and to `storescp`, which does not.
+fn pushed(folder: &Path, count: usize) -> Result<(), Box<dyn Error>> {
+    let seed = folder.join("seed.dcm");
+    record(&seed, 640, 480, 1.0)?;
+    let outbox = folder.join("outbox");
+    std::fs::create_dir(&outbox)?;
+    let mut files = Vec::new();
+    for number in 0..count {
+        let path = outbox.join(format!("{number}.dcm"));
+        std::fs::copy(&seed, &path)?;
+        let modified = Command::new("dcmodify")
+            .args([
+                "-nb",
+                "-ie",
+                "-i",
+                &format!("(0008,0018)=2.25.{}", number + 1),
+            ])
+            .arg(&path)
+            .status()?;
+        if !modified.success() {
+            return Err("dcmodify failed".into());
+        }
+        files.push(path);
+    }
+    let megabytes = count as f64 * std::fs::metadata(&files[0])?.len() as f64 / 1e6;
+    let tell = |name: &str, seconds: f64| {
+        println!(
+            "{name:22} {:8.0} instances/s {:8.0} MB/s",
+            count as f64 / seconds,
+            megabytes / seconds
+        );
+    };
+    println!("{count} instances, {megabytes:.0} MB together, in one association:");
+
+    let config = ListenerConfig {
+        name: "bench".to_owned(),
+        address: "127.0.0.1:0".parse()?,
+        ae_title: "HEPAFLOW".to_owned(),
+        allow: Vec::new(),
+        folder: folder.join("incoming"),
+        associations: 4,
+        largest: 1 << 30,
+        timeout: Duration::from_secs(30),
+    };
+    let metrics = Metrics::new()?.listener("bench");
+    let (listener, _) = Listener::start(&config, Arc::new(|_| {}), metrics)?;
+    tell(
+        "hepaflow (synced)",
+        store(listener.address().port(), &files)?,
+    );
+    drop(listener);
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let kept = folder.join("storescp");
+    std::fs::create_dir(&kept)?;
+    let mut server = Command::new("storescp")
+        .args(["-aet", "HEPAFLOW", "+xa", "-od"])
+        .arg(&kept)
+        .arg(port.to_string())
+        .stderr(Stdio::null())
+        .spawn()?;
+    thread::sleep(Duration::from_millis(500));
+    let seconds = store(port, &files);
+    server.kill()?;
+    server.wait()?;
+    tell("storescp (not synced)", seconds?);
+    Ok(())
+}
+
+fn store(port: u16, files: &[PathBuf]) -> Result<f64, Box<dyn Error>> {
+    let begin = Instant::now();
+    let sent = Command::new("storescu")
+        .args(["-aec", "HEPAFLOW", "-xy", "127.0.0.1", &port.to_string()])
+        .args(files)
+        .output()?;
+    if !sent.status.success() {
+        return Err(String::from_utf8_lossy(&sent.stderr).into());
+    }
+    Ok(begin.elapsed().as_secs_f64())
 }
 
 /// GStreamer alone: decoded pictures are counted and dropped.
@@ -79,20 +261,7 @@ fn decode_only(path: &Path) -> Result<f64, Box<dyn Error>> {
 
 /// Our ingest: decoded, grey, full range, resized, stamped, queued.
 fn to_model_input(path: &Path) -> Result<f64, Box<dyn Error>> {
-    let request = SourceRequest {
-        name: "bench".to_owned(),
-        media: Media::File(path.to_owned()),
-        patient: Some(PatientId::new("p")),
-        crop: None,
-        size: FrameSize {
-            height: 112,
-            width: 112,
-        },
-        queue: 64,
-        live: false,
-        reconnect: None,
-        first_frame_timeout: Duration::from_secs(20),
-    };
+    let request = request(path);
     let counters = Metrics::new()?.source("bench");
     let reader = thread::current();
     let begin = ProcessTime::now();
@@ -108,5 +277,23 @@ fn to_model_input(path: &Path) -> Result<f64, Box<dyn Error>> {
             Some(Arrival::Opened(_)) => {}
             None => thread::park_timeout(Duration::from_millis(100)),
         }
+    }
+}
+
+fn request(path: &Path) -> SourceRequest {
+    SourceRequest {
+        name: "bench".to_owned(),
+        media: Media::File(path.to_owned()),
+        patient: Some(PatientId::new("p")),
+        crop: None,
+        look: Look::default(),
+        size: FrameSize {
+            height: 112,
+            width: 112,
+        },
+        queue: 64,
+        live: false,
+        reconnect: None,
+        first_frame_timeout: Duration::from_secs(20),
     }
 }

@@ -1,11 +1,14 @@
 #!/bin/sh
-# Fetches the real DICOM images that the tests read: they ship inside PyPI's
-# pydicom package. Needs python3 with pip, and the network, once; when the files
+# Fetches what the tests need from PyPI: the real DICOM images inside pydicom, and
+# pynetdicom, which pushes to the listener. Needs python3 with pip, and the network, once; when the files
 # are there and right it does nothing.
 set -eu
 cd "$(dirname "$0")/.."
 cache=tests/data/cache/pydicom
 version=3.0.2
+# Both packages, for PYTHONPATH.
+python=tests/data/cache/python
+peer=2.1.1
 
 sums() {
     cat <<'SUMS'
@@ -17,7 +20,8 @@ SUMS
 }
 
 mkdir -p "$cache"
-if (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
+if [ -e "$python/$version-$peer" ] &&
+    (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
     exit 0
 fi
 python3 -m pip --version >/dev/null 2>&1 || {
@@ -27,9 +31,15 @@ python3 -m pip --version >/dev/null 2>&1 || {
 download=$(mktemp -d)
 trap 'rm -rf "$download"' EXIT
 python3 -m pip download --quiet --disable-pip-version-check --no-deps \
-    --dest "$download" "pydicom==$version"
+    --dest "$download" "pydicom==$version" "pynetdicom==$peer"
 python3 -m zipfile --extract "$download"/pydicom-*.whl "$download/out"
 sums | while read -r _ name; do
     cp "$download/out/pydicom/data/test_files/$name" "$cache/$name"
 done
 (cd "$cache" && sums | sha256sum --check --quiet)
+rm -rf "$python"
+mkdir -p "$python"
+for wheel in "$download"/*.whl; do
+    python3 -m zipfile --extract "$wheel" "$python"
+done
+touch "$python/$version-$peer"

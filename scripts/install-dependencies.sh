@@ -19,9 +19,11 @@ packages=(
 if [[ ${1:-} == --tests ]]; then
   packages+=(python3 python3-pip curl)
   # a scanner with an RTSP socket, and a peer that pushes DICOM
-  packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 dcmtk)
+  packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools dcmtk)
   # a browser that clicks through the dashboard, with Chinese letters, and promtool
   packages+=(chromium chromium-driver fonts-wqy-microhei prometheus)
+  # an archive of DICOM to pull from
+  packages+=(orthanc)
   # the store's other database, started by the tests
   packages+=(postgresql)
 fi

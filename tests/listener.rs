@@ -201,6 +201,36 @@ fn many_push_at_once() {
     assert_eq!(ward.kept().len(), 24);
 }
 
+#[test]
+fn pynetdicom_is_a_peer_like_any_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ward = Ward::open(|_| {});
+    let files: Vec<_> = IMAGES.iter().map(|name| pydicom(name)).collect();
+    let output = Command::new("python3")
+        .env("PYTHONPATH", root.join("tests/data/cache/python"))
+        .arg(root.join("tests/support/pynetdicom_peer.py"))
+        .args([
+            ward.address.ip().to_string(),
+            ward.address.port().to_string(),
+        ])
+        .args(&files)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "scripts/fetch-test-data.sh fetches pynetdicom: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(
+        said,
+        "echo 0000\n".to_owned() + &"store 0000\n".repeat(IMAGES.len())
+    );
+    assert_eq!(ward.count(InstanceOutcome::Stored), 4);
+    wait_for("the abort to be noted", || ward.metrics.broken.get() == 1);
+    wait_for("all to leave", || ward.metrics.associations.get() == 0);
+}
+
 fn modify(path: &Path, changes: &[&str]) {
     let mut command = Command::new("dcmodify");
     command.args(["--no-backup", "-nb", "-ie"]);
@@ -293,7 +323,7 @@ impl Run {
             .env("HEPAFLOW_LOG", "debug")
             .current_dir(folder)
             .stderr(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let said = Arc::new(Mutex::new(String::new()));
@@ -301,6 +331,13 @@ impl Run {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
+                heard.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let heard = Arc::clone(&said);
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
                 heard.lock().unwrap().push_str(&(line + "\n"));
             }
         });
@@ -385,6 +422,22 @@ const TEXTS: [&str; 24] = [
     "0010,21b0",
 ];
 
+/// Names and contents of all files below `folder`, but for DICOM itself, which
+/// is what was entrusted to us.
+fn everything_in(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        all += &format!("{}\n", path.display());
+        if path.is_dir() {
+            all += &everything_in(&path);
+        } else if path.extension().is_none_or(|extension| extension != "dcm") {
+            all += &String::from_utf8_lossy(&fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
 #[test]
 fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() {
     let folder = tempfile::tempdir().unwrap();
@@ -396,10 +449,35 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     let text = format!(
         "[model]\npath = '{}'\n[window]\nstride = 3\n[serve]\nlisten = '127.0.0.1:0'\n\
          [[source]]\nname = 'ward'\nkind = 'listener'\nlisten = '127.0.0.1:{port}'\n\
-         folder = 'incoming'\n",
+         folder = 'incoming'\n\
+         [[source]]\nname = 'shelf'\nkind = 'archive'\npath = 'shelf'\n\
+         [privacy]\nkey = 'p.key'\n",
         model.display()
     );
     fs::write(folder.path().join("p.toml"), text).unwrap();
+    // An archive of one good file and one broken in each way.
+    let shelf = folder.path().join("shelf");
+    fs::create_dir(&shelf).unwrap();
+    for (number, name) in ["good", "cut", "odd", "empty"].into_iter().enumerate() {
+        let path = shelf.join(format!("{name}.dcm"));
+        fs::copy(pydicom("examples_ybr_color.dcm"), &path).unwrap();
+        let mut changes: Vec<_> = TEXTS.iter().map(|tag| format!("({tag})=CANARY4")).collect();
+        changes.push(format!("(0008,0018)=2.25.78{number}"));
+        if name == "odd" {
+            changes.push("(0028,0004)=CANARY".to_owned());
+        }
+        modify(
+            &path,
+            &changes.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+        let bytes = fs::read(&path).unwrap();
+        match name {
+            "cut" => fs::write(&path, &bytes[..bytes.len() / 2]).unwrap(),
+            // Cut within the header, in the middle of a name.
+            "empty" => fs::write(&path, &bytes[..900]).unwrap(),
+            _ => {}
+        }
+    }
     let outbox = folder.path().join("outbox");
     fs::create_dir(&outbox).unwrap();
     for patient in 0..3 {
@@ -449,15 +527,45 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
             String::from_utf8_lossy(&sent.stderr)
         );
     }
-    wait_for("three patients", || run.metric("hepaflow_patients") >= 3.0);
+    wait_for("four patients", || run.metric("hepaflow_patients") >= 4.0);
     wait_for("the odd one", || {
         run.metric("hepaflow_stream_failures_total{source=\"ward\"}") >= 1.0
     });
     assert!(
         run.metric("hepaflow_dicom_instances_total{outcome=\"stored\",source=\"ward\"}") >= 4.0
     );
+    wait_for("the broken of the archive", || {
+        run.metric("hepaflow_stream_failures_total{source=\"shelf\"}") >= 3.0
+    });
     let mut out = run.scrape();
     out += &run.end();
+    assert_eq!(
+        out.matches("P-").count(),
+        4,
+        "a row for each patient: {out}"
+    );
+    let said = Command::new(cargo_bin!("hepaflow"))
+        .args(["results", "patients", "--store", "results.sqlite"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    out += &String::from_utf8_lossy(&said.stdout);
+    // Who holds the key finds the person.
+    let mut asked = Command::new(cargo_bin!("hepaflow"))
+        .args(["pseudonym", "--key", "p.key"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    asked.stdin.take().unwrap().write_all(b"CANARY0\n").unwrap();
+    let pseudonym = String::from_utf8(asked.wait_with_output().unwrap().stdout).unwrap();
+    assert!(out.contains(pseudonym.trim()), "{pseudonym}");
+    fs::remove_dir_all(&outbox).unwrap();
+    let kept = everything_in(folder.path());
+    assert!(kept.contains("archive-report.csv") && kept.contains("truncated"));
+    assert!(!kept.contains("CANARY"), "a name is in a file");
+    assert!(!kept.contains("2.25.77"), "a UID is in a file");
     let incoming = folder.path().join("incoming");
     for entry in fs::read_dir(incoming.join("quarantine")).unwrap() {
         let path = entry.unwrap().path();

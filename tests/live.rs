@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hepaflow::config::{Pipeline, SourceKind};
 use hepaflow::dataflow::{WindowShape, Windower};
 use hepaflow::domain::{Frame, FrameSize, PatientId};
-use hepaflow::ingest::{Arrival, IngestError, Media, Reconnect, SourceRequest, Stream};
+use hepaflow::ingest::{Arrival, IngestError, Look, Media, Reconnect, SourceRequest, Stream};
 use hepaflow::metrics::{DropReason, Interruption, Metrics, SourceMetrics};
 
 const SIZE: FrameSize = FrameSize {
@@ -72,6 +72,7 @@ fn live(line: &str) -> SourceRequest {
         media: Media::Launch(line.into()),
         patient: Some(PatientId::new("P1")),
         crop: None,
+        look: Look::PLAIN,
         size: SIZE,
         queue: 64,
         live: true,

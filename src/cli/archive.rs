@@ -272,6 +272,10 @@ impl<F: Feed> Feed for Followed<F> {
                 progress.has_ended = true;
                 let frames = progress.frames;
                 match result {
+                    Ok(()) if frames == 0 => {
+                        let detail = "no picture of it passed the quality gate".to_owned();
+                        self.report.set(&self.path, "skipped", 0, "gated", detail);
+                    }
                     Ok(()) => self
                         .report
                         .set(&self.path, "used", frames, "", String::new()),

@@ -17,7 +17,7 @@ use crate::config::IngestConfig;
 use crate::domain::{Clip, Crop, Frame, FrameSize, PatientId, StreamId};
 use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, Media, SourceRequest, Stream, StreamHeader};
+use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::study::heat::{enlarged, painted, write_png};
@@ -84,14 +84,19 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let sandbox = Sandbox::new(program, IngestConfig::default().worker_memory);
 
     // Once as the model sees it, and once as people do.
-    let mut small = Source::open(&args.input, None, size, &sandbox)?;
+    // Nothing is left out, so that both give the same frames.
+    let small_look = Look {
+        gate: false,
+        ..Look::default()
+    };
+    let mut small = Source::open(&args.input, None, small_look, size, &sandbox)?;
     let header = small.header()?;
     let shown = even(header.crop);
     let size = FrameSize {
         height: shown.height as usize,
         width: shown.width as usize,
     };
-    let mut large = Source::open(&args.input, Some(shown), size, &sandbox)?;
+    let mut large = Source::open(&args.input, Some(shown), Look::PLAIN, size, &sandbox)?;
     large.header()?;
 
     fs::create_dir_all(&args.out)
@@ -191,7 +196,7 @@ fn even(crop: Crop) -> Crop {
     }
 }
 
-fn unwritable(path: &Path) -> String {
+pub(super) fn unwritable(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 
@@ -205,6 +210,7 @@ impl Source {
     fn open(
         path: &Path,
         crop: Option<Crop>,
+        look: Look,
         size: FrameSize,
         sandbox: &Sandbox,
     ) -> anyhow::Result<Self> {
@@ -213,6 +219,7 @@ impl Source {
             media: Media::File(path.to_owned()),
             patient: Some(PatientId::new("explain")),
             crop,
+            look,
             size,
             queue: 8,
             live: false,

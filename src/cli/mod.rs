@@ -21,6 +21,8 @@ mod export;
 mod facts;
 mod gpu_suite;
 mod infer;
+#[cfg(feature = "gstreamer")]
+mod ingest;
 mod labels;
 mod log;
 mod model;
@@ -29,6 +31,9 @@ mod models;
 mod phantom;
 #[cfg(feature = "gstreamer")]
 mod progress;
+mod pseudonym;
+#[cfg(feature = "gstreamer")]
+mod pull;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
@@ -93,10 +98,15 @@ enum Command {
     Train(absent::AbsentArgs),
     #[cfg(not(feature = "train"))]
     Study(absent::AbsentArgs),
+    #[cfg(feature = "gstreamer")]
+    Pull(pull::PullArgs),
+    #[cfg(feature = "gstreamer")]
+    Ingest(ingest::IngestArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
     StreamBench(stream_bench::StreamBenchArgs),
+    Pseudonym(pseudonym::PseudonymArgs),
     Devices(devices::DevicesArgs),
     #[cfg(feature = "gstreamer")]
     Doctor(doctor::DoctorArgs),
@@ -158,7 +168,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Study(args) => study::run(&args),
         #[cfg(not(feature = "train"))]
         Command::Train(args) | Command::Study(args) => absent::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Pull(args) => pull::run(&args),
+        #[cfg(feature = "gstreamer")]
+        Command::Ingest(args) => ingest::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Pseudonym(args) => pseudonym::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),
         #[cfg(feature = "gstreamer")]

@@ -12,13 +12,13 @@ use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace};
-use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
-use crate::domain::{FrameSize, PatientId};
+use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace, pseudonym_key};
+use crate::dataflow::{self, Control, Facts, Feed, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::domain::{FrameSize, PatientId, PseudonymKey};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
+use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::outbox::Outbox;
@@ -73,7 +73,13 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let sandbox = Sandbox::new(program, pipeline.ingest.worker_memory);
-    let (mut openings, mut failures) = openings(&pipeline, size, &sandbox);
+    let key = pipeline.privacy_key.as_deref().map(pseudonym_key);
+    let intake = Intake {
+        size,
+        sandbox,
+        key: key.transpose().map_err(BadInput::new)?,
+    };
+    let (mut openings, mut failures) = openings(&pipeline, &intake);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -85,15 +91,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
     super::exit_on_panic();
-    let reports = archives(
-        &pipeline,
-        size,
-        &sandbox,
-        &control,
-        &mut openings,
-        &mut failures,
-    );
-    let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
+    let reports = archives(&pipeline, &intake, &control, &mut openings, &mut failures);
+    let listeners = listeners(&pipeline, &intake, &control, &metrics, &mut openings)?;
 
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
     let facts = Facts::new(Store::open(&pipeline.store)?);
@@ -224,19 +223,17 @@ fn short(file: &Path) -> PathBuf {
 }
 
 /// All streams that the pipeline names, and what could not be found.
-fn openings(
-    pipeline: &Pipeline,
-    size: FrameSize,
-    sandbox: &Sandbox,
-) -> (Vec<Opening>, Vec<String>) {
+fn openings(pipeline: &Pipeline, intake: &Intake) -> (Vec<Opening>, Vec<String>) {
     let mut openings = Vec::new();
     let mut failures = Vec::new();
     for source in &pipeline.sources {
         match recordings(source) {
             Ok(recordings) => {
-                openings.extend(recordings.into_iter().map(|(media, patient)| {
-                    opening(pipeline, source, media, patient, size, sandbox)
-                }));
+                openings.extend(
+                    recordings
+                        .into_iter()
+                        .map(|(media, patient)| opening(pipeline, source, media, patient, intake)),
+                );
             }
             Err(error) => {
                 let error = format!("source `{}`: {error:#}", source.name);
@@ -281,8 +278,7 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
 /// Finds the recordings of the pipeline's archives, with the report of each.
 fn archives(
     pipeline: &Pipeline,
-    size: FrameSize,
-    sandbox: &Sandbox,
+    intake: &Intake,
     control: &Control,
     openings: &mut Vec<Opening>,
     failures: &mut Vec<String>,
@@ -296,7 +292,7 @@ fn archives(
             Ok((entries, report)) => {
                 openings.extend(entries.into_iter().map(|entry| {
                     let media = Media::File(entry.path.clone());
-                    let plain = opening(pipeline, source, media, entry.patient, size, sandbox);
+                    let plain = opening(pipeline, source, media, entry.patient, intake);
                     let (report, control) = (report.clone(), control.clone());
                     Opening {
                         source: plain.source,
@@ -323,8 +319,7 @@ fn archives(
 /// run, and what an earlier run received becomes one of `openings`.
 fn listeners(
     pipeline: &Pipeline,
-    size: FrameSize,
-    sandbox: &Sandbox,
+    intake: &Intake,
     control: &Control,
     metrics: &Metrics,
     openings: &mut Vec<Opening>,
@@ -345,26 +340,24 @@ fn listeners(
             timeout: section.timeout,
         };
         // What was pushed here is ours to move.
-        let sandbox = sandbox.with_quarantine(section.folder.join("quarantine"));
+        let quarantine = section.folder.join("quarantine");
+        let intake = Intake {
+            sandbox: intake.sandbox.with_quarantine(quarantine),
+            ..intake.clone()
+        };
         let on_stored = {
             let (pipeline, source) = (pipeline.clone(), source.clone());
-            let (control, sandbox) = (control.clone(), sandbox.clone());
+            let (control, intake) = (control.clone(), intake.clone());
             Arc::new(move |path| {
-                control.add(opening(
-                    &pipeline,
-                    &source,
-                    Media::File(path),
-                    None,
-                    size,
-                    &sandbox,
-                ));
+                let media = Media::File(path);
+                control.add(opening(&pipeline, &source, media, None, &intake));
             })
         };
         let started = Listener::start(&config, on_stored, metrics.listener(&source.name));
         let (listener, left) = started.map_err(BadInput::new)?;
         openings.extend(
             left.into_iter()
-                .map(|path| opening(pipeline, source, Media::File(path), None, size, &sandbox)),
+                .map(|path| opening(pipeline, source, Media::File(path), None, &intake)),
         );
         listeners.push((listener, control.keep_open()));
     }
@@ -471,8 +464,7 @@ fn opening(
     source: &SourceConfig,
     media: Media,
     patient: Option<PatientId>,
-    size: FrameSize,
-    sandbox: &Sandbox,
+    intake: &Intake,
 ) -> Opening {
     let ingest = &pipeline.ingest;
     // A recording that is replayed ends; a scanner only pauses.
@@ -487,24 +479,59 @@ fn opening(
         media,
         patient,
         crop: source.crop,
-        size,
+        look: Look {
+            find: ingest.find_crop,
+            gate: ingest.gate,
+        },
+        size: intake.size,
         queue: ingest.queue,
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
     };
-    let sandbox = sandbox.clone();
+    let Intake { sandbox, key, .. } = intake.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
         open: Box::new(move |wake, counters| {
             // A recording that plays live was chosen by hand.
-            Box::new(if request.live {
+            let stream = if request.live {
                 Stream::open(request, wake, counters)
             } else {
                 Stream::open_in(sandbox, request, wake, counters)
-            })
+            };
+            match key {
+                Some(key) => Box::new(Pseudonymised { stream, key }),
+                None => Box::new(stream),
+            }
         }),
+    }
+}
+
+/// What every stream of a run is opened with.
+#[derive(Clone)]
+struct Intake {
+    /// The model's input.
+    size: FrameSize,
+    sandbox: Sandbox,
+    /// Of the pseudonyms, if patients are to have some.
+    key: Option<PseudonymKey>,
+}
+
+/// A stream that names nobody: behind it there are pseudonyms alone.
+struct Pseudonymised {
+    stream: Stream,
+    key: PseudonymKey,
+}
+
+impl Feed for Pseudonymised {
+    fn try_next(&self) -> Option<Arrival> {
+        let mut arrival = self.stream.try_next()?;
+        if let Arrival::Opened(header) = &mut arrival {
+            header.patient = self.key.patient(&header.patient);
+            header.study = header.study.as_ref().map(|study| self.key.study(study));
+        }
+        Some(arrival)
     }
 }
 

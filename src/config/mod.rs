@@ -9,12 +9,14 @@
 //! Relative paths are relative to the folder that the pipeline file is in.
 
 mod diagnostic;
+mod key;
 mod pipeline;
 mod place;
 mod section;
 mod sink;
 
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use key::{KeyError, pseudonym_key};
 pub use pipeline::{
     DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, ServeConfig,
     SourceConfig, SourceKind, WindowConfig,

@@ -42,6 +42,8 @@ pub struct Pipeline {
     pub window: WindowConfig,
     /// How sources are read.
     pub ingest: IngestConfig,
+    /// The file with the key of the pseudonyms, if patients are to have some.
+    pub privacy_key: Option<PathBuf>,
     /// What is read, at least one.
     pub sources: Vec<SourceConfig>,
     /// Where predictions and results are kept.
@@ -115,6 +117,10 @@ pub struct IngestConfig {
     pub reconnect_pause: Duration,
     /// What a worker that reads DICOM may map, in bytes.
     pub worker_memory: u64,
+    /// Find the sector in the picture, where a source has no crop of its own.
+    pub find_crop: bool,
+    /// Leave out pictures that are not fit to be seen.
+    pub gate: bool,
 }
 
 impl Default for IngestConfig {
@@ -126,6 +132,8 @@ impl Default for IngestConfig {
             stall_timeout: Duration::from_secs(4),
             reconnect_pause: Duration::from_secs(10),
             worker_memory: 4096 << 20,
+            find_crop: true,
+            gate: true,
         }
     }
 }
@@ -349,8 +357,16 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         ingest.stall_timeout = section.or("stall_timeout", ingest.stall_timeout);
         ingest.reconnect_pause = section.or("reconnect_pause", ingest.reconnect_pause);
         ingest.worker_memory = (section.or("worker_memory_mib", Count(4096)).0 as u64) << 20;
+        let crop = section.one_of("crop", &["auto", "header"]);
+        ingest.find_crop = crop.is_none_or(|crop| crop == "auto");
+        ingest.gate = section.or("gate", ingest.gate);
         section.finish();
     }
+    let privacy_key = root.table("privacy").and_then(|section| {
+        let key = section.required::<String>("key");
+        section.finish();
+        Some(base.join(key?.value))
+    });
     let sections = root.tables("source");
     if sections.is_empty() {
         root.mistake(
@@ -382,6 +398,7 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         model: model?,
         window,
         ingest,
+        privacy_key,
         sources,
         store,
         sinks,

@@ -9,6 +9,7 @@ mod frame;
 mod hash;
 mod ids;
 mod prediction;
+mod pseudonym;
 mod stage;
 mod time;
 
@@ -17,5 +18,6 @@ pub use frame::{Crop, Frame, FrameSize};
 pub use hash::{ContentHash, ModelHash, ParseHashError};
 pub use ids::{PatientId, StreamId, StudyUid};
 pub use prediction::{Abstention, ClipPrediction, PatientResult, Probability};
+pub use pseudonym::PseudonymKey;
 pub use stage::{ParseStageError, Stage, StageRange};
 pub use time::EventTime;

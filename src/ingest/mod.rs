@@ -10,7 +10,8 @@
 //! ```text
 //! file, DICOM, launch line ─▶ GStreamer ─▶ appsink ─▶ reader thread ─▶ queue ─▶ worker
 //!                             demux, decode           luma, crop,      bounded
-//!                                                     resize, stamp
+//!                                                     gate, resize,
+//!                                                     stamp
 //! ```
 //!
 //! A recording waits for room in the queue and back through GStreamer to the
@@ -25,15 +26,18 @@
 mod container;
 mod dicom;
 pub mod dicomsrc;
+pub mod doors;
 mod error;
 pub mod listener;
 mod pipeline;
 mod preprocess;
+pub mod pull;
 mod queue;
 mod reader;
 mod reconnect;
 pub mod sandbox;
 mod timing;
+mod view;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -48,6 +52,7 @@ pub use container::{Recognised, recognise};
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
 pub use reconnect::Reconnect;
+pub use view::{Look, Measures, Seen};
 
 use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId, StudyUid};
 use crate::metrics::{DropReason, SourceMetrics};
@@ -69,8 +74,10 @@ pub struct SourceRequest {
     /// everything that is not DICOM.
     pub patient: Option<PatientId>,
     /// The part of the picture to use. Without it, a DICOM header's 2D tissue
-    /// region, or else the whole picture.
+    /// region, or else what `look` finds, or the whole picture.
     pub crop: Option<Crop>,
+    /// How much the pictures are examined.
+    pub look: Look,
     /// The model's input.
     pub size: FrameSize,
     /// Frames that may wait for the caller, at least one.
@@ -116,7 +123,8 @@ pub struct StreamHeader {
     pub frame_interval: Option<Duration>,
     /// The picture as decoded.
     pub picture: FrameSize,
-    /// The part of it that is used.
+    /// The part of it that is used. A sector that is found later, or elsewhere,
+    /// changes it, and the frames before and after are not adjacent.
     pub crop: Crop,
 }
 
@@ -135,6 +143,9 @@ pub enum Arrival {
 /// Called after something was queued, on the reader's thread. Must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
+/// Is told of every picture that is examined, on the reader's thread.
+pub type Watch = Arc<dyn Fn(Seen) + Send + Sync>;
+
 /// One source being read.
 ///
 /// Dropping it stops the pipeline within a bounded time and counts the frames
@@ -143,7 +154,7 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 /// ```no_run
 /// use std::{sync::Arc, thread, time::Duration};
 /// use hepaflow::domain::{FrameSize, PatientId};
-/// use hepaflow::ingest::{Arrival, Media, SourceRequest, Stream};
+/// use hepaflow::ingest::{Arrival, Look, Media, SourceRequest, Stream};
 /// use hepaflow::metrics::Metrics;
 ///
 /// let request = SourceRequest {
@@ -151,6 +162,7 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 ///     media: Media::File("liver.mp4".into()),
 ///     patient: Some(PatientId::new("P1")),
 ///     crop: None,
+///     look: Look::default(),
 ///     size: FrameSize { height: 224, width: 224 },
 ///     queue: 32,
 ///     live: false,
@@ -186,7 +198,18 @@ impl Stream {
     /// Of `metrics` this keeps everything but `used`, `windows`, `gaps` and
     /// `failures`, which are the caller's.
     pub fn open(request: SourceRequest, wake: Wake, metrics: SourceMetrics) -> Self {
-        Self::start(request, wake, metrics, None)
+        Self::start(request, wake, metrics, None, None)
+    }
+
+    /// The same, and tells `watch` of every picture, those that are left out
+    /// among them: for people who want to see what is seen.
+    pub fn open_watched(
+        request: SourceRequest,
+        wake: Wake,
+        metrics: SourceMetrics,
+        watch: Watch,
+    ) -> Self {
+        Self::start(request, wake, metrics, None, Some(watch))
     }
 
     /// The same, but DICOM files are read in `sandbox`, so that no file can
@@ -197,7 +220,7 @@ impl Stream {
         wake: Wake,
         metrics: SourceMetrics,
     ) -> Self {
-        Self::start(request, wake, metrics, Some(sandbox))
+        Self::start(request, wake, metrics, Some(sandbox), None)
     }
 
     fn start(
@@ -205,6 +228,7 @@ impl Stream {
         wake: Wake,
         metrics: SourceMetrics,
         sandbox: Option<Sandbox>,
+        watch: Option<Watch>,
     ) -> Self {
         let queue = Arc::new(Queue::new(request.queue));
         let (bell, rung) = channel::bounded(1);
@@ -229,6 +253,7 @@ impl Stream {
             wake,
             metrics,
             sandbox,
+            watch,
         };
         let spawned = std::thread::Builder::new()
             .name("ingest".into())

@@ -25,7 +25,7 @@ use super::error::{IngestError, Origin, without_credentials};
 const DECODED_AHEAD: u32 = 4;
 
 /// Formats whose first plane is eight-bit luma: taken as they are. Anything
-/// else is converted to GRAY8 by GStreamer.
+/// else is converted by GStreamer, RGB to I420 and other greys to GRAY8.
 const LUMA_FIRST: [&str; 11] = [
     "GRAY8", "I420", "YV12", "NV12", "NV21", "Y42B", "Y41B", "Y444", "NV16", "NV24", "NV61",
 ];
@@ -398,7 +398,15 @@ fn attach(
             .map(|_| ())
             .map_err(|error| glib::bool_error!("{error}"));
     }
-    sink.set_caps(Some(&luma_caps(&["GRAY8"])));
+    // Full range, as grey would be: luma is the same, and colour can be seen.
+    let caps = match media.get::<&str>("format") {
+        Ok(format) if format.starts_with("GRAY") => luma_caps(&["GRAY8"]),
+        _ => gst::Caps::builder("video/x-raw")
+            .field("format", "I420")
+            .field("colorimetry", "1:4:0:0")
+            .build(),
+    };
+    sink.set_caps(Some(&caps));
     let convert = gst::ElementFactory::make("videoconvert")
         .property_from_str("dither", "none")
         .build()?;

@@ -71,12 +71,22 @@ impl Preprocessor {
     }
 
     /// The part `crop` of `luma` at this preprocessor's size and full range,
-    /// or `None` if crop or plane are not what they claim to be.
-    pub(super) fn run(&mut self, luma: Luma<'_>, crop: Crop) -> Option<Arc<[u8]>> {
+    /// black where `mask` (`[crop.height, crop.width]`) is 0, or `None` if crop
+    /// or plane are not what they claim to be.
+    pub(super) fn run(
+        &mut self,
+        luma: Luma<'_>,
+        crop: Crop,
+        mask: Option<&[u8]>,
+    ) -> Option<Arc<[u8]>> {
         if !fits(crop, luma.size) || luma.stride < luma.size.width {
             return None;
         }
         self.copy_crop(luma, crop)?;
+        if let Some(mask) = mask {
+            let pixels = self.scratch.iter_mut().zip(mask);
+            pixels.for_each(|(pixel, mask)| *pixel &= mask);
+        }
         // One allocation: `repeat_n` knows its length.
         let mut pixels: Arc<[u8]> = std::iter::repeat_n(0, self.size.area()).collect();
         let target = Arc::get_mut(&mut pixels)?;
@@ -108,7 +118,7 @@ impl Preprocessor {
 
 /// Limited to full range, rounded to the nearest. Arithmetic rather than a
 /// table, because the compiler turns it into vector instructions.
-const fn expand(coded: u8) -> u8 {
+pub(super) const fn expand(coded: u8) -> u8 {
     let above_black = coded.saturating_sub(16);
     let above_black = if above_black > 219 { 219 } else { above_black } as u16;
     ((above_black * 255 + 109) / 219) as u8
@@ -196,7 +206,7 @@ mod tests {
         };
         let picture = full(&plane, stride, height, width);
         let pixels = Preprocessor::new(size)
-            .run(picture, whole(picture.size))
+            .run(picture, whole(picture.size), None)
             .unwrap();
         assert_eq!(&*pixels, [7; 9]);
     }
@@ -209,7 +219,7 @@ mod tests {
             width: 2,
         };
         let pixels = Preprocessor::new(size)
-            .run(full(&plane, 3, 2, 2), whole(size))
+            .run(full(&plane, 3, 2, 2), whole(size), None)
             .unwrap();
         assert_eq!(&*pixels, [1, 2, 3, 4]);
     }
@@ -228,7 +238,7 @@ mod tests {
             width: 3,
         };
         let pixels = Preprocessor::new(size)
-            .run(full(&plane, 8, 6, 8), crop)
+            .run(full(&plane, 8, 6, 8), crop, None)
             .unwrap();
         assert_eq!(&*pixels, [10, 11, 12, 18, 19, 20]);
     }
@@ -256,7 +266,7 @@ mod tests {
             let plane = [0; 16];
             assert!(
                 Preprocessor::new(size)
-                    .run(full(&plane, 4, 4, 4), outside)
+                    .run(full(&plane, 4, 4, 4), outside, None)
                     .is_none()
             );
         }
@@ -271,12 +281,12 @@ mod tests {
         };
         assert!(
             Preprocessor::new(size)
-                .run(full(&[0; 15], 4, 4, 4), whole(size))
+                .run(full(&[0; 15], 4, 4, 4), whole(size), None)
                 .is_none()
         );
         assert!(
             Preprocessor::new(size)
-                .run(full(&[0; 16], 3, 4, 4), whole(size))
+                .run(full(&[0; 16], 3, 4, 4), whole(size), None)
                 .is_none()
         );
     }
@@ -299,7 +309,7 @@ mod tests {
                 .collect();
             let size = FrameSize { height: to_height, width: to_width };
             let picture = full(&input, width, height, width);
-            let pixels = Preprocessor::new(size).run(picture, whole(picture.size)).unwrap();
+            let pixels = Preprocessor::new(size).run(picture, whole(picture.size), None).unwrap();
             let expected = resize_by_definition(&input, (height, width), (to_height, to_width));
             for (got, expected) in pixels.iter().zip(expected) {
                 // Two passes, each rounded to eight bits.

@@ -28,8 +28,9 @@ use super::queue::{Closed, Queue};
 use super::reconnect::{Backoff, Outage, Reconnect, interruption, is_lasting};
 use super::sandbox::{self, Sandbox};
 use super::timing::Timeline;
-use super::{Media, SourceRequest, StreamHeader, Wake, dicomsrc};
-use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId};
+use super::view::{Chroma, Plane, Sight, View};
+use super::{Media, SourceRequest, StreamHeader, Wake, Watch, dicomsrc};
+use crate::domain::{ContentHash, Frame, FrameSize, PatientId};
 use crate::metrics::{DropReason, Interruption, SourceMetrics};
 
 /// Everything the thread needs.
@@ -43,6 +44,8 @@ pub(super) struct Reader {
     pub(super) metrics: SourceMetrics,
     /// Where DICOM is read; without it, here.
     pub(super) sandbox: Option<Sandbox>,
+    /// Is told of every picture that is examined.
+    pub(super) watch: Option<Watch>,
 }
 
 /// Why reading stopped early.
@@ -83,7 +86,7 @@ struct Running {
     preprocessor: Preprocessor,
     timeline: Timeline,
     picture: FrameSize,
-    crop: Crop,
+    view: View,
     last_caps: Option<gst::Caps>,
     info: Option<gst_video::VideoInfo>,
     /// Frames that arrived, those dropped among them.
@@ -418,13 +421,13 @@ impl Reader {
     fn describe(&self, sample: &gst::Sample, facts: &Facts) -> Result<Running, Stop> {
         let info = video_info(sample).ok_or_else(|| self.no_picture())?;
         let picture = size_of(&info);
-        let crop = self.crop(picture, facts)?;
+        let view = self.view(sample, &info, facts)?;
         let interval = facts.frame_interval.or_else(|| interval_of(&info));
         Ok(Running {
             preprocessor: Preprocessor::new(self.request.size),
             timeline: Timeline::new(interval),
             picture,
-            crop,
+            view,
             last_caps: sample.caps_owned(),
             info: Some(info),
             frames: 0,
@@ -439,7 +442,7 @@ impl Reader {
         tracing::debug!(
             source = self.origin.name,
             picture = ?stream.picture,
-            crop = ?stream.crop,
+            crop = ?stream.view.crop(),
             mm_per_pixel = ?facts.tissue.and_then(|region| region.mm_per_pixel),
             "first frame decoded"
         );
@@ -449,30 +452,39 @@ impl Reader {
             study: facts.study.clone(),
             frame_interval: stream.timeline.interval(),
             picture: stream.picture,
-            crop: stream.crop,
+            crop: stream.view.crop(),
         })?;
         (self.wake)();
         Ok(())
     }
 
-    /// The operator's crop, else the header's, else everything.
-    fn crop(&self, picture: FrameSize, facts: &Facts) -> Result<Crop, IngestError> {
-        let whole = Crop {
-            x: 0,
-            y: 0,
-            width: picture.width as u32,
-            height: picture.height as u32,
-        };
-        match (self.request.crop, facts.tissue.map(|region| region.crop)) {
-            (Some(crop), _) if fits(crop, picture) => Ok(crop),
-            (Some(crop), _) => Err(IngestError::CropOutside {
+    /// A view of pictures like `sample`: of the operator's crop, else of the
+    /// header's region, else of the sector that is found.
+    fn view(
+        &self,
+        sample: &gst::Sample,
+        info: &gst_video::VideoInfo,
+        facts: &Facts,
+    ) -> Result<View, IngestError> {
+        let picture = size_of(info);
+        if let Some(crop) = self.request.crop
+            && !fits(crop, picture)
+        {
+            return Err(IngestError::CropOutside {
                 origin: self.origin.clone(),
                 crop,
                 picture,
-            }),
-            (None, Some(tissue)) if fits(tissue, picture) => Ok(tissue),
-            (None, _) => Ok(whole),
+            });
         }
+        let region = facts.tissue.map(|region| region.crop);
+        let region = region.filter(|crop| fits(*crop, picture));
+        let mut view = View::new(self.request.look, self.request.crop, region, picture);
+        if let Some(mapped) = mapped(sample, info)
+            && let Some(luma) = luma(&mapped, info)
+        {
+            view.aim(luma);
+        }
+        Ok(view)
     }
 
     /// Makes a frame of a decoded picture and queues it.
@@ -487,9 +499,17 @@ impl Reader {
         })?;
         let (time, gap) = stream.timeline.stamp(sample);
         stream.is_cut |= gap || changed;
-        let Some(pixels) = pixels(stream, sample) else {
+        let Some(made) = self.make(stream, sample) else {
             self.metrics.dropped(DropReason::Unreadable).inc();
             return Ok(());
+        };
+        let pixels = match made {
+            Ok(pixels) => pixels,
+            // It leaves a hole in the count, so no window spans it.
+            Err(reason) => {
+                self.metrics.dropped(reason).inc();
+                return Ok(());
+            }
         };
         let frame = Frame {
             index,
@@ -518,6 +538,31 @@ impl Reader {
         }
     }
 
+    /// The frame's pixels or why it is left out; `None` if they cannot be had or
+    /// not be trusted.
+    fn make(
+        &self,
+        stream: &mut Running,
+        sample: &gst::Sample,
+    ) -> Option<Result<Arc<[u8]>, DropReason>> {
+        let info = stream.info.as_ref()?;
+        let mapped = mapped(sample, info)?;
+        let luma = luma(&mapped, info)?;
+        let view = &mut stream.view;
+        let Sight { reason, is_cut } = view.look(luma, chroma(&mapped, info))?;
+        stream.is_cut |= is_cut;
+        if let Some(watch) = &self.watch {
+            watch(view.seen(stream.frames - 1, reason));
+        }
+        match reason {
+            Some(reason) => Some(Err(reason)),
+            None => {
+                let pixels = stream.preprocessor.run(luma, view.crop(), view.mask())?;
+                Some(Ok(pixels))
+            }
+        }
+    }
+
     /// Whether the picture changed its size or coding since the last frame.
     fn follow_caps(&self, stream: &mut Running, sample: &gst::Sample) -> Result<bool, Stop> {
         let caps = sample.caps();
@@ -527,14 +572,14 @@ impl Reader {
         let info = video_info(sample).ok_or_else(|| self.no_picture())?;
         let picture = size_of(&info);
         stream.last_caps = sample.caps_owned();
-        stream.info = Some(info);
-        if picture == stream.picture {
-            return Ok(false);
+        let has_changed = picture != stream.picture;
+        if has_changed {
+            // The header's region was drawn for the picture as it was.
+            stream.view = self.view(sample, &info, &Facts::default())?;
+            stream.picture = picture;
         }
-        // The header's region was drawn for the picture as it was.
-        stream.crop = self.crop(picture, &Facts::default())?;
-        stream.picture = picture;
-        Ok(true)
+        stream.info = Some(info);
+        Ok(has_changed)
     }
 
     fn no_picture(&self) -> IngestError {
@@ -563,25 +608,54 @@ pub(super) fn seconds_since_1970() -> f64 {
     now.unwrap_or_default().as_secs_f64()
 }
 
-/// The frame's pixels, or `None` if they cannot be had or not be trusted.
-fn pixels(stream: &mut Running, sample: &gst::Sample) -> Option<Arc<[u8]>> {
+type Mapped<'a> = gst_video::VideoFrameRef<&'a gst::BufferRef>;
+
+/// The picture in `sample`, or `None` if it is not there or not to be trusted.
+fn mapped<'a>(sample: &'a gst::Sample, info: &gst_video::VideoInfo) -> Option<Mapped<'a>> {
     let buffer = sample.buffer()?;
     // The decoder lacked a reference picture and guessed.
     if buffer.flags().contains(gst::BufferFlags::CORRUPTED) {
         return None;
     }
-    let info = stream.info.as_ref()?;
-    let mapped = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).ok()?;
-    let luma = Luma {
+    gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).ok()
+}
+
+fn is_limited(info: &gst_video::VideoInfo) -> bool {
+    info.colorimetry().range() == gst_video::VideoColorRange::Range16_235
+}
+
+fn luma<'a>(mapped: &'a Mapped<'_>, info: &gst_video::VideoInfo) -> Option<Luma<'a>> {
+    Some(Luma {
         data: mapped.plane_data(0).ok()?,
         stride: usize::try_from(*mapped.plane_stride().first()?).ok()?,
-        size: stream.picture,
-        range: match info.colorimetry().range() {
-            gst_video::VideoColorRange::Range16_235 => Range::Limited,
-            _ => Range::Full,
+        size: size_of(info),
+        range: if is_limited(info) {
+            Range::Limited
+        } else {
+            Range::Full
         },
+    })
+}
+
+/// Cb and Cr, of pictures that have them.
+fn chroma<'a>(mapped: &'a Mapped<'_>, info: &gst_video::VideoInfo) -> Option<Chroma<'a>> {
+    let format = info.format_info();
+    let plane = |component: usize| {
+        Some(Plane {
+            data: mapped.comp_data(component as u32).ok()?,
+            stride: usize::try_from(mapped.comp_stride(component as u32)).ok()?,
+            step: usize::try_from(mapped.comp_pstride(component as u32)).ok()?,
+            across: *format.w_sub().get(component)?,
+            down: *format.h_sub().get(component)?,
+        })
     };
-    stream.preprocessor.run(luma, stream.crop)
+    if format.n_components() < 3 {
+        return None;
+    }
+    Some(Chroma {
+        planes: [plane(1)?, plane(2)?],
+        is_limited: is_limited(info),
+    })
 }
 
 fn video_info(sample: &gst::Sample) -> Option<gst_video::VideoInfo> {

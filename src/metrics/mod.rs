@@ -25,15 +25,33 @@ pub enum DropReason {
     Unreadable,
     /// The run ended while the frame was still queued.
     Shutdown,
+    /// The picture shows nothing.
+    Blank,
+    /// The probe touches no body: near field, and darkness below it.
+    InAir,
+    /// Doppler, an elastogram or other colour lies over the tissue.
+    Colour,
+    /// Two pictures stand side by side.
+    DualScreen,
+    /// The first picture of another scene.
+    SceneCut,
+    /// The picture stands still.
+    Freeze,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 10] = [
         Self::QueueFull,
         Self::ReaderBusy,
         Self::Unreadable,
         Self::Shutdown,
+        Self::Blank,
+        Self::InAir,
+        Self::Colour,
+        Self::DualScreen,
+        Self::SceneCut,
+        Self::Freeze,
     ];
 
     /// The label value.
@@ -43,6 +61,12 @@ impl DropReason {
             Self::ReaderBusy => "reader_busy",
             Self::Unreadable => "unreadable",
             Self::Shutdown => "shutdown",
+            Self::Blank => "blank",
+            Self::InAir => "probe_in_air",
+            Self::Colour => "colour",
+            Self::DualScreen => "dual_screen",
+            Self::SceneCut => "scene_cut",
+            Self::Freeze => "freeze",
         }
     }
 }

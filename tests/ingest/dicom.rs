@@ -401,7 +401,9 @@ fn the_2d_tissue_region_is_the_crop_wherever_it_stands_in_the_header() {
     let regions = vec![
         region(2, 1, [0, 0, 5, 3]),
         region(1, 2, [0, 0, 5, 3]),
-        region(1, 1, [1, 1, 4, 9]),
+        region(1, 1, [1, 1, 4, 4]),
+        // Drawn for a larger picture.
+        region(1, 1, [0, 1, 40, 9]),
         region(1, 1, [1, 1, 1, 1]),
     ];
     put_regions(&mut object, regions);

@@ -10,7 +10,7 @@ use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use hepaflow::domain::{Frame, FrameSize, PatientId};
-use hepaflow::ingest::{Arrival, IngestError, Media, SourceRequest, Stream, StreamHeader};
+use hepaflow::ingest::{Arrival, IngestError, Look, Media, SourceRequest, Stream, StreamHeader};
 use hepaflow::metrics::{DropReason, Metrics, SourceMetrics};
 
 pub(crate) const SIZE: FrameSize = FrameSize {
@@ -27,6 +27,7 @@ pub(crate) fn request(media: Media) -> SourceRequest {
         media,
         patient: Some(PatientId::new("P1")),
         crop: None,
+        look: Look::PLAIN,
         size: SIZE,
         queue: 8,
         live: false,

@@ -176,14 +176,16 @@ fn tissue(object: &InMemDicomObject, image: &Image) -> Option<Region> {
 }
 
 /// The bounds are inclusive; some scanners write the size instead of the last
-/// index, so they are clipped to the picture.
+/// index, so they are clipped to the picture. Bounds further out were drawn for
+/// a picture of another size, from which this one was made, and say nothing.
 fn bounds(region: &InMemDicomObject, image: &Image) -> Option<Crop> {
     let x: u32 = integer(region, tags::REGION_LOCATION_MIN_X0)?;
     let y: u32 = integer(region, tags::REGION_LOCATION_MIN_Y0)?;
     let last_x: u32 = integer(region, tags::REGION_LOCATION_MAX_X1)?;
     let last_y: u32 = integer(region, tags::REGION_LOCATION_MAX_Y1)?;
     let length = |from: u32, last: u32, limit: u16| {
-        let last = last.min(u32::from(limit) - 1);
+        let limit = u32::from(limit);
+        let last = (last <= limit).then(|| last.min(limit - 1))?;
         last.checked_sub(from).map(|length| length + 1)
     };
     Some(Crop {

@@ -65,7 +65,14 @@ pub(super) fn walk(file: impl Read + Seek, length: u64) -> Result<Layout, DicomE
     walker.skip(132)?;
     let transfer_syntax = walker.meta()?;
     let Some(syntax) = Syntax::of(&transfer_syntax) else {
-        return Err(DicomError::TransferSyntax(transfer_syntax));
+        // What is no UID may be anything, a name among it.
+        let is_uid = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+        let said = if transfer_syntax.bytes().all(is_uid) {
+            transfer_syntax
+        } else {
+            "(no UID)".to_owned()
+        };
+        return Err(DicomError::TransferSyntax(said));
     };
     let pixels = walker.data_set(Syntax::is_implicit(&transfer_syntax))?;
     Ok(Layout { syntax, pixels })

@@ -294,3 +294,31 @@ impl Cine {
         Ok(stream)
     }
 }
+
+/// In how many packings the first `length` bytes of `file` are a picture of
+/// 16 x 16; for [`super::doors`].
+pub(super) fn decode(file: &mut File, length: u64) -> usize {
+    use syntax::Syntax;
+    const SIDE: usize = 16;
+    let whole = [Extent { at: 0, length }];
+    let packings = [
+        (Syntax::Rle, Coding::Gray, 1),
+        (Syntax::Rle, Coding::Rgb { planar: true }, 3),
+        (Syntax::JpegLs, Coding::Gray, 1),
+        (Syntax::JpegLs, Coding::Rgb { planar: false }, 3),
+        (Syntax::Jpeg, Coding::Jpeg { rgb: true }, 3),
+        (Syntax::Jpeg2000, Coding::Jpeg2000 { components: 1 }, 1),
+    ];
+    let is_read = |(syntax, coding, samples)| {
+        let unpacking = Unpacking {
+            syntax,
+            coding,
+            rows: SIDE,
+            columns: SIDE,
+            samples,
+            palette: None,
+        };
+        pixels::read(file, &whole, &unpacking).is_ok()
+    };
+    packings.into_iter().map(is_read).filter(|&is| is).count()
+}

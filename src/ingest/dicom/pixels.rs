@@ -35,7 +35,7 @@ impl Coding {
     /// PS3.3 section C.7.6.3.1.2, as far as supported.
     pub(super) fn new(image: &Image, syntax: Syntax) -> Result<Self, DicomError> {
         let unsupported = || DicomError::Photometric {
-            value: image.photometric.clone(),
+            value: known(&image.photometric).to_owned(),
             samples: image.samples,
         };
         if syntax == Syntax::Video {
@@ -299,6 +299,29 @@ fn colours(jpeg: &[u8]) -> Option<Colours> {
         at += 2 + usize::from(u16::from_be_bytes([high, low]));
     }
     None
+}
+
+/// The Defined Terms of PS3.3 section C.7.6.3.1.2. Anything else stays unsaid:
+/// whoever wrote it may have written a name there.
+fn known(photometric: &str) -> &str {
+    const TERMS: [&str; 14] = [
+        "MONOCHROME1",
+        "MONOCHROME2",
+        "PALETTE COLOR",
+        "RGB",
+        "HSV",
+        "ARGB",
+        "CMYK",
+        "YBR_FULL",
+        "YBR_FULL_422",
+        "YBR_PARTIAL_422",
+        "YBR_PARTIAL_420",
+        "YBR_ICT",
+        "YBR_RCT",
+        "XYB",
+    ];
+    let term = TERMS.into_iter().find(|term| *term == photometric);
+    term.unwrap_or("(none that is defined)")
 }
 
 #[cfg(test)]

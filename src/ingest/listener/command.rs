@@ -21,7 +21,7 @@ const RESPONSE: u16 = 0x8000;
 
 /// What a peer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(in crate::ingest) enum Request {
     /// Are you there?
     Echo { message: u16 },
     /// Keep the data set that follows.
@@ -44,22 +44,18 @@ pub(super) enum Status {
 
 impl Request {
     /// Reads a command set; `None` if it is none, or another command.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::ingest) fn read(bytes: &[u8]) -> Option<Self> {
         let mut class = None;
         let mut instance = None;
         let (mut command, mut message, mut data) = (None, None, None);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (head, behind) = rest.split_at_checked(8)?;
-            let number = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-            let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-            let (value, behind) = behind.split_at_checked(usize::try_from(length).ok()?)?;
+        for element in elements(bytes) {
+            let (group, number, value) = element?;
             // PS3.7 section 6.3.1: all of them in group 0.
-            if number(0) != 0 {
+            if group != 0 {
                 return None;
             }
             let short = || Some(u16::from_le_bytes(value.try_into().ok()?));
-            match number(2) {
+            match number {
                 COMMAND_FIELD => command = short(),
                 MESSAGE_ID => message = short(),
                 DATA_SET_TYPE => data = short(),
@@ -67,7 +63,6 @@ impl Request {
                 AFFECTED_SOP_INSTANCE => instance = uid(value),
                 _ => {}
             }
-            rest = behind;
         }
         let message = message?;
         match (command?, data? != NO_DATA_SET) {
@@ -88,12 +83,7 @@ impl Request {
             Self::Store { message, .. } => (C_STORE, message),
         };
         let mut body = Vec::new();
-        let mut put = |element: u16, value: &[u8]| {
-            body.extend(0_u16.to_le_bytes());
-            body.extend(element.to_le_bytes());
-            body.extend((value.len() as u32).to_le_bytes());
-            body.extend(value);
-        };
+        let mut put = |number: u16, value: &[u8]| put(&mut body, (0, number), value);
         let class = match self {
             Self::Echo { .. } => VERIFICATION,
             Self::Store { class, .. } => class,
@@ -106,18 +96,55 @@ impl Request {
         if let Self::Store { instance, .. } = self {
             put(AFFECTED_SOP_INSTANCE, &padded(instance));
         }
-        let mut whole = vec![0, 0, 0, 0, 4, 0, 0, 0];
-        whole.extend((body.len() as u32).to_le_bytes());
-        whole.extend(body);
-        whole
+        with_length(&body)
     }
+}
+
+/// The elements of a data set in implicit little endian that has no sequences:
+/// group, number and value, one after the other; `None` where it breaks off.
+pub(in crate::ingest) fn elements(bytes: &[u8]) -> impl Iterator<Item = Option<(u16, u16, &[u8])>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let element = first_element(rest);
+        rest = element.map_or(&[], |(_, behind)| behind);
+        Some(element.map(|(element, _)| element))
+    })
+}
+
+type Element<'a> = (u16, u16, &'a [u8]);
+
+fn first_element(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (head, behind) = bytes.split_at_checked(8)?;
+    let number = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+    let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    let (value, behind) = behind.split_at_checked(usize::try_from(length).ok()?)?;
+    Some(((number(0), number(2), value), behind))
+}
+
+/// Appends an element, whose value must be of even length.
+pub(in crate::ingest) fn put(to: &mut Vec<u8>, (group, number): (u16, u16), value: &[u8]) {
+    to.extend(group.to_le_bytes());
+    to.extend(number.to_le_bytes());
+    to.extend((value.len() as u32).to_le_bytes());
+    to.extend(value);
+}
+
+/// A command set of these elements: its length comes first.
+pub(in crate::ingest) fn with_length(body: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::with_capacity(12 + body.len());
+    put(&mut whole, (0, 0), &(body.len() as u32).to_le_bytes());
+    whole.extend(body);
+    whole
 }
 
 /// Verification SOP Class.
 pub(super) const VERIFICATION: &str = "1.2.840.10008.1.1";
 
 /// PS3.5 section 9.1: digits and dots, at most 64 characters.
-fn uid(value: &[u8]) -> Option<String> {
+pub(in crate::ingest) fn uid(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value)
         .ok()?
         .trim_end_matches(['\0', ' ']);
@@ -129,7 +156,7 @@ fn uid(value: &[u8]) -> Option<String> {
 }
 
 /// PS3.5 section 9.1: UIDs of odd length are padded with a zero byte.
-fn padded(uid: &str) -> Vec<u8> {
+pub(in crate::ingest) fn padded(uid: &str) -> Vec<u8> {
     let mut bytes = uid.as_bytes().to_vec();
     if bytes.len() % 2 == 1 {
         bytes.push(0);

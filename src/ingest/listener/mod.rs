@@ -13,7 +13,7 @@
 //! whose windows have no prediction yet.
 
 mod association;
-mod command;
+pub(super) mod command;
 mod spool;
 
 use std::collections::HashMap;

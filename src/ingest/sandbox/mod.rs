@@ -297,6 +297,7 @@ impl Job<'_> {
             path: std::path::absolute(path)?,
             patient: self.request.patient.clone(),
             crop: self.request.crop,
+            look: self.request.look,
             size: self.request.size,
             queue: self.request.queue,
             first_frame_timeout: self.request.first_frame_timeout,
@@ -341,10 +342,10 @@ impl Job<'_> {
     }
 
     fn conclude(&self, end: End) -> Result<(), IngestError> {
-        self.metrics.received.inc_by(end.unreadable);
-        self.metrics
-            .dropped(DropReason::Unreadable)
-            .inc_by(end.unreadable);
+        for (reason, count) in DropReason::ALL.into_iter().zip(end.dropped) {
+            self.metrics.received.inc_by(count);
+            self.metrics.dropped(reason).inc_by(count);
+        }
         match end.failure {
             None => Ok(()),
             Some(failure) => Err(IngestError::Refused {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Crop, EventTime, Frame, FrameSize, PatientId};
-use crate::ingest::StreamHeader;
+use crate::ingest::{Look, StreamHeader};
 
 /// The largest JSON content.
 const LARGEST_TEXT: u32 = 64 << 10;
@@ -25,6 +25,7 @@ pub(super) struct Work {
     pub(super) path: std::path::PathBuf,
     pub(super) patient: Option<PatientId>,
     pub(super) crop: Option<Crop>,
+    pub(super) look: Look,
     pub(super) size: FrameSize,
     pub(super) queue: usize,
     pub(super) first_frame_timeout: std::time::Duration,
@@ -41,8 +42,9 @@ pub(super) enum Message {
 /// How it went.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct End {
-    /// Frames that were decoded and could not be used.
-    pub(super) unreadable: u64,
+    /// Frames that were decoded and left out, in the order of
+    /// [`crate::metrics::DropReason::ALL`].
+    pub(super) dropped: Vec<u64>,
     pub(super) failure: Option<Failure>,
 }
 
@@ -137,7 +139,7 @@ mod tests {
             text: "cut".to_owned(),
         };
         let end = End {
-            unreadable: 3,
+            dropped: vec![0, 3],
             failure: Some(failure),
         };
         let mut wire = Vec::new();
@@ -150,7 +152,7 @@ mod tests {
         );
         let second = read(&mut wire, SIZE).unwrap();
         assert!(
-            matches!(&second, Message::Ended(e) if e.unreadable == 3 && e.failure.as_ref().unwrap().code == "truncated")
+            matches!(&second, Message::Ended(e) if e.dropped == [0, 3] && e.failure.as_ref().unwrap().code == "truncated")
         );
         assert!(read(&mut wire, SIZE).is_err(), "the end");
     }

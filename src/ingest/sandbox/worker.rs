@@ -36,6 +36,7 @@ fn read(work: Work, out: &mut impl Write) -> io::Result<()> {
         media: Media::File(work.path),
         patient: work.patient,
         crop: work.crop,
+        look: work.look,
         size: work.size,
         queue: work.queue,
         live: false,
@@ -50,7 +51,9 @@ fn read(work: Work, out: &mut impl Write) -> io::Result<()> {
             Some(Arrival::Frame(frame)) => wire::write(out, &Message::Frame(frame))?,
             Some(Arrival::Ended(result)) => {
                 let end = End {
-                    unreadable: metrics.dropped(DropReason::Unreadable).get(),
+                    dropped: DropReason::ALL
+                        .map(|reason| metrics.dropped(reason).get())
+                        .to_vec(),
                     failure: result.err().map(|error| Failure {
                         code: error.code().to_owned(),
                         text: error.to_string(),

@@ -52,6 +52,8 @@ mod writer;
 
 pub use super::picture::{Picture, Pixels};
 pub use episodes::Episode;
+#[cfg(feature = "gstreamer")]
+pub(crate) use font::glyph;
 pub use motion::Motion;
 pub use patient::{Patient, STAGE_SHARES, Sex};
 pub use probe::{Face, Probe};

@@ -1,0 +1,209 @@
+//! Pulling studies out of a real Orthanc into a running pipeline, by date.
+#![cfg(feature = "gstreamer")]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+#[path = "support/recordings.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod recordings;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::cargo_bin;
+use hepaflow::ingest::listener::{Listener, ListenerConfig};
+use hepaflow::metrics::Metrics;
+use recordings::pydicom;
+
+const DEADLINE: Duration = Duration::from_secs(40);
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Orthanc with its data in a folder of its own; ended when dropped.
+struct Orthanc {
+    process: Child,
+    port: u16,
+}
+
+impl Orthanc {
+    fn start(folder: &Path, listener: SocketAddr) -> Self {
+        let port = free_port();
+        let config = folder.join("orthanc.json");
+        let text = format!(
+            "{{\"Name\": \"test\", \"StorageDirectory\": \"{0}/orthanc\", \
+             \"IndexDirectory\": \"{0}/orthanc\", \"HttpServerEnabled\": false, \
+             \"DicomAet\": \"ARCHIVE\", \"DicomPort\": {port}, \"Plugins\": [], \
+             \"DicomAlwaysAllowStore\": true, \"DicomCheckModalityHost\": false, \
+             \"DicomModalities\": {{\"hepaflow\": [\"HEPAFLOW\", \"{1}\", {2}]}}}}",
+            folder.display(),
+            listener.ip(),
+            listener.port()
+        );
+        fs::write(&config, text).unwrap();
+        let process = Command::new("Orthanc")
+            .env("PATH", "/usr/sbin:/usr/bin:/bin")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Debian's orthanc is needed");
+        let orthanc = Self { process, port };
+        let begin = Instant::now();
+        while !dcmtk("echoscu", "-aec ARCHIVE", orthanc.port, &[])
+            .status
+            .success()
+        {
+            assert!(begin.elapsed() < DEADLINE, "Orthanc does not answer");
+            thread::sleep(Duration::from_millis(100));
+        }
+        orthanc
+    }
+}
+
+impl Drop for Orthanc {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn dcmtk(tool: &str, options: &str, port: u16, files: &[PathBuf]) -> Output {
+    Command::new(tool)
+        .args(options.split_whitespace())
+        .args(["127.0.0.1", &port.to_string()])
+        .args(files)
+        .output()
+        .expect("Debian's dcmtk is needed")
+}
+
+/// Copies of a cine, as studies of these days.
+fn studies(folder: &Path, days: &[&str]) -> Vec<PathBuf> {
+    let copy = |(number, day): (usize, &&str)| {
+        let path = folder.join(format!("{number}.dcm"));
+        fs::copy(pydicom("examples_ybr_color.dcm"), &path).unwrap();
+        let output = Command::new("dcmodify")
+            .args(["--no-backup", "-nb", "-ie"])
+            .args(["-i", &format!("(0008,0020)={day}")])
+            .args(["-i", &format!("(0020,000d)=2.25.90{number}")])
+            .args(["-i", &format!("(0020,000e)=2.25.91{number}")])
+            .args(["-i", &format!("(0008,0018)=2.25.92{number}")])
+            .args(["-i", &format!("(0010,0020)=CANARY{number}")])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        path
+    };
+    days.iter().enumerate().map(copy).collect()
+}
+
+fn pull(folder: &Path, port: u16, options: &str) -> Output {
+    Command::new(cargo_bin!("hepaflow"))
+        .args(["pull", "--from", &format!("ARCHIVE@127.0.0.1:{port}")])
+        .args(options.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn studies_of_some_days_come_once_and_a_second_start_asks_for_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&stored);
+    let config = ListenerConfig {
+        name: "ward".into(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        ae_title: "HEPAFLOW".into(),
+        allow: vec!["ARCHIVE".into()],
+        folder: folder.path().join("incoming"),
+        associations: 8,
+        largest: 64 << 20,
+        timeout: Duration::from_secs(10),
+    };
+    let metrics = Metrics::new().unwrap().listener("ward");
+    let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));
+    let (listener, _) = Listener::start(&config, on_stored, metrics).unwrap();
+    let orthanc = Orthanc::start(folder.path(), listener.address());
+    let days = ["20240110", "20240111", "20240112", "20240201"];
+    let files = studies(folder.path(), &days);
+    let sent = dcmtk("storescu", "-aec ARCHIVE -xy", orthanc.port, &files);
+    assert!(sent.status.success(), "{sent:?}");
+
+    let count = || stored.lock().unwrap().len();
+    let mut all = String::new();
+    let mut said = |output: &Output| {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        all += &text;
+        text
+    };
+    // One of the days, then all of the month, then nothing is left.
+    for (date, stored, text) in [
+        (
+            "20240111",
+            1,
+            "1 studies: 1 pushed (1 instances), 0 pushed before",
+        ),
+        (
+            "20240101-20240131",
+            3,
+            "3 studies: 2 pushed (2 instances), 1 pushed before",
+        ),
+        (
+            "20240101-20240131",
+            3,
+            "3 studies: 0 pushed (0 instances), 3 pushed before",
+        ),
+        ("20230101-20231231", 3, "0 studies"),
+    ] {
+        let output = pull(
+            folder.path(),
+            orthanc.port,
+            &format!("--to HEPAFLOW --date {date}"),
+        );
+        let found = said(&output);
+        assert!(output.status.success() && found.contains(text), "{found}");
+        assert_eq!(count(), stored, "{date}");
+    }
+    // A limit, a title that the archive does not know, an archive that is not
+    // there: each is said, and exits with 2.
+    for (options, port, text) in [
+        (
+            "--to HEPAFLOW --date 20240101-20240228 --most 2",
+            orthanc.port,
+            "more than 2 studies",
+        ),
+        (
+            "--to NOBODY --date 20240201",
+            orthanc.port,
+            "refuses with status",
+        ),
+        (
+            "--to HEPAFLOW --date 20240201",
+            free_port(),
+            "no connection",
+        ),
+        ("--to HEPAFLOW --date 2024", orthanc.port, "expected"),
+    ] {
+        let output = pull(folder.path(), port, options);
+        let found = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{options}: {found}");
+        assert!(found.contains(text), "{options}: {found}");
+    }
+    assert_eq!(count(), 3);
+    all += &fs::read_to_string(folder.path().join("pulled.txt")).unwrap();
+    assert!(!all.contains("CANARY") && !all.contains("2.25."), "{all}");
+    // When the listener is away, the study is not noted, and comes later.
+    drop(listener);
+    let output = pull(folder.path(), orthanc.port, "--to HEPAFLOW --date 20240201");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let marks = fs::read_to_string(folder.path().join("pulled.txt")).unwrap();
+    assert_eq!(marks.lines().count(), 3);
+}
