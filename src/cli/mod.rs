@@ -10,6 +10,7 @@ mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
 mod devices;
+mod evaluate;
 #[cfg(feature = "gstreamer")]
 mod explain;
 mod gpu_suite;
@@ -64,6 +65,7 @@ enum Command {
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
     Explain(explain::ExplainArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
@@ -114,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::StreamBench(args) => stream_bench::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Explain(args) => explain::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::GpuSuite(args) => gpu_suite::run(&args),

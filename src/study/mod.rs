@@ -1,7 +1,8 @@
 //! The study: what a model is trained on, judged by and reported with.
 //!
 //! [`cohort`] says who is in it, [`split`] who trains and who judges,
-//! [`predictions`] what was said of whom; [`folder`] where all of it lies.
+//! [`predictions`] what was said of whom, [`evaluation`] how good that is, with
+//! [`statistics`], and [`report`] shows it; [`folder`] is where all of it lies.
 
 pub mod chart;
 pub mod cohort;
@@ -14,6 +15,7 @@ pub mod phantom;
 )]
 mod picture;
 pub mod predictions;
+pub mod report;
 pub mod split;
 pub mod statistics;
 #[cfg(feature = "gstreamer")]
