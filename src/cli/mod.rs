@@ -13,6 +13,7 @@ mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
 mod devices;
+mod evaluate;
 #[cfg(feature = "gstreamer")]
 mod doctor;
 #[cfg(feature = "gstreamer")]
@@ -102,6 +103,7 @@ enum Command {
     Pull(pull::PullArgs),
     #[cfg(feature = "gstreamer")]
     Ingest(ingest::IngestArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Infer(infer::InferArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
@@ -172,6 +174,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Pull(args) => pull::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Ingest(args) => ingest::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Pseudonym(args) => pseudonym::run(&args),
         Command::Devices(args) => devices::run(&args),

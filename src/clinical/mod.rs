@@ -14,7 +14,7 @@ mod fact;
 mod index;
 mod labels;
 mod rating;
-mod table;
+mod sheet;
 
 pub use cohort::{COHORT_FILE, CohortTables, PatientRecord, Sex, VIDEOS_FILE, VideoRecord};
 pub use elastography::{Elastography, ElastographyMethod, UnknownMethod};
@@ -24,7 +24,7 @@ pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
 pub(crate) use labels::latest_day;
 pub use labels::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
 pub use rating::{Agreement, Indices, Rater, TARGETS};
-pub use table::{Finding, Problem};
+pub use sheet::{Finding, Problem};
 
 /// A measured quantity in thousandths of its unit.
 pub type Milli = i64;

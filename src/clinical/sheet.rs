@@ -165,7 +165,7 @@ impl Table {
         findings: &mut Findings,
     ) -> HashMap<&'static str, usize> {
         /// Names this alike are one name misspelt.
-        const ALIKE: f64 = 0.8;
+        const ALIKE: f64 = 0.9;
         let mut columns = HashMap::new();
         for (position, name) in header.iter().enumerate() {
             if let Some(&column) = known.iter().find(|column| **column == name) {
