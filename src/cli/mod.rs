@@ -12,6 +12,7 @@ mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
 mod devices;
+mod evaluate;
 #[cfg(feature = "gstreamer")]
 mod explain;
 mod gpu_suite;
@@ -70,6 +71,7 @@ enum Command {
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
     Explain(explain::ExplainArgs),
+    Evaluate(evaluate::EvaluateArgs),
     #[cfg(feature = "train")]
     Train(train::TrainArgs),
     #[cfg(feature = "train")]
@@ -128,6 +130,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::StreamBench(args) => stream_bench::run(&args),
         #[cfg(feature = "gstreamer")]
         Command::Explain(args) => explain::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
         #[cfg(feature = "train")]

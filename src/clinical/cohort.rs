@@ -116,9 +116,11 @@ impl PatientRecord {
             method: self.swe_method?,
             stiffness: self.stiffness?,
         };
-        Some(match measured.at_least(stage)? {
-            true => Verdict::Likely,
-            false => Verdict::Unlikely,
+        let is_likely = measured.at_least(stage)?;
+        Some(if is_likely {
+            Verdict::Likely
+        } else {
+            Verdict::Unlikely
         })
     }
 }

@@ -1,9 +1,10 @@
 //! The study: what a model is trained on, judged by and reported with.
 //!
 //! [`cohort`] says who is in it, [`split`] who trains and who judges,
-//! [`predictions`] what was said of whom; [`folder`] where all of it lies. With
-//! the feature `train`, `train` makes a model of recordings, and `protocol` all of
-//! a study's.
+//! [`predictions`] what was said of whom, [`evaluation`] how good that is, with
+//! [`statistics`], and [`report`] shows it; [`folder`] is where all of it lies.
+//! With the feature `train`, `train` makes a model of recordings, and `protocol` all
+//! of a study's.
 
 #[cfg(feature = "train")]
 pub mod capsule;
@@ -22,6 +23,7 @@ mod picture;
 pub mod predictions;
 #[cfg(feature = "train")]
 pub mod protocol;
+pub mod report;
 pub mod split;
 pub mod statistics;
 #[cfg(feature = "train")]

@@ -94,10 +94,14 @@ pub enum PredictionsError {
 }
 
 fn list(lines: &[(u64, String)]) -> String {
-    let lines = lines.iter();
-    lines
-        .map(|(line, why)| format!("\n  line {line}: {why}"))
-        .collect()
+    let mut text = String::new();
+    for (line, why) in lines {
+        text += &format!(
+            "
+  line {line}: {why}"
+        );
+    }
+    text
 }
 
 const COLUMNS: [&str; 6] = ["method", "fold", "set", "patient_id", "path", "first_frame"];
@@ -146,9 +150,10 @@ impl Predictions {
                             row.path.clone(),
                             row.first_frame,
                         );
-                        match seen.insert(key) {
-                            true => Ok(row),
-                            false => Err("this clip was scored by this fold-model already"),
+                        if seen.insert(key) {
+                            Ok(row)
+                        } else {
+                            Err("this clip was scored by this fold-model already")
                         }
                     });
                     match row {

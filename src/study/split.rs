@@ -175,7 +175,9 @@ impl Split {
             patients.sort();
             patients
         });
-        folds.iter_mut().for_each(|fold| fold.sort());
+        for fold in &mut folds {
+            fold.sort();
+        }
         let split = Self {
             seed,
             train,

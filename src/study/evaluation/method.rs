@@ -1,6 +1,6 @@
 //! One method judged on one question.
 
-use super::rows::{FoldScores, Rater, scored};
+use super::rows::{FoldScores, Rater, Verdicts, scored};
 use super::{
     AtThreshold, Calibration, CutoffResult, FoldResult, MeanSd, Method, MethodKind, Origin,
     Threshold,
@@ -163,14 +163,14 @@ fn curve(probabilities: &[Scored]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn count_verdicts((published, all): &(&'static str, Vec<(Option<Verdict>, bool)>)) -> CutoffResult {
+fn count_verdicts(verdicts: &Verdicts) -> CutoffResult {
     let count = |wanted: Option<Verdict>, case: bool| {
-        let matching = all.iter().filter(|pair| **pair == (wanted, case));
+        let matching = verdicts.all.iter().filter(|pair| **pair == (wanted, case));
         matching.count() as u64
     };
     let both = |wanted| (count(wanted, true), count(wanted, false));
     CutoffResult {
-        published: (*published).to_owned(),
+        published: verdicts.published.to_owned(),
         ruled_out: both(Some(Verdict::Unlikely)),
         grey: both(Some(Verdict::Undecided)),
         ruled_in: both(Some(Verdict::Likely)),

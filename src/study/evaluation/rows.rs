@@ -11,6 +11,12 @@ use crate::study::statistics::Scored;
 
 pub(super) type Scores = BTreeMap<PatientId, f64>;
 
+/// What published cut-offs say of each patient, and whether it is a case.
+pub(super) struct Verdicts {
+    pub(super) published: &'static str,
+    pub(super) all: Vec<(Option<Verdict>, bool)>,
+}
+
 /// One method and what it says of whom.
 pub(super) struct Rater {
     pub(super) name: String,
@@ -26,7 +32,7 @@ pub(super) struct Rater {
     /// Of a model: each fold-model by itself.
     pub(super) folds: Vec<FoldScores>,
     /// Of an index with published cut-offs: what they say of those who judge.
-    pub(super) verdicts: Option<(&'static str, Vec<(Option<Verdict>, bool)>)>,
+    pub(super) verdicts: Option<Verdicts>,
 }
 
 pub(super) struct FoldScores {
@@ -69,7 +75,7 @@ pub(super) fn raters(
             .map(|patient| (verdict(&patient.record), patient.stage >= stage))
             .collect();
         let says_something = all.iter().any(|(verdict, _)| verdict.is_some());
-        says_something.then_some((published, all))
+        says_something.then_some(Verdicts { published, all })
     };
     let index =
         |name: &str, label: &str, value: &dyn Fn(&PatientRecord) -> Option<f64>, verdicts| {

@@ -1,5 +1,7 @@
 //! The area under the ROC curve, and the curve.
 
+#![allow(clippy::float_cmp, reason = "a tie is the very same score")]
+
 use super::{Scored, both_classes};
 
 /// The probability that a case scores higher than a control, ties counting half
