@@ -39,7 +39,7 @@ impl Place {
         fs::create_dir_all(&cohort).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mut table =
-            "patient_id,sex,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,stage,swe_vendor\n"
+            "patient_id,sex,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,stage,swe_method\n"
                 .to_owned();
         let mut stages = Vec::new();
         for i in 0..110_u32 {

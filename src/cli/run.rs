@@ -12,8 +12,8 @@ use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace};
+use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
@@ -22,6 +22,7 @@ use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::Server;
+use crate::serve::outbox::Outbox;
 use crate::store::{Store, StoredModel};
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
@@ -57,8 +58,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         architecture: spec.architecture.to_string(),
         classes: spec.classes.clone(),
     })?;
+    store.deliver_to(Outbox::sinks(&pipeline.sinks));
 
     let metrics = Metrics::new()?;
+    let outbox =
+        Outbox::start(&pipeline.store, &pipeline.sinks, &metrics).map_err(BadInput::new)?;
     let server = Server::start(pipeline.listen, metrics.clone()).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
@@ -109,6 +113,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .map(|_| scoring.scorer())
             .collect(),
         workers: usize::from(args.workers),
+        beside: Vec::new(),
+        facts: Facts::new(Store::open(&pipeline.store)?),
         store,
         metrics: metrics.clone(),
         openings,
@@ -117,6 +123,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     drop(progress);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
+    for (sink, left) in outbox.finish() {
+        eprintln!("{left} changes wait for sink `{sink}`; the next run delivers them");
+    }
     let outcome = outcome?;
     for (_, report) in &reports {
         report.write()?;
@@ -151,7 +160,10 @@ fn report(
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
     let store = Store::open_existing(&pipeline.store)?;
-    let file = short(&pipeline.store);
+    let place = match &pipeline.store {
+        StorePlace::File(file) => short(file).into(),
+        place @ StorePlace::Postgres(_) => place.clone(),
+    };
     let mut results = store.patient_results()?;
     results.retain(|result| result.model == model.hash());
     print(&patient_rows(&results, &store.models()?).to_table())?;
@@ -159,11 +171,10 @@ fn report(
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
     eprintln!(
-        "{} streams read, {} clips scored, {} scored before; results in {}",
+        "{} streams read, {} clips scored, {} scored before; results in {place}",
         outcome.streams,
         metrics.predictions.get(),
         metrics.windows_resumed.get(),
-        file.display(),
     );
     if outcome.duplicates > 0 {
         eprintln!(
@@ -171,10 +182,7 @@ fn report(
             outcome.duplicates
         );
     }
-    eprintln!(
-        "See them again: hepaflow results patients --store {}",
-        file.display()
-    );
+    eprintln!("See them again: hepaflow results patients --store {place}");
     Ok(())
 }
 

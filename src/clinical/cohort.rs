@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::index::positive;
-use super::table::{Findings, Row, Table};
+use super::sheet::{Findings, Row, Table};
 use super::{
     BloodTest, Cutoffs, Elastography, ElastographyMethod, Etiology, Finding, InvalidValue, Milli,
     UnknownMethod, Verdict,
@@ -161,13 +161,17 @@ const NEEDED: [&str; 7] = [
     "platelets_10e9_l",
     "stage",
 ];
-/// Of stiffness in kPa and speed in m/s one is needed.
-const OPTIONAL: [&str; 5] = [
+/// Of stiffness in kPa and speed in m/s one is needed; dates are for
+/// [`read_labels`](super::read_labels) and not read here.
+const OPTIONAL: [&str; 8] = [
     "swe_kpa",
     "swe_m_s",
-    "swe_vendor",
-    "ast_uln_u_l",
+    "swe_method",
+    "ast_upper_limit_u_l",
     "etiology",
+    "date",
+    "swe_date",
+    "stage_date",
 ];
 
 impl CohortTables {
@@ -225,10 +229,15 @@ fn read_patient(row: Row<'_>, patient: PatientId, findings: &mut Findings) -> Pa
     let ast = number("ast_u_l", 100_000, "AST", "U/L");
     let alt = number("alt_u_l", 100_000, "ALT", "U/L");
     let platelets = number("platelets_10e9_l", 5_000, "platelets", "10^9/L");
-    let limit = number("ast_uln_u_l", 1_000, "AST upper limit of normal", "U/L");
-    let swe_method = row.text("swe_vendor").and_then(|text| {
+    let limit = number(
+        "ast_upper_limit_u_l",
+        1_000,
+        "AST upper limit of normal",
+        "U/L",
+    );
+    let swe_method = row.text("swe_method").and_then(|text| {
         text.parse()
-            .map_err(|error: UnknownMethod| row.wrong("swe_vendor", error.to_string(), findings))
+            .map_err(|error: UnknownMethod| row.wrong("swe_method", error.to_string(), findings))
             .ok()
     });
     let etiology = match row.text("etiology").map(str::to_ascii_lowercase).as_deref() {

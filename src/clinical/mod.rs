@@ -1,4 +1,6 @@
-//! What medicine already measures: blood indices and elastography.
+//! What medicine already measures (blood indices, elastography), the facts that
+//! are entered about patients, and how raters compare with each other and with
+//! pathology.
 //!
 //! Values are whole thousandths ([`Milli`]), so that a value, its class and
 //! everything counted from it are the same on every machine and in any order.
@@ -7,13 +9,22 @@
 
 mod cohort;
 mod elastography;
+mod evaluation;
+mod fact;
 mod index;
+mod rating;
+mod sheet;
 mod table;
 
 pub use cohort::{COHORT_FILE, CohortTables, PatientRecord, Sex, VIDEOS_FILE, VideoRecord};
 pub use elastography::{Elastography, ElastographyMethod, UnknownMethod};
+pub use evaluation::{Auc, Confusion, Evaluation};
+pub use fact::{Activation, Dated, Day, Deletion, Exam, Fact, MergeError, Merges};
 pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
-pub use table::{Finding, Problem};
+pub use rating::{Agreement, Indices, Rater, TARGETS};
+pub use sheet::{Finding, Problem};
+pub(crate) use table::latest_day;
+pub use table::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
 
 /// A measured quantity in thousandths of its unit.
 pub type Milli = i64;

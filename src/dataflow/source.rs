@@ -1,6 +1,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -137,6 +137,8 @@ pub(super) struct SourceContext {
     pub(super) credits: Credits,
     pub(super) metrics: Metrics,
     pub(super) outcome: Arc<Mutex<Outcome>>,
+    /// Workers that still read or may read.
+    pub(super) reading: Arc<AtomicUsize>,
 }
 
 /// One stream that this worker reads.
@@ -184,6 +186,8 @@ pub(super) fn sources(
                 // Without its capability, the answers of others wait no more
                 // for this worker.
                 capability = None;
+                desk.context.reading.fetch_sub(1, Ordering::AcqRel);
+                desk.context.control.wake_sources();
             } else if more {
                 waker.wake();
             }

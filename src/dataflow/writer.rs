@@ -84,7 +84,7 @@ fn commit_all(
     let mut broken = false;
     while let Ok(mut batch) = batches.recv() {
         let deadline = Instant::now() + GATHER;
-        while batch.clips.len() + batch.patients.len() < ROWS_A_COMMIT {
+        while batch.clips.len() + batch.patients.len() + batch.rows.len() < ROWS_A_COMMIT {
             // Sources short of credit wait for this thread: then it does not.
             let more = if batch.clips.len() < credits.limit / 4 {
                 batches.recv_deadline(deadline).ok()

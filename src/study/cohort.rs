@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/cohort.csv    patient_id, sex, age_years, ast_u_l, alt_u_l, platelets_10e9_l, swe_kpa, stage
-//!                   optional: ast_uln_u_l, swe_m_s (instead of swe_kpa), swe_vendor, etiology
+//!                   optional: ast_upper_limit_u_l, swe_m_s (instead of swe_kpa), swe_method, etiology
 //! DIR/videos.csv    patient_id, path
 //! DIR/README.txt    begins with SYNTHETIC where the cohort is a phantom
 //! ```

@@ -132,7 +132,7 @@ fn units_of_a_whole_column_are_checked_and_speeds_become_stiffness() {
 #[test]
 fn a_vendor_brings_its_cut_offs_and_without_one_there_are_none() {
     use crate::clinical::Verdict;
-    let text = "patient_id,sex,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,stage,swe_vendor,ast_uln_u_l\n\
+    let text = "patient_id,sex,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,stage,swe_method,ast_upper_limit_u_l\n\
                 A,F,50,40,30,200,8.0,F2,super_sonic,\nB,F,50,40,30,200,8.0,F2,mindray_ste,80\nC,F,50,40,30,200,8.0,F1,,\n";
     let place = directory(text, "");
     let cohort = Cohort::load_facts(place.path()).unwrap();
@@ -155,7 +155,7 @@ fn a_vendor_brings_its_cut_offs_and_without_one_there_are_none() {
     let place = directory(&wrong, "");
     let error = Cohort::load_facts(place.path()).unwrap_err().to_string();
     assert!(
-        error.contains("line 3, swe_vendor: expected super_sonic"),
+        error.contains("line 3, swe_method: expected super_sonic"),
         "{error}"
     );
 }
