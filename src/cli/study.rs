@@ -20,9 +20,10 @@ use crate::metrics::Metrics;
 use crate::model::usual_classes;
 use crate::study::cohort::Cohort;
 use crate::study::evaluation::{Options, evaluate};
-use crate::study::folder::{StudyFolder, write_json};
+use crate::study::folder::StudyFolder;
 use crate::study::predictions::Predictions;
 use crate::study::protocol::{Event, Method, Point, Study, StudyConfig, StudyError, run as study};
+use crate::study::report::write_report;
 use crate::study::split::Split;
 use crate::study::train::TrainConfig;
 
@@ -314,9 +315,6 @@ fn conclude(args: &StudyArgs, cohort: &Cohort) -> anyhow::Result<()> {
     let predictions = Predictions::load(&folder.predictions())?;
     let split = Split::load(&folder.split())?;
     let evaluation = evaluate(&predictions, cohort, Some(&split), Options::default())?;
-    write_json(&folder.evaluation(), &evaluation)?;
-    print(&format!(
-        "models, predictions and evaluation are in {}\n",
-        args.out.display()
-    ))
+    write_report(&folder, &evaluation)?;
+    print(&format!("written: {}\n", folder.report_html().display()))
 }

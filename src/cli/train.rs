@@ -31,9 +31,9 @@ use crate::study::train::{
 /// there after an interruption, and ends with the same weights. The best epoch on
 /// the validation patients becomes the model; `curves.svg` shows all of them.
 ///
-/// The compact networks fibro2d, fibro2d_lstm and fibro3d learn well on a few
+/// The compact networks (fibro2d, `fibro2d_lstm`, fibro3d) learn well on a few
 /// cores; the ResNets can be trained here too, but belong on a GPU: see
-/// scripts/train_torch.py, whose weights `hepaflow model import` takes in.
+/// `scripts/train_torch.py`, whose weights `hepaflow model import` takes in.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:

@@ -53,7 +53,7 @@ struct Job {
 }
 
 /// Where the fits of a method with one setting are.
-fn folder(out: &Path, method: &Method, point: &Point, fold: usize) -> PathBuf {
+fn folder(out: &Path, method: &Method, point: Point, fold: usize) -> PathBuf {
     out.join("tuning")
         .join(&method.name)
         .join(point.name())
@@ -111,7 +111,7 @@ pub(super) fn fit_all(study: &Study<'_>, folds: &[Fold<'_>]) -> Result<(), Study
 
 fn one(study: &Study<'_>, job: Job, fold: &Fold<'_>, stop: &AtomicBool) -> Result<(), StudyError> {
     let (config, show) = (study.config, study.show);
-    let (method, point) = (&config.methods[job.method], &config.grid[job.point]);
+    let (method, point) = (&config.methods[job.method], config.grid[job.point]);
     let folder = folder(study.out, method, point, job.fold);
     let all = config.train.epochs as u64;
     let begin = Instant::now();
@@ -231,7 +231,7 @@ pub(super) fn choose(
     let mut chosen = Vec::new();
     for method in &study.config.methods {
         let mut trials = Vec::new();
-        for point in &study.config.grid {
+        for &point in &study.config.grid {
             trials.push(trial(study, method, point, folds)?);
         }
         // The first of equals; one that could not be judged comes last.
@@ -244,7 +244,7 @@ pub(super) fn choose(
         }
         trials[best].chosen = true;
         for fold in 0..folds {
-            let from = self::folder(study.out, method, &study.config.grid[best], fold);
+            let from = self::folder(study.out, method, study.config.grid[best], fold);
             copy(&from, &folder.model(&method.name, fold))?;
         }
         chosen.push(trials[best].clone());
@@ -257,7 +257,7 @@ pub(super) fn choose(
 fn trial(
     study: &Study<'_>,
     method: &Method,
-    point: &Point,
+    point: Point,
     folds: usize,
 ) -> Result<TrialRecord, StudyError> {
     let mut fold_aucs = Vec::with_capacity(folds);

@@ -89,7 +89,7 @@ pub struct Point {
 }
 
 impl Point {
-    fn name(&self) -> String {
+    fn name(self) -> String {
         format!("rate-{}-decay-{}", self.rate, self.decay)
     }
 }

@@ -308,10 +308,10 @@ impl Study<'_> {
             return Ok(());
         }
         let truths = truths(self.directory)?;
-        let mut shown = Vec::new();
+        let mut shown: Vec<&Film> = Vec::new();
         for class in 0..self.config.classes.len() {
             let of_class = sets.test.iter().filter(|film| film.class == class);
-            shown.extend(of_class.take(explaining::PATIENTS));
+            shown.extend(of_class.copied().take(explaining::PATIENTS));
         }
         (self.show)(Event::Phase {
             name: "attention",

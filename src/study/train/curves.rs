@@ -17,10 +17,9 @@ pub fn curves(history: &History) -> String {
     let (training, validation) = (line(|e| e.loss), line(|e| e.validation_loss));
     let highest = training.iter().chain(&validation).map(|point| point.1);
     let highest = highest.fold(0.0_f64, f64::max);
-    let best = validation
-        .iter()
-        .filter(|point| point.0 == history.best as f64);
-    let best = best.copied().collect();
+    let best = history.best.checked_sub(1);
+    let best = best.and_then(|place| validation.get(place));
+    let best = best.copied().into_iter().collect();
     let mut kept = Series::line("kept", 1, best);
     kept.has_dots = true;
     let series = [

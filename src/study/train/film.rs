@@ -238,7 +238,7 @@ fn read_one(
         queue: 8,
         live: false,
         reconnect: None,
-        first_frame_timeout: Duration::from_secs(60),
+        first_frame_timeout: Duration::from_mins(1),
     };
     let unreadable = |error: IngestError| TrainError::Recording {
         path: path.clone(),
