@@ -125,7 +125,7 @@ fn live_streams(folder: &Path, seconds: f32) -> Result<(), Box<dyn Error>> {
             }
         }
         let late = begin.elapsed().as_secs_f32() - seconds;
-        let wanted = u64::from(count) * (seconds * 30.0).round() as u64;
+        let wanted = count as u64 * (seconds * 30.0).round() as u64;
         let gated: u64 = streams
             .iter()
             .map(|(_, counters)| {

@@ -13,9 +13,9 @@ mod check;
 #[cfg(feature = "gstreamer")]
 mod decode_worker;
 mod devices;
-mod evaluate;
 #[cfg(feature = "gstreamer")]
 mod doctor;
+mod evaluate;
 #[cfg(feature = "gstreamer")]
 mod explain;
 mod export;
@@ -43,10 +43,10 @@ mod scorer;
 mod stream_bench;
 #[cfg(feature = "train")]
 mod study;
-#[cfg(feature = "train")]
-mod train;
 #[cfg(feature = "gstreamer")]
 mod token;
+#[cfg(feature = "train")]
+mod train;
 mod views;
 
 use std::fmt::Display;

@@ -115,7 +115,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             engine: scoring.engine().description(),
         },
         sources: pipeline.sources.iter().map(served).collect(),
-        open: on_request(&pipeline, size, &sandbox),
+        open: on_request(&pipeline, &intake),
     };
     let server = Server::start(&pipeline.serve, subject).map_err(BadInput::new)?;
     tracing::info!(
@@ -405,8 +405,8 @@ fn served(source: &SourceConfig) -> ServedSource {
 /// Opens what the API asks for: a launch line or a file that the pipeline file
 /// names, for another patient, or an RTSP address. Never a launch line from
 /// outside: that could read and write any file.
-fn on_request(pipeline: &Pipeline, size: FrameSize, sandbox: &Sandbox) -> OpenStream {
-    let (pipeline, sandbox) = (pipeline.clone(), sandbox.clone());
+fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
+    let (pipeline, intake) = (pipeline.clone(), intake.clone());
     Box::new(move |new: NewStream| {
         let known = pipeline.sources.iter().find(|it| it.name == new.source);
         let patient = Some(new.patient);
@@ -423,7 +423,7 @@ fn on_request(pipeline: &Pipeline, size: FrameSize, sandbox: &Sandbox) -> OpenSt
                 span: 0..0,
             };
             let media = Media::Launch(rtsp(location)?);
-            return Ok(opening(&pipeline, &source, media, patient, size, &sandbox));
+            return Ok(opening(&pipeline, &source, media, patient, &intake));
         }
         let source = known.ok_or("no source of the pipeline file has this name")?;
         let media = match &source.kind {
@@ -431,7 +431,7 @@ fn on_request(pipeline: &Pipeline, size: FrameSize, sandbox: &Sandbox) -> OpenSt
             SourceKind::File(path) if path.value.is_file() => Media::File(path.value.clone()),
             _ => return Err("this source names its patients itself".into()),
         };
-        Ok(opening(&pipeline, source, media, patient, size, &sandbox))
+        Ok(opening(&pipeline, source, media, patient, &intake))
     })
 }
 

@@ -204,5 +204,6 @@ fn write(args: &PreviewArgs, kept: &Kept) -> anyhow::Result<()> {
     table.flush().with_context(|| unwritable(&path))?;
     let mut shown: Vec<_> = kept.evenly.iter().chain(&kept.changes).collect();
     shown.sort_by_key(|seen| seen.index);
-    write_png(&args.out.join("sheet.png"), &sheet::draw(&shown))
+    write_png(&args.out.join("sheet.png"), &sheet::draw(&shown))?;
+    Ok(())
 }

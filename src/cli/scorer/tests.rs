@@ -167,7 +167,7 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
             };
             let metrics = Metrics::new().unwrap();
             let scoring = Scoring::new(engine(&model), stride, &metrics, &Live::default());
-            let is_early = scoring.live.is_some();
+            let is_early = scoring.early.is_some();
             assert!(
                 is_early || stride == 1 || name == "r3d_18",
                 "{name}, {stride}"
@@ -225,7 +225,12 @@ fn clip(stream: u32, frames: &[Frame]) -> Clip {
 fn a_live_window_is_ready_before_its_clip_is_asked_for() {
     let model = model("fibro2d_lstm");
     let length = model.spec().input.frames;
-    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap(), &Live::default());
+    let scoring = Scoring::new(
+        engine(&model),
+        2,
+        &Metrics::new().unwrap(),
+        &Live::default(),
+    );
     let mut scorer = scoring.scorer(scoring.engine.workspace());
     let video = video(&model, 3 * length as u64, 1);
     let ahead: Vec<_> = video
@@ -269,7 +274,7 @@ fn streams_that_come_and_go_leave_nothing_behind() {
     let most_bytes = scoring
         .plan
         .session_bytes()
-        .max(scoring.live.as_ref().unwrap().session_bytes());
+        .max(scoring.early.as_ref().unwrap().session_bytes());
     let mut peaks = Vec::new();
     for round in 0..3 {
         let mut peak = 0;
@@ -310,7 +315,12 @@ fn streams_that_come_and_go_leave_nothing_behind() {
 fn a_thread_that_is_alone_is_helped_for_the_same_bits() {
     let model = model("r3d_18_wide");
     let length = model.spec().input.frames;
-    let scoring = Scoring::new(engine(&model), 2, &Metrics::new().unwrap(), &Live::default());
+    let scoring = Scoring::new(
+        engine(&model),
+        2,
+        &Metrics::new().unwrap(),
+        &Live::default(),
+    );
     let video = video(&model, length as u64 + 4, 1);
     let clips: Vec<_> = (0..3).map(|n| clip(0, &video[2 * n..][..length])).collect();
     let expected = scoring.scorers(1).unwrap()[0].score(&clips).unwrap();

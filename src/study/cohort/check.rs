@@ -12,7 +12,7 @@ use super::{Cohort, CohortError, UnusableVideo};
 use crate::clinical::{Finding, Problem, VIDEOS_FILE, VideoRecord};
 use crate::domain::{ContentHash, FrameSize, PatientId};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, Media, SourceRequest, Stream};
+use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream};
 use crate::metrics::SourceMetrics;
 
 /// Small: only whether it decodes is asked.
@@ -95,6 +95,7 @@ impl Cohort {
             media: Media::File(self.path_of(video)),
             patient: Some(video.patient.clone()),
             crop: None,
+            look: Look::PLAIN,
             size: SIZE,
             queue: 8,
             live: false,

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::TrainError;
 use crate::domain::{Clip, ContentHash, Crop, EventTime, Frame, FrameSize, PatientId, StreamId};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, IngestError, Media, SourceRequest, Stream};
+use crate::ingest::{Arrival, IngestError, Look, Media, SourceRequest, Stream};
 use crate::metrics::Metrics;
 
 /// A recording to read.
@@ -234,6 +234,7 @@ fn read_one(
         media: Media::File(path.clone()),
         patient: Some(recorded.patient.clone()),
         crop: how.crop,
+        look: Look::PLAIN,
         size: how.size,
         queue: 8,
         live: false,
