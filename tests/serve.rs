@@ -370,7 +370,7 @@ fn other_machines_are_served_with_tls_and_tokens_or_not_at_all() {
     assert!(server.url().starts_with("https://"));
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    let provider = rustls::crypto::ring::default_provider();
     let client = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -34,9 +34,9 @@ enum LabelsCommand {
 ///
 /// The columns are those of a cohort's cohort.csv: `patient_id`, `age_years`,
 /// `ast_u_l`, `alt_u_l`, `platelets_10e9_l`, `swe_kpa`, `stage`; and, where they
-/// are known, `date` (or `swe_date`, `stage_date`) as YYYY-MM-DD, `swe_vendor`
+/// are known, `date` (or `swe_date`, `stage_date`) as YYYY-MM-DD, `swe_method`
 /// (`super_sonic`, `mindray_ste`, `mindray_stq` or `transient`) and
-/// `ast_uln_u_l`. Of several values of a patient the latest holds; one
+/// `ast_upper_limit_u_l`. Of several values of a patient the latest holds; one
 /// with the date of an earlier one corrects it.
 ///
 /// Bad rows are named by line and left out, the others are taken; the exit code

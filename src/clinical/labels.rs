@@ -6,8 +6,8 @@
 //! | `patient_id` | required |
 //! | `date` | when all of the row was found, YYYY-MM-DD; without one, any value with a date goes before |
 //! | `age_years`, `ast_u_l`, `alt_u_l`, `platelets_10e9_l` | a blood test: all four or none |
-//! | `ast_uln_u_l` | the laboratory's upper limit of normal of AST, if not 40 |
-//! | `swe_kpa`, `swe_vendor`, `swe_date` | elastography; the method is `super_sonic` (default), `mindray_ste`, `mindray_stq` or `transient` |
+//! | `ast_upper_limit_u_l` | the laboratory's upper limit of normal of AST, if not 40 |
+//! | `swe_kpa`, `swe_method`, `swe_date` | elastography; the method is `super_sonic` (default), `mindray_ste`, `mindray_stq` or `transient` |
 //! | `stage`, `stage_date` | what pathology found: F0 to F4, or S0 to S4 of Scheuer's scale |
 
 use std::collections::HashMap;
@@ -25,9 +25,9 @@ const COLUMNS: [&str; 13] = [
     "ast_u_l",
     "alt_u_l",
     "platelets_10e9_l",
-    "ast_uln_u_l",
+    "ast_upper_limit_u_l",
     "swe_kpa",
-    "swe_vendor",
+    "swe_method",
     "swe_date",
     "stage",
     "stage_date",
@@ -274,18 +274,18 @@ impl Row<'_> {
             alt: needed("alt_u_l")?,
             platelets: needed("platelets_10e9_l")?,
             ast_upper_limit: self
-                .number("ast_uln_u_l")?
+                .number("ast_upper_limit_u_l")?
                 .unwrap_or(BloodTest::DEFAULT_AST_UPPER_LIMIT),
         };
         test.checked().map(Some).map_err(|error| error.to_string())
     }
 
     fn method(&self) -> Result<ElastographyMethod, String> {
-        let Some(text) = self.text("swe_vendor") else {
+        let Some(text) = self.text("swe_method") else {
             return Ok(ElastographyMethod::SuperSonic);
         };
         text.parse()
-            .map_err(|error: UnknownMethod| format!("swe_vendor: {error}"))
+            .map_err(|error: UnknownMethod| format!("swe_method: {error}"))
     }
 
     fn stage(&self) -> Result<Option<Stage>, String> {
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn bad_rows_are_named_by_line_and_the_rest_stands() {
         let labels = read(
-            "patient_id,date,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,swe_vendor,stage\n\
+            "patient_id,date,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,swe_method,stage\n\
              P1,2024-05-17,50,40,30,-200,,,\n\
              ,2024-05-17,50,40,30,200,,,\n\
              P2,2024-05-17,50,40,,200,,,\n\
@@ -390,7 +390,7 @@ mod tests {
             (6, "date is not a date"),
             (7, "stage is none of"),
             (8, "stiffness"),
-            (9, "swe_vendor"),
+            (9, "swe_method"),
             (10, "age_years is not a number"),
             (11, "no blood test"),
             (12, "2 columns"),
