@@ -341,7 +341,9 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         scratch.fill(0.0);
     }
     let (tiles, _) = S::as_mut_simd_f32s(scratch);
-    let furthest = rows.bases.iter().max().copied().unwrap_or(0);
+    let Some(&furthest) = rows.bases.iter().max() else {
+        return;
+    };
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
     for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {
         let depth = deltas.len() * rows.run;
