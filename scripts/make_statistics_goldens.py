@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/goldens/statistics/goldens.json: small random cohorts with the
+"""Writes tests/statistics/goldens.json: small random cohorts with the
 statistics that scikit-learn, SciPy and statsmodels give for them. DeLong's method
 is in none of them: it is coded here from its definition, over all pairs.
 
@@ -23,7 +23,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 warnings.simplefilter("ignore")
-OUT = Path(__file__).parent.parent / "tests" / "goldens" / "statistics" / "goldens.json"
+OUT = Path(__file__).parent.parent / "tests" / "statistics" / "goldens.json"
 
 
 def psi(case, control):

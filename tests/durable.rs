@@ -54,7 +54,7 @@ fn recording(folder: &Path, frames: u32) -> PathBuf {
 /// Writes `p.toml`: every window of each recording, patients `P0`, `P1`, `P2`.
 fn pipeline(folder: &Path, recordings: &[PathBuf], more: &str) {
     let mut text = format!(
-        "[model]\npath = '{}'\nthreads = 1\n[window]\nstride = 1\n[serve]\nlisten = '127.0.0.1:0'\n{more}\n",
+        "[model]\npath = '{}'\nthreads = 1\n[window]\nstride = 1\n[ingest]\ncrop = 'header'\ngate = false\n[serve]\nlisten = '127.0.0.1:0'\n{more}\n",
         small_model().display()
     );
     for (number, path) in recordings.iter().enumerate() {

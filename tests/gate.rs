@@ -94,7 +94,6 @@ fn spec(patient: u32, episode_rate: f32) -> RecordingSpec {
         seconds: Some(2.0),
         frames_per_second: Some(25),
         episode_rate,
-        scatterers: 60_000,
         ..RecordingSpec::new(11, patient)
     }
 }

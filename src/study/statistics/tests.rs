@@ -53,7 +53,7 @@ impl Case {
 }
 
 fn goldens() -> Goldens {
-    let text = include_str!("../../../tests/goldens/statistics/goldens.json");
+    let text = include_str!("../../../tests/statistics/goldens.json");
     serde_json::from_str(text).unwrap()
 }
 
