@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use postgres::config::SslMode;
@@ -28,10 +29,47 @@ const SINK_LOCK: i32 = 0x6865_7061;
 /// A connection that is made again when it is lost.
 ///
 /// It waits for the server on the thread that calls, and must not be used on an
-/// asynchronous runtime's own threads.
+/// asynchronous runtime's own threads; it may be dropped there.
 pub(super) struct PostgresLink {
     url: PostgresUrl,
-    client: RefCell<Client>,
+    client: RefCell<Connection>,
+}
+
+/// A client that says goodbye on a thread of its own: it waits for the server,
+/// which an asynchronous runtime's threads refuse to do.
+struct Connection(Option<Client>);
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        match &self.0 {
+            Some(client) => client,
+            None => unreachable!("it is taken when it is dropped"),
+        }
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        match &mut self.0 {
+            Some(client) => client,
+            None => unreachable!("it is taken when it is dropped"),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            // Where there is no thread to be had, the server finds out by itself.
+            let thread = std::thread::Builder::new().name("goodbye".to_owned());
+            if let Ok(thread) = thread.spawn(move || drop(client)) {
+                // A panic in it has been reported by the panic hook.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 impl PostgresLink {
@@ -42,7 +80,7 @@ impl PostgresLink {
         })?;
         Ok(Self {
             url: url.clone(),
-            client: RefCell::new(client),
+            client: RefCell::new(Connection(Some(client))),
         })
     }
 
@@ -84,7 +122,7 @@ impl PostgresLink {
                     return Err(fault);
                 }
                 match connect(&self.url) {
-                    Ok(new) => break *client = new,
+                    Ok(new) => break *client = Connection(Some(new)),
                     Err(_) => std::thread::sleep(pause),
                 }
                 pause = (2 * pause).min(longest);
