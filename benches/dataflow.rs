@@ -23,7 +23,7 @@ use crossbeam::channel::{Receiver, unbounded};
 use hepaflow::dataflow::{Control, Facts, Feed, Job, Opening, Scorer, WindowShape, Windower, run};
 use hepaflow::domain::{
     Clip, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash, PatientId, Probability,
-    StreamId, Tally,
+    StreamId,
 };
 use hepaflow::engine::{
     Device, Engine, EngineOptions, Session, SessionOptions, SessionPlan, Workspace, softmax,

@@ -34,7 +34,7 @@ impl Answer {
 pub(crate) fn send(address: &str, method: &str, path: &str, more: &[&str], body: &str) -> Answer {
     let stream = TcpStream::connect(address).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
+        .set_read_timeout(Some(Duration::from_mins(1)))
         .unwrap();
     talk(stream, address, (method, path), more, body)
 }
