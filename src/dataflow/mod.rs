@@ -16,11 +16,15 @@
 //! `Credits`: a feed is read only while fewer clips than a fixed number are
 //! on their way to the disk.
 //!
+//! Several processes run the graph together as a [`cluster`]: pixels stay where
+//! they were decoded, and predictions go to the worker that keeps the patient.
+//!
 //! A run ends when its feeds have ended, when it is told to ([`Control`]), or
 //! when the engine or the store fails; what was committed stays.
 
 mod aggregate;
 mod clock;
+pub mod cluster;
 mod control;
 mod infer;
 mod run;
@@ -33,7 +37,7 @@ mod writer;
 pub use aggregate::{Answer, StandingAnswers};
 pub use control::{Control, KeepOpen};
 pub use infer::Scorer;
-pub use run::{Job, Outcome, RunError, StreamFailure, run};
+pub use run::{Job, Outcome, RunError, StreamFailure, run, run_together};
 pub use source::{Feed, Opening, StreamEvent, StreamInfo, StreamItem};
 pub use window::{WindowShape, WindowedClip, Windower, Windows};
 

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concat, Operator, ToStream};
+use timely::worker::Worker;
 
 use super::aggregate::store_answers;
+use super::cluster::{self, Claims, Group, Lost, Peer, Post, Pulse, Watch};
 use super::control::lock;
 use super::infer::InferContext;
 use super::source::{Intake, SourceContext, sources};
@@ -14,7 +16,7 @@ use super::{
     Clock, Control, Credits, Epoch, Infer, InferenceThreads, Opening, Scorer, StandingAnswers,
     WindowShape, Windows, WriterHandle,
 };
-use crate::domain::{ClipPrediction, ModelHash};
+use crate::domain::{ClipPrediction, ContentHash, ModelHash};
 use crate::ingest::IngestError;
 use crate::metrics::Metrics;
 use crate::store::{Batch, Store, StoreError};
@@ -81,6 +83,9 @@ pub enum RunError {
     /// The dataflow could not be started.
     #[error("cannot start the dataflow: {0}")]
     Timely(String),
+    /// Another process of the group failed, and with it the group.
+    #[error("{0} failed, and with it the group; its own log says why")]
+    Peer(Peer),
     /// A thread panicked; its message is above.
     #[error("a thread panicked ({0})")]
     Panicked(&'static str),
@@ -96,12 +101,49 @@ pub enum RunError {
 /// A panic of a timely worker makes its fellows wait for ever; a process that
 /// calls this should therefore exit on any panic, as the command line does.
 pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
+    execute(job, control, None)
+}
+
+/// Runs the graph together with the other processes of `group`, each with its
+/// share of the streams: an end of one is an end of all.
+///
+/// `on_lost` is called, from a thread of its own, when a process of the group is
+/// stopped, cut off or stuck; it should end this process, since the workers may
+/// wait for ever.
+///
+/// # Errors
+/// As for [`run`], or if another process failed.
+///
+/// # Panics
+/// As for [`run`]; threads of timely's panic when a connection breaks, see
+/// [`cluster::peer_of_thread`].
+pub fn run_together(
+    job: Job,
+    control: &Control,
+    group: Group,
+    on_lost: impl FnOnce(&Lost) + Send + 'static,
+) -> Result<Outcome, RunError> {
+    execute(job, control, Some((group, Box::new(on_lost))))
+}
+
+/// A group, and what is done when one of it is lost.
+type Together = (Group, Box<dyn FnOnce(&Lost) + Send>);
+
+fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outcome, RunError> {
+    // Of several processes, each takes up its share of what is known, by patient.
+    let (process, processes) = group.as_ref().map_or((0, 1), |(group, _)| {
+        (group.hosts().index(), group.hosts().processes())
+    });
     let finished = Arc::new(job.store.finished()?);
     let known: Vec<_> = job
         .store
         .clip_predictions()?
         .into_iter()
         .filter(|clip| clip.key.model == job.model)
+        .filter(|clip| {
+            let patient = ContentHash::of(clip.patient.expose().as_bytes());
+            patient.share(processes) == process
+        })
         .collect();
 
     let credits = Credits::new(CLIPS_A_THREAD * job.scorers.len().max(1));
@@ -115,11 +157,22 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
     )?;
     let outcome = Arc::new(Mutex::new(Outcome::default()));
     let workers = job.workers.max(1);
+    let watch = group.as_ref().map(|(group, _)| {
+        let pulse = Arc::new(Pulse::new(workers));
+        Arc::new(Watch::new(group.hosts().clone(), pulse))
+    });
+    let post = watch.as_ref().map(|watch| {
+        let (control, clock, writer) = (control.clone(), clock.clone(), writer.clone());
+        Arc::new(Post::new(workers, control, clock, writer, Arc::clone(watch)))
+    });
 
     let plan = Plan {
         known: Mutex::new(known),
         source: SourceContext {
             intake: Arc::new(Intake::new(job.openings, workers, job.decoders)),
+            claims: post
+                .clone()
+                .map_or_else(|| Claims::Alone(Arc::default()), Claims::Group),
             clock,
             control: control.clone(),
             credits: credits.clone(),
@@ -138,17 +191,28 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
         window: job.window,
         metrics: job.metrics,
     };
-    let config = match workers {
-        1 => timely::Config::thread(),
-        _ => timely::Config::process(workers),
+    let metrics = plan.metrics.clone();
+    let work = move |worker: &mut Worker| match &post {
+        Some(post) => post.work(worker, |scope| plan.build(scope)),
+        None => worker.dataflow(|scope| plan.build(scope)),
     };
-    let guards = timely::execute(config, move |worker| {
-        worker.dataflow(|scope| plan.build(scope));
-    })
-    .map_err(RunError::Timely)?;
+    let (guards, _held) = match (group, watch) {
+        (Some((mut group, on_lost)), Some(watch)) => {
+            let (builders, guard) = cluster::allocators(&mut group, workers, &metrics)?;
+            let lookout = watch.start(control.clone(), on_lost)?;
+            let config = timely::WorkerConfig::default();
+            let guards = timely::execute::execute_from(builders, guard, config, work);
+            (guards, Some((group, lookout)))
+        }
+        _ if workers == 1 => (timely::execute(timely::Config::thread(), work), None),
+        _ => (
+            timely::execute(timely::Config::process(workers), work),
+            None,
+        ),
+    };
     // The plan is dropped with the last worker, and with it every sender: the
     // threads find their queues closed, finish what is in them, and end.
-    for worker in guards.join() {
+    for worker in guards.map_err(RunError::Timely)?.join() {
         worker.map_err(|_| RunError::Panicked("worker"))?;
     }
     threads.join()?;
