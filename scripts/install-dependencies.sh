@@ -20,6 +20,8 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(python3 python3-pip curl)
   # a scanner with an RTSP socket, and a peer that pushes DICOM
   packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 dcmtk)
+  # network namespaces, between which a network is cut
+  packages+=(iproute2)
 fi
 
 fail() {

@@ -8,11 +8,14 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::archive::{self, Report};
+use super::group::{self, GroupArgs};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
+use super::share::{self, Found};
 use super::{BadInput, engine_options};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
+use crate::dataflow::cluster::{self, Hosts, JoinError, Passport};
 use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
@@ -27,6 +30,10 @@ use crate::store::{Store, StoredModel};
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
 /// answer per patient.
 ///
+/// With -n, -p and --hostfile, several processes run it together: recordings are
+/// dealt out among them, and each patient has one answer. All must see the same
+/// files and write one store; an end of one is an end of all.
+///
 /// Windows that an earlier run has scored under the same model are not scored
 /// again, so a run that was interrupted is resumed by starting it once more.
 /// A source that fails is reported and the others go on; the exit code is then
@@ -40,6 +47,16 @@ pub(super) struct RunArgs {
     /// threads of its own, see `[model]` in the pipeline file.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    #[command(flatten)]
+    group: GroupArgs,
+    /// Which process of the group this one is, from 0.
+    #[arg(
+        short = 'p',
+        long = "process",
+        value_name = "INDEX",
+        requires = "processes"
+    )]
+    index: Option<u16>,
     /// End after this time, such as 20s or 5min; what is under way is finished.
     #[arg(long, value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
@@ -51,22 +68,22 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
     let spec = model.spec();
 
-    let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
-    store.register(&StoredModel {
-        hash: model.hash(),
-        architecture: spec.architecture.to_string(),
-        classes: spec.classes.clone(),
-    })?;
+    let hosts = args.group.hosts(args.index)?;
+    let index = hosts.as_ref().map_or(0, Hosts::index);
+    let owners = match &hosts {
+        Some(hosts) => share::owners(&pipeline, hosts)?,
+        None => vec![None; pipeline.sources.len()],
+    };
 
     let metrics = Metrics::new()?;
-    let server = Server::start(pipeline.listen, metrics.clone()).map_err(BadInput::new)?;
+    let listen = group::listen(pipeline.listen, index)?;
+    let server = Server::start(listen, metrics.clone()).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
         width: spec.input.width,
     };
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let sandbox = Sandbox::new(program, pipeline.ingest.worker_memory);
-    let (mut openings, mut failures) = openings(&pipeline, size, &sandbox);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -76,16 +93,66 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let control = Control::default();
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
-    super::exit_on_panic();
-    let reports = archives(
+    let peers = hosts.clone();
+    super::exit_on_panic(move |thread| {
+        let peer = cluster::peer_of_thread(thread)?;
+        Some(peers.as_ref()?.peer(peer).to_string())
+    });
+
+    let mut found = Findings::of(&pipeline, index);
+    let (all, copies) = share::without_copies(std::mem::take(&mut found.recordings));
+    let open_store = || -> anyhow::Result<Store> {
+        let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
+        store.register(&StoredModel {
+            hash: model.hash(),
+            architecture: spec.architecture.to_string(),
+            classes: spec.classes.clone(),
+        })?;
+        Ok(store)
+    };
+    // The first process makes the tables, if need be, before it meets the others.
+    let early = (index == 0).then(open_store).transpose()?;
+    let passport = Passport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pipeline: pipeline.digest(),
+        model: model.hash(),
+        workers: usize::from(args.workers),
+        files: share::files(&all, args.pipeline.parent()),
+    };
+    let group = hosts
+        .as_ref()
+        .map(|hosts| cluster::join(hosts, &passport, args.group.wait, &control))
+        .transpose();
+    let group = match group {
+        // Nothing was begun that would have to be finished.
+        Err(JoinError::Stopped) => return Ok(()),
+        group => group.map_err(group::join_error)?,
+    };
+    let store = early.map_or_else(open_store, Ok)?;
+    let mine = match &hosts {
+        Some(hosts) => share::mine(all, &owners, hosts),
+        None => all,
+    };
+    let mut openings: Vec<_> = mine
+        .into_iter()
+        .map(|found| opening_of(&pipeline, found, size, &sandbox, &control))
+        .collect();
+    let is_mine = |source: usize| {
+        owners
+            .get(source)
+            .copied()
+            .flatten()
+            .is_none_or(|it| it == index)
+    };
+    let listeners = listeners(
         &pipeline,
+        &is_mine,
         size,
         &sandbox,
         &control,
+        &metrics,
         &mut openings,
-        &mut failures,
-    );
-    let listeners = listeners(&pipeline, size, &sandbox, &control, &metrics, &mut openings)?;
+    )?;
 
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics);
     tracing::info!(
@@ -96,7 +163,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics = %format!("http://{}/metrics", server.address()),
         "running"
     );
-    let progress = Progress::start(&metrics, openings.len(), args.duration);
+    // Of a group, one shows how far it is.
+    let progress = (index == 0).then(|| Progress::start(&metrics, openings.len(), args.duration));
     let job = Job {
         decoders: pipeline.ingest.decoders,
         window: WindowShape {
@@ -113,11 +181,28 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         openings,
     };
-    let outcome = dataflow::run(job, &control);
+    let outcome = match group {
+        Some(group) => dataflow::run_together(job, &control, group, group::end_group),
+        None => dataflow::run(job, &control),
+    };
     drop(progress);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
-    let outcome = outcome?;
+    let mut outcome = outcome?;
+    let Findings {
+        reports,
+        mut failures,
+        ..
+    } = found;
+    // What all processes know, the first one tells.
+    if index == 0 {
+        outcome.duplicates += copies;
+    } else {
+        failures.clear();
+        reports
+            .iter()
+            .for_each(|(_, report)| report.leave_skipped());
+    }
     for (_, report) in &reports {
         report.write()?;
         eprintln!("{}", report.summary());
@@ -131,7 +216,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
-    report(&pipeline, &model, &metrics, &outcome)?;
+    if index == 0 {
+        answers(&pipeline, &model)?;
+    }
+    report(&pipeline, &metrics, &outcome);
     if failures.is_empty() {
         return Ok(());
     }
@@ -143,21 +231,21 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     .into())
 }
 
-/// The answers on stdout; what was done, and where it lies, on stderr.
-fn report(
-    pipeline: &Pipeline,
-    model: &Model,
-    metrics: &Metrics,
-    outcome: &Outcome,
-) -> anyhow::Result<()> {
+/// The answers, on stdout.
+fn answers(pipeline: &Pipeline, model: &Model) -> anyhow::Result<()> {
     let store = Store::open_existing(&pipeline.store)?;
-    let file = short(&pipeline.store);
     let mut results = store.patient_results()?;
     results.retain(|result| result.model == model.hash());
     print(&patient_rows(&results, &store.models()?).to_table())?;
     if model.spec().synthetic {
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
+    Ok(())
+}
+
+/// What was done, and where it lies, on stderr.
+fn report(pipeline: &Pipeline, metrics: &Metrics, outcome: &Outcome) {
+    let file = short(&pipeline.store);
     eprintln!(
         "{} streams read, {} clips scored, {} scored before; results in {}",
         outcome.streams,
@@ -175,7 +263,6 @@ fn report(
         "See them again: hepaflow results patients --store {}",
         file.display()
     );
-    Ok(())
 }
 
 /// A file's path as a person would type it: without detours, from here.
@@ -188,29 +275,80 @@ fn short(file: &Path) -> PathBuf {
         .unwrap_or(whole)
 }
 
-/// All streams that the pipeline names, and what could not be found.
-fn openings(
-    pipeline: &Pipeline,
-    size: FrameSize,
-    sandbox: &Sandbox,
-) -> (Vec<Opening>, Vec<String>) {
-    let mut openings = Vec::new();
-    let mut failures = Vec::new();
-    for source in &pipeline.sources {
-        match recordings(source) {
-            Ok(recordings) => {
-                openings.extend(recordings.into_iter().map(|(media, patient)| {
-                    opening(pipeline, source, media, patient, size, sandbox)
-                }));
-            }
-            Err(error) => {
+/// All recordings and scanners that the pipeline names, and what could not be
+/// found.
+#[derive(Default)]
+struct Findings {
+    recordings: Vec<Found>,
+    failures: Vec<String>,
+    /// Of each archive, by the name of its source.
+    reports: Vec<(String, Report)>,
+}
+
+impl Findings {
+    /// Looks for them; the archives' reports are those of process `index`.
+    fn of(pipeline: &Pipeline, index: usize) -> Self {
+        let mut findings = Self::default();
+        for (position, source) in pipeline.sources.iter().enumerate() {
+            if let Err(error) = findings.look(position, source, index) {
                 let error = format!("source `{}`: {error:#}", source.name);
                 tracing::error!("{error}");
-                failures.push(error);
+                findings.failures.push(error);
             }
         }
+        findings
     }
-    (openings, failures)
+
+    fn look(&mut self, position: usize, source: &SourceConfig, index: usize) -> anyhow::Result<()> {
+        let found = |(media, patient), report| Found {
+            source: position,
+            media,
+            patient,
+            report,
+        };
+        if let SourceKind::Archive { path, report } = &source.kind {
+            let report = share::report_path(report, index);
+            let (entries, report) =
+                archive::discover(&path.value, source.patient.as_ref(), &report)?;
+            self.recordings.extend(entries.into_iter().map(|entry| {
+                let media = Media::File(entry.path);
+                found((media, entry.patient), Some(report.clone()))
+            }));
+            self.reports.push((source.name.clone(), report));
+        } else {
+            let recordings = recordings(source)?.into_iter();
+            self.recordings.extend(recordings.map(|it| found(it, None)));
+        }
+        Ok(())
+    }
+}
+
+/// The stream of what was found; an archive's report follows it.
+fn opening_of(
+    pipeline: &Pipeline,
+    found: Found,
+    size: FrameSize,
+    sandbox: &Sandbox,
+    control: &Control,
+) -> Opening {
+    let source = &pipeline.sources[found.source];
+    let file = match &found.media {
+        Media::File(path) => Some(path.clone()),
+        Media::Launch(_) => None,
+    };
+    let plain = opening(pipeline, source, found.media, found.patient, size, sandbox);
+    let (Some(report), Some(path)) = (found.report, file) else {
+        return plain;
+    };
+    let control = control.clone();
+    Opening {
+        source: plain.source,
+        live: plain.live,
+        open: Box::new(move |wake, counters| {
+            let feed = (plain.open)(wake, counters);
+            report.follow(path, feed, control)
+        }),
+    }
 }
 
 type Recording = (Media, Option<PatientId>);
@@ -238,56 +376,16 @@ fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
             Ok(files)
         }
         SourceKind::Cohort(directory) => cohort(&directory.value),
-        // Opened elsewhere: one with a report, the other by and by.
+        // Found elsewhere: one with a report, the other by and by.
         SourceKind::Archive { .. } | SourceKind::Listener(_) => Ok(Vec::new()),
     }
 }
 
-/// Finds the recordings of the pipeline's archives, with the report of each.
-fn archives(
-    pipeline: &Pipeline,
-    size: FrameSize,
-    sandbox: &Sandbox,
-    control: &Control,
-    openings: &mut Vec<Opening>,
-    failures: &mut Vec<String>,
-) -> Vec<(String, Report)> {
-    let mut reports = Vec::new();
-    for source in &pipeline.sources {
-        let SourceKind::Archive { path, report } = &source.kind else {
-            continue;
-        };
-        match archive::discover(&path.value, source.patient.as_ref(), report) {
-            Ok((entries, report)) => {
-                openings.extend(entries.into_iter().map(|entry| {
-                    let media = Media::File(entry.path.clone());
-                    let plain = opening(pipeline, source, media, entry.patient, size, sandbox);
-                    let (report, control) = (report.clone(), control.clone());
-                    Opening {
-                        source: plain.source,
-                        live: plain.live,
-                        open: Box::new(move |wake, counters| {
-                            let feed = (plain.open)(wake, counters);
-                            report.follow(entry.path, feed, control)
-                        }),
-                    }
-                }));
-                reports.push((source.name.clone(), report));
-            }
-            Err(error) => {
-                let error = format!("source `{}`: {error:#}", source.name);
-                tracing::error!("{error}");
-                failures.push(error);
-            }
-        }
-    }
-    reports
-}
-
-/// Starts the pipeline's listeners: what they receive becomes a stream of the
+/// Starts those of the pipeline's listeners that `is_mine`: what they receive becomes a stream of the
 /// run, and what an earlier run received becomes one of `openings`.
 fn listeners(
     pipeline: &Pipeline,
+    is_mine: &dyn Fn(usize) -> bool,
     size: FrameSize,
     sandbox: &Sandbox,
     control: &Control,
@@ -295,10 +393,13 @@ fn listeners(
     openings: &mut Vec<Opening>,
 ) -> anyhow::Result<Vec<(Listener, KeepOpen)>> {
     let mut listeners = Vec::new();
-    for source in &pipeline.sources {
+    for (position, source) in pipeline.sources.iter().enumerate() {
         let SourceKind::Listener(section) = &source.kind else {
             continue;
         };
+        if !is_mine(position) {
+            continue;
+        }
         let config = ListenerConfig {
             name: source.name.clone(),
             address: section.listen,

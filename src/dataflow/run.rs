@@ -163,7 +163,13 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
     });
     let post = watch.as_ref().map(|watch| {
         let (control, clock, writer) = (control.clone(), clock.clone(), writer.clone());
-        Arc::new(Post::new(workers, control, clock, writer, Arc::clone(watch)))
+        Arc::new(Post::new(
+            workers,
+            control,
+            clock,
+            writer,
+            Arc::clone(watch),
+        ))
     });
 
     let plan = Plan {

@@ -8,9 +8,9 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::operator::source;
 use timely::dataflow::{Scope, StreamVec};
 
+use super::cluster::Claims;
 use super::control::lock;
 use super::run::Outcome;
-use super::cluster::Claims;
 use super::{Clock, Control, Credits, Epoch, StreamFailure, Waker};
 use crate::domain::{ContentHash, Frame, PatientId, StreamId, StudyUid};
 use crate::ingest::{Arrival, IngestError, StreamHeader, Wake};

@@ -442,7 +442,9 @@ fn read_greeting(socket: &mut TcpStream) -> io::Result<Greeting> {
     let mut head = [0; MAGIC.len() + 4];
     socket.read_exact(&mut head)?;
     let (magic, length) = head.split_at(MAGIC.len());
-    let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    let length = length
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
     if magic != MAGIC || length > LONGEST {
         return Err(io::Error::new(
             ErrorKind::InvalidData,
@@ -510,7 +512,9 @@ mod tests {
     fn either_side_refuses_what_runs_something_else_and_says_in_what() {
         let changes: [(&str, fn(&mut Passport)); 4] = [
             ("another version", |it| it.version = "2.0.0".to_owned()),
-            ("another pipeline file", |it| it.pipeline = ContentHash::of(b"")),
+            ("another pipeline file", |it| {
+                it.pipeline = ContentHash::of(b"")
+            }),
             ("another model", |it| it.model = ModelHash::of(b"")),
             ("--workers: ", |it| it.workers = 2),
         ];
@@ -566,7 +570,13 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(300));
                 drop(predecessor);
             });
-            join(&hosts, &passport(), Duration::from_secs(20), &Control::default()).unwrap();
+            join(
+                &hosts,
+                &passport(),
+                Duration::from_secs(20),
+                &Control::default(),
+            )
+            .unwrap();
         });
     }
 }

@@ -7,7 +7,7 @@
 //! that all of these work, which a connection beside them would not.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -104,6 +104,8 @@ pub(crate) struct Post {
     /// Content whose reader this process has decided on.
     granted: Mutex<HashSet<ContentHash>>,
     verdicts: Mutex<HashMap<StreamId, bool>>,
+    /// The latest epoch that everybody has been told, by this process or another.
+    told: AtomicU64,
     /// Local workers that have nothing left to compute.
     finished: AtomicUsize,
     waker: OnceLock<Waker>,
@@ -134,6 +136,7 @@ impl Post {
             outbox: Mutex::default(),
             granted: Mutex::default(),
             verdicts: Mutex::default(),
+            told: AtomicU64::new(0),
             finished: AtomicUsize::new(0),
             waker: OnceLock::new(),
         }
@@ -201,7 +204,8 @@ impl Post {
                 ending,
             } => {
                 self.watch.heard(letter.from, lag, slowest);
-                // Answers wait for the slowest clock.
+                // Answers wait for the slowest clock. Who sent this has told all.
+                self.told.fetch_max(epoch, Ordering::AcqRel);
                 if self.clock.advance_to(epoch) {
                     self.control.wake_sources();
                 }
@@ -229,18 +233,18 @@ impl Post {
 
     /// A beat to everybody else, if one is due: a second after the last, or
     /// as soon as there is something new to say.
-    fn beat(&self, last: &mut Option<(Instant, Epoch, Ending)>) -> Vec<Letter> {
+    fn beat(&self, last: &mut Option<(Instant, Ending)>) -> Vec<Letter> {
         let epoch = self.clock.now();
         let ending = match (self.control.has_failed(), self.control.is_stopping()) {
             (true, _) => Ending::Failed,
             (false, true) => Ending::Orderly,
             (false, false) => Ending::No,
         };
-        if last.is_some_and(|(at, told, end)| at.elapsed() < BEAT && (told, end) == (epoch, ending))
-        {
+        let is_news = self.told.fetch_max(epoch, Ordering::AcqRel) < epoch;
+        if !is_news && last.is_some_and(|(at, end)| at.elapsed() < BEAT && end == ending) {
             return Vec::new();
         }
-        *last = Some((Instant::now(), epoch, ending));
+        *last = Some((Instant::now(), ending));
         let (slowest, lag) = self.pulse.slowest();
         let from = self.hosts.index();
         let message = Message::Beat {
@@ -272,7 +276,10 @@ fn post(scope: Scope<'_, Epoch>, post: &Arc<Post>) {
     );
 }
 
-fn letters<'scope>(scope: Scope<'scope, Epoch>, post: &Arc<Post>) -> StreamVec<'scope, Epoch, Letter> {
+fn letters<'scope>(
+    scope: Scope<'scope, Epoch>,
+    post: &Arc<Post>,
+) -> StreamVec<'scope, Epoch, Letter> {
     source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Outbox", |capability, info| {
         let writes = scope.index() % post.workers == 0;
         let waker = Waker::new(scope.worker().sync_activator_for(info.address.to_vec()));

@@ -63,7 +63,10 @@ impl fmt::Display for Lost {
                  it is stopped, or the network to it is cut"
             ),
             Reason::Stuck { worker } => {
-                write!(f, "{peer} is stuck: its worker {worker} has stood still for {seconds:.1} s")
+                write!(
+                    f,
+                    "{peer} is stuck: its worker {worker} has stood still for {seconds:.1} s"
+                )
             }
             Reason::StuckHere { worker } => write!(
                 f,
@@ -119,7 +122,10 @@ impl Pulse {
             .enumerate()
             .min_by_key(|(_, mark)| *mark)
             .unwrap_or((0, Self::ENDED));
-        (worker, Duration::from_millis(self.now().saturating_sub(mark)))
+        (
+            worker,
+            Duration::from_millis(self.now().saturating_sub(mark)),
+        )
     }
 }
 
@@ -208,7 +214,11 @@ impl Watch {
             .find_map(|(process, known)| {
                 let unheard = known.heard.elapsed();
                 let silence = unheard + known.lag;
-                let patience = if known.has_spoken { patience } else { LONG_SILENCE };
+                let patience = if known.has_spoken {
+                    patience
+                } else {
+                    LONG_SILENCE
+                };
                 (silence > patience).then(|| Lost {
                     peer: self.hosts.peer(process),
                     silence,
