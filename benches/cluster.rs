@@ -12,12 +12,16 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
+use differential_dataflow::input::Input;
+use hepaflow::clinical::{Activation, Fact};
 use hepaflow::dataflow::cluster::{Files, Group, Hosts, Passport, join};
-use hepaflow::dataflow::views::{Activation, ClipFact, Fact, maintain};
-use hepaflow::dataflow::{Control, Epoch, Feed, Job, Opening, Scorer, WindowShape, run_together};
+use hepaflow::dataflow::views::{ClipFact, maintain};
+use hepaflow::dataflow::{
+    Control, Epoch, Facts, Feed, Job, Opening, Scorer, WindowShape, run_together,
+};
 use hepaflow::domain::{
     Clip, ClipKey, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash, PatientId,
-    Probability,
+    Probability, StageRange,
 };
 use hepaflow::ingest::{Arrival, StreamHeader};
 use hepaflow::metrics::Metrics;
@@ -150,7 +154,10 @@ fn run(
                     classes: Vec::new(),
                 })
                 .expect("a model");
+            let log = Store::open(&folder.path().join("r.sqlite")).expect("a store");
             let job = Job {
+                beside: Vec::new(),
+                facts: Facts::new(log),
                 openings,
                 decoders: 4,
                 window: WindowShape {
@@ -284,19 +291,25 @@ fn views(patients: u64) -> (f64, u64) {
     const CLIPS: u64 = 60;
     let held = timely::execute_directly(move |worker| {
         let probe = timely::dataflow::ProbeHandle::new();
-        let mut inputs = worker.dataflow::<Epoch, _, _>(|scope| {
-            let (inputs, views) = maintain(scope);
+        let (mut clips, mut models, mut facts) = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (clips, clip_facts) = scope.new_collection();
+            let (models, classes) = scope.new_collection();
+            let (facts, changes) = scope.new_collection();
+            let views = maintain(clip_facts, classes, changes);
             views.current.probe_with(&probe);
             views.discordance.probe_with(&probe);
-            inputs
+            (clips, models, facts)
         });
-        let classes = ["F0-F1", "F2-F4"].iter().filter_map(|c| c.parse().ok());
-        inputs.update(Fact::Model(model(), classes.collect()), 1);
+        let classes: Vec<StageRange> = ["F0-F1", "F2-F4"]
+            .iter()
+            .filter_map(|class| class.parse().ok())
+            .collect();
+        models.insert((model(), classes));
         let active = Activation {
             number: 1,
             model: model(),
         };
-        inputs.update(Fact::Activation(active), 1);
+        facts.update(Fact::Activation(active), 1_isize);
         let before = resident();
         // As many clips a patient as the extrapolation has, on a sample.
         let sample = patients / 10;
@@ -313,11 +326,16 @@ fn views(patients: u64) -> (f64, u64) {
                     weight: 256,
                     probabilities: vec![p, p],
                 };
-                inputs.update(Fact::Clip(fact), 1);
+                clips.insert(fact);
             }
             if number % 1_000 == 999 || number + 1 == sample {
                 let epoch = number / 1_000 + 1;
-                inputs.advance_to(epoch);
+                clips.advance_to(epoch);
+                clips.flush();
+                models.advance_to(epoch);
+                models.flush();
+                facts.advance_to(epoch);
+                facts.flush();
                 worker.step_while(|| probe.less_than(&epoch));
             }
         }

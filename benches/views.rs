@@ -8,10 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use hepaflow::clinical::BloodTest;
+use differential_dataflow::input::{Input, InputSession};
+use hepaflow::clinical::{Activation, BloodTest, Dated, Fact};
 use hepaflow::dataflow::Epoch;
-use hepaflow::dataflow::views::{Activation, ClipFact, Dated, Fact, maintain};
-use hepaflow::domain::{ClipKey, ContentHash, ModelHash, PatientId, Probability, Stage};
+use hepaflow::dataflow::views::{ClipFact, maintain};
+use hepaflow::domain::{
+    ClipKey, ContentHash, ModelHash, PatientId, Probability, Stage, StageRange,
+};
 
 const CORRECTIONS: u64 = 2_000;
 
@@ -56,11 +59,37 @@ fn patient(number: u64) -> PatientId {
     PatientId::new(number.to_string())
 }
 
+/// What enters, at one epoch.
+struct Inputs {
+    clips: InputSession<Epoch, ClipFact, isize>,
+    models: InputSession<Epoch, (ModelHash, Vec<StageRange>), isize>,
+    facts: InputSession<Epoch, Fact, isize>,
+}
+
+impl Inputs {
+    fn advance_to(&mut self, epoch: Epoch) {
+        self.clips.advance_to(epoch);
+        self.clips.flush();
+        self.models.advance_to(epoch);
+        self.models.flush();
+        self.facts.advance_to(epoch);
+        self.facts.flush();
+    }
+}
+
 fn corrections(patients: u64) -> Vec<Duration> {
     timely::execute_directly(move |worker| {
         let probe = timely::dataflow::ProbeHandle::new();
         let mut inputs = worker.dataflow::<Epoch, _, _>(|scope| {
-            let (inputs, views) = maintain(scope);
+            let (clips, clip_facts) = scope.new_collection();
+            let (models, classes) = scope.new_collection();
+            let (facts, changes) = scope.new_collection();
+            let inputs = Inputs {
+                clips,
+                models,
+                facts,
+            };
+            let views = maintain(clip_facts, classes, changes);
             views.current.probe_with(&probe);
             views.discordance.probe_with(&probe);
             views.evaluation.probe_with(&probe);
@@ -68,8 +97,10 @@ fn corrections(patients: u64) -> Vec<Duration> {
         });
         let model = ModelHash::of(b"model");
         let classes = ["F0-F1", "F2-F4"].iter().filter_map(|c| c.parse().ok());
-        inputs.update(Fact::Model(model, classes.collect()), 1);
-        inputs.update(Fact::Activation(Activation { number: 1, model }), 1);
+        inputs.models.insert((model, classes.collect()));
+        inputs
+            .facts
+            .update(Fact::Activation(Activation { number: 1, model }), 1);
         let mut epoch = 0;
         for number in 0..patients {
             let content = ContentHash::of(&number.to_le_bytes());
@@ -88,16 +119,16 @@ fn corrections(patients: u64) -> Vec<Duration> {
                         .filter_map(Probability::from_f64)
                         .collect(),
                 };
-                inputs.update(Fact::Clip(fact), 1);
+                inputs.clips.insert(fact);
             }
-            inputs.update(blood(number, 0), 1);
+            inputs.facts.update(blood(number, 0), 1);
             if number % 10 == 0 {
                 let found = Dated {
                     patient: patient(number),
                     day: 1,
                     value: Stage::ALL[(number / 10 % 5) as usize],
                 };
-                inputs.update(Fact::Pathology(found), 1);
+                inputs.facts.update(Fact::Pathology(found), 1);
             }
             if number % 10_000 == 9_999 {
                 epoch += 1;
@@ -105,7 +136,7 @@ fn corrections(patients: u64) -> Vec<Duration> {
                 worker.step_while(|| probe.less_than(&epoch));
             }
         }
-        let mut settle = |inputs: &mut hepaflow::dataflow::views::FactInputs| {
+        let mut settle = |inputs: &mut Inputs| {
             epoch += 1;
             inputs.advance_to(epoch);
             worker.step_while(|| probe.less_than(&epoch));
@@ -117,8 +148,8 @@ fn corrections(patients: u64) -> Vec<Duration> {
                 // that the evaluation moves too.
                 let number = version * 7_919 * 10 % patients;
                 let before = version / (patients / 10).max(1);
-                inputs.update(blood(number, before), -1);
-                inputs.update(blood(number, before + 1), 1);
+                inputs.facts.update(blood(number, before), -1);
+                inputs.facts.update(blood(number, before + 1), 1);
                 let begin = Instant::now();
                 settle(&mut inputs);
                 begin.elapsed()

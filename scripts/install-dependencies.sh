@@ -22,6 +22,8 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 dcmtk)
   # network namespaces, between which a network is cut
   packages+=(iproute2)
+  # the store's other database, started by the tests
+  packages+=(postgresql)
 fi
 
 fail() {

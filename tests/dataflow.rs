@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use hepaflow::dataflow::cluster::{Files, Group, Hosts, Lost, Passport, Reason, join};
 use hepaflow::dataflow::{
-    Control, Feed, Job, Opening, Outcome, RunError, Scorer, WindowShape, run, run_together,
+    Control, Facts, Feed, Job, Opening, Outcome, RunError, Scorer, WindowShape, run, run_together,
 };
 use hepaflow::domain::{
-    Clip, ClipPrediction, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash, PatientId,
-    PatientResult, Probability, Tally,
+    Abstention, Clip, ClipPrediction, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash,
+    PatientId, PatientResult, Probability,
 };
 use hepaflow::ingest::{Arrival, IngestError, Media, Origin, StreamHeader};
 use hepaflow::metrics::Metrics;
@@ -147,7 +147,9 @@ fn job(folder: &TempDir, openings: Vec<Opening>, workers: usize) -> Job {
         window: SHAPE,
         model: model(),
         scorers: vec![Box::new(LastPixel), Box::new(LastPixel)],
+        beside: Vec::new(),
         workers,
+        facts: Facts::new(open_store(folder)),
         store: open_store(folder),
         metrics: Metrics::new().unwrap(),
     }
@@ -176,26 +178,42 @@ fn films() -> Vec<Film> {
 
 /// What the films' answers are, computed without a graph.
 fn expected(films: &[Film]) -> Vec<PatientResult> {
-    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, Vec<[i64; 2]>> = BTreeMap::new();
     for film in films {
         let (length, stride) = (SHAPE.length as u64, SHAPE.stride as u64);
         let starts = (0..film.frames).step_by(stride as usize);
         for start in starts.filter(|start| start + length <= film.frames) {
             let last = f64::from(grey(film.content, start + length - 1)) / 255.0;
-            let row = [1.0 - last, last].map(|p| Probability::from_f64(p).unwrap());
-            tallies
-                .entry(film.patient)
-                .or_default()
-                .add(&Tally::of(&row));
+            let row = [1.0 - last, last].map(|p| Probability::from_f64(p).unwrap().to_raw());
+            rows.entry(film.patient).or_default().push(row);
         }
     }
-    tallies
-        .into_iter()
-        .map(|(patient, tally)| PatientResult {
-            patient: PatientId::new(patient),
-            model: model(),
-            clips: tally.clips() as u64,
-            probabilities: tally.means(),
+    rows.into_iter()
+        .map(|(patient, rows)| {
+            let clips = rows.len() as i128;
+            let means = [0, 1].map(|class| {
+                let sum: i128 = rows.iter().map(|row| i128::from(row[class])).sum();
+                (2 * sum + clips).div_euclid(2 * clips) as i64
+            });
+            // The milder class on a tie.
+            let class = |row: &[i64; 2]| usize::from(row[1] > row[0]);
+            let against = rows.iter().filter(|row| class(row) != class(&means));
+            let dissent = against.count() as f64 / rows.len() as f64;
+            let abstention = if rows.len() < 3 {
+                Some(Abstention::ThinEvidence)
+            } else {
+                (dissent > 0.4).then_some(Abstention::ClipsDisagree)
+            };
+            PatientResult {
+                patient: PatientId::new(patient),
+                model: model(),
+                current: true,
+                clips: rows.len() as u64,
+                left_out: 0,
+                weight: 256 * rows.len() as u64,
+                probabilities: means.map(Probability::from_raw).to_vec(),
+                abstention,
+            }
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hepaflow::dataflow::{Control, Feed, Job, Opening, Scorer, WindowShape, run};
+use hepaflow::dataflow::{Control, Facts, Feed, Job, Opening, Scorer, WindowShape, run};
 use hepaflow::domain::{
     Clip, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash, PatientId,
 };
@@ -109,7 +109,9 @@ fn panic_in(place: &str) {
         },
         model,
         scorers: vec![Box::new(Broken(place == "scorer"))],
+        beside: Vec::new(),
         workers: 2,
+        facts: Facts::new(Store::open(&folder.path().join("r.sqlite")).unwrap()),
         store,
         metrics: Metrics::new().unwrap(),
     };

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use crate::dataflow::{Control, Feed};
 use crate::domain::PatientId;
 use crate::ingest::{Arrival, Recognised, recognise};
+use crate::store::replace_file;
 
 /// A recording of an archive that is to be read.
 pub(super) struct Entry {
@@ -69,19 +70,21 @@ impl Report {
 
     /// Writes the report: one row for every file, in the order of their paths.
     pub(super) fn write(&self) -> anyhow::Result<()> {
-        let failed = || format!("cannot write the report {}", self.path.display());
-        let mut writer = csv::Writer::from_path(&self.path).with_context(failed)?;
-        writer.write_record(["path", "status", "frames", "reason", "detail"])?;
-        for (path, row) in self.rows().iter() {
-            writer.write_record([
-                &*path.to_string_lossy(),
-                row.status,
-                &row.frames.to_string(),
-                &row.reason,
-                &row.detail,
-            ])?;
-        }
-        writer.flush().with_context(failed)
+        replace_file(&self.path, |file| {
+            let mut writer = csv::Writer::from_writer(file);
+            writer.write_record(["path", "status", "frames", "reason", "detail"])?;
+            for (path, row) in self.rows().iter() {
+                writer.write_record([
+                    &*path.to_string_lossy(),
+                    row.status,
+                    &row.frames.to_string(),
+                    &row.reason,
+                    &row.detail,
+                ])?;
+            }
+            writer.flush()
+        })
+        .with_context(|| format!("cannot write the report {}", self.path.display()))
     }
 
     /// One line for people: how many files met with what.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::results::print;
 use super::{BadInput, engine_options};
-use crate::config::{DEFAULTS, Pipeline, SourceKind};
+use crate::config::{DEFAULTS, Pipeline, SinkKind, SourceKind};
 use crate::engine::Engine;
 use crate::model::Model;
 
@@ -67,7 +67,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         };
         text += &format!("  source   {}: {what}\n", source.name);
     }
-    text += &format!("  results  {}\n", pipeline.store.display());
+    text += &format!("  results  {}\n", pipeline.store);
+    for sink in &pipeline.sinks {
+        let what = match &sink.kind {
+            SinkKind::Webhook { .. } => "changes posted to its URL".to_owned(),
+            SinkKind::JsonLines { path } => format!("changes appended to {}", path.display()),
+        };
+        text += &format!("  sink     {}: {what}\n", sink.name);
+    }
     text += &format!("  metrics  http://{}/metrics\n", pipeline.listen);
     print(&text)
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "gstreamer")]
 mod archive;
+mod audit;
 mod bench;
 mod check;
 #[cfg(feature = "gstreamer")]
@@ -12,12 +13,16 @@ mod decode_worker;
 mod devices;
 #[cfg(feature = "gstreamer")]
 mod explain;
+mod export;
+mod facts;
 mod gpu_suite;
 #[cfg(feature = "gstreamer")]
 mod group;
 mod infer;
+mod labels;
 mod log;
 mod model;
+mod models;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]
@@ -32,6 +37,7 @@ mod share;
 mod stream_bench;
 #[cfg(feature = "gstreamer")]
 mod supervise;
+mod views;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -68,6 +74,11 @@ enum Command {
     Supervise(supervise::SuperviseArgs),
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
+    Labels(labels::LabelsArgs),
+    Patients(facts::PatientsArgs),
+    Exams(facts::ExamsArgs),
+    Models(models::ModelsArgs),
+    Audit(audit::AuditArgs),
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
@@ -120,6 +131,11 @@ fn run(command: Command, log_json: bool) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Results(args) => results::run(&args),
+        Command::Labels(args) => labels::run(&args),
+        Command::Patients(args) => facts::patients(args),
+        Command::Exams(args) => facts::exams(args),
+        Command::Models(args) => models::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::StreamBench(args) => stream_bench::run(&args),
@@ -131,6 +147,14 @@ fn run(command: Command, log_json: bool) -> anyhow::Result<()> {
         #[cfg(feature = "gstreamer")]
         Command::DecodeWorker(args) => decode_worker::run(&args),
     }
+}
+
+/// Who works at this command line, for the audit log.
+fn actor() -> String {
+    let user = ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    format!("{} (command line)", user.as_deref().unwrap_or("somebody"))
 }
 
 /// What the pipeline file says of the engine.

@@ -5,12 +5,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use super::BadInput;
-use crate::config::Pipeline;
+use super::export::{self, ExportArgs};
+use super::views;
+use crate::config::{Pipeline, StorePlace};
 use crate::domain::{ClipPrediction, ModelHash, PatientResult, Stage, StageRange, StudyUid};
 use crate::store::{Store, StoredModel};
 
@@ -18,15 +20,32 @@ use crate::store::{Store, StoredModel};
 ///
 /// Results can be read while a pipeline is writing them.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ResultsArgs {
-    /// What to show: one row a patient and model, or one row a clip.
+    #[command(subcommand)]
+    export: Option<Export>,
+    #[command(flatten)]
+    show: Option<ShowArgs>,
+}
+
+#[derive(Subcommand)]
+enum Export {
+    Export(ExportArgs),
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    /// What to show.
     what: What,
-    /// The results file that a pipeline's `[store]` names.
-    #[arg(long, value_name = "FILE", conflicts_with = "pipeline")]
-    store: Option<PathBuf>,
-    /// Take the results file from this pipeline file.
-    #[arg(long, value_name = "PIPELINE.toml", required_unless_present = "store")]
-    pipeline: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// How rows are printed.
+#[derive(Args)]
+pub(super) struct Format {
     /// Print JSON: an array with one object a row.
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -35,36 +54,94 @@ pub(super) struct ResultsArgs {
     csv: bool,
 }
 
+impl Format {
+    pub(super) fn print(&self, rows: &Rows) -> anyhow::Result<()> {
+        print(&if self.json {
+            rows.to_json()?
+        } else if self.csv {
+            rows.to_csv()?
+        } else {
+            rows.to_table()
+        })
+    }
+}
+
+/// Which store.
+#[derive(Args)]
+pub(super) struct Place {
+    /// The results file or PostgreSQL URL that a pipeline's `[store]` names.
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "pipeline")]
+    store: Option<StorePlace>,
+    /// Take what `[store]` names from this pipeline file.
+    #[arg(long, value_name = "PIPELINE.toml", required_unless_present = "store")]
+    pipeline: Option<PathBuf>,
+}
+
+impl Place {
+    /// Opens the store that a run has made.
+    pub(super) fn open(&self) -> anyhow::Result<Store> {
+        Ok(Store::open_existing(self.named()?).map_err(BadInput::new)?)
+    }
+
+    /// Opens the store, which need not be there yet.
+    pub(super) fn open_or_make(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(self.named()?).map_err(BadInput::new)?)
+    }
+
+    fn named(&self) -> anyhow::Result<StorePlace> {
+        Ok(match (&self.store, &self.pipeline) {
+            (Some(place), _) => place.clone(),
+            (None, Some(pipeline)) => Pipeline::load(pipeline).map_err(BadInput::new)?.store,
+            (None, None) => {
+                return Err(BadInput::new(anyhow::anyhow!("name --store or --pipeline")).into());
+            }
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum What {
+pub(super) enum What {
     /// One answer per patient and model.
     Patients,
     /// One prediction per clip.
     Clips,
+    /// FIB-4 and APRI of every patient with a blood test.
+    Indices,
+    /// Models beside elastography, FIB-4 and APRI, wherever both say yes or no.
+    Agreement,
+    /// Of these, the rows where the two differ.
+    Discordance,
+    /// Every model and index against pathology.
+    Evaluation,
+}
+
+impl What {
+    /// What `store` holds of it.
+    pub(super) fn rows(self, store: &Store) -> anyhow::Result<Rows> {
+        let models = store.models()?;
+        Ok(match self {
+            Self::Patients => patient_rows(&store.patient_results()?, &models),
+            Self::Clips => clip_rows(&store.clip_predictions()?, &models),
+            Self::Indices => views::indices(&store.indices()?),
+            Self::Agreement => views::agreements(&store.agreements()?, &models),
+            Self::Discordance => {
+                let mut rows = store.agreements()?;
+                rows.retain(|(_, row)| row.model_says != row.index_says);
+                views::agreements(&rows, &models)
+            }
+            Self::Evaluation => views::evaluations(&store.evaluations()?, &models),
+        })
+    }
 }
 
 pub(super) fn run(args: &ResultsArgs) -> anyhow::Result<()> {
-    let file = match (&args.store, &args.pipeline) {
-        (Some(file), _) => file.clone(),
-        (None, Some(pipeline)) => Pipeline::load(pipeline).map_err(BadInput::new)?.store,
-        (None, None) => {
-            return Err(BadInput::new(anyhow::anyhow!("name --store or --pipeline")).into());
-        }
+    if let Some(Export::Export(args)) = &args.export {
+        return export::run(args);
+    }
+    let Some(args) = &args.show else {
+        return Err(BadInput::new(anyhow::anyhow!("say what to show: patients or clips")).into());
     };
-    let store = Store::open_existing(&file).map_err(BadInput::new)?;
-    let models = store.models()?;
-    let rows = match args.what {
-        What::Patients => patient_rows(&store.patient_results()?, &models),
-        What::Clips => clip_rows(&store.clip_predictions()?, &models),
-    };
-    let text = if args.json {
-        rows.to_json()?
-    } else if args.csv {
-        rows.to_csv()?
-    } else {
-        rows.to_table()
-    };
-    print(&text)
+    args.format.print(&args.what.rows(&args.place.open()?)?)
 }
 
 /// Writes to stdout; a reader that has gone away (as `head` does) is no error.
@@ -80,29 +157,29 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 /// Columns and values, before it is known how they shall look.
 #[derive(Debug)]
 pub(super) struct Rows {
-    columns: Vec<&'static str>,
-    rows: Vec<Vec<serde_json::Value>>,
+    pub(super) columns: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<serde_json::Value>>,
     /// What to say where there is none.
-    empty: &'static str,
+    pub(super) empty: &'static str,
 }
 
 impl Rows {
-    fn to_json(&self) -> anyhow::Result<String> {
-        let objects: Vec<serde_json::Map<_, _>> = self
-            .rows
+    /// One object a row.
+    pub(super) fn objects(
+        &self,
+    ) -> impl Iterator<Item = serde_json::Map<String, serde_json::Value>> {
+        let names = || self.columns.iter().map(|&name| name.to_owned());
+        self.rows
             .iter()
-            .map(|row| {
-                self.columns
-                    .iter()
-                    .map(|&name| name.to_owned())
-                    .zip(row.iter().cloned())
-                    .collect()
-            })
-            .collect();
+            .map(move |row| names().zip(row.iter().cloned()).collect())
+    }
+
+    fn to_json(&self) -> anyhow::Result<String> {
+        let objects: Vec<_> = self.objects().collect();
         Ok(serde_json::to_string_pretty(&objects)? + "\n")
     }
 
-    fn to_csv(&self) -> anyhow::Result<String> {
+    pub(super) fn to_csv(&self) -> anyhow::Result<String> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(&self.columns)?;
         for row in &self.rows {
@@ -130,7 +207,22 @@ impl Rows {
         for (column, name) in table.column_iter_mut().zip(names) {
             if !matches!(
                 name,
-                "patient" | "model" | "answer" | "source" | "study" | "content" | "probabilities"
+                "patient"
+                    | "model"
+                    | "answer"
+                    | "source"
+                    | "study"
+                    | "content"
+                    | "probabilities"
+                    | "abstention"
+                    | "rater"
+                    | "actor"
+                    | "reason"
+                    | "kind"
+                    | "change"
+                    | "fact"
+                    | "architecture"
+                    | "classes"
             ) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -149,7 +241,7 @@ fn heading(name: &str) -> String {
     }
 }
 
-fn exact(value: &serde_json::Value) -> String {
+pub(super) fn exact(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => text.clone(),
@@ -190,6 +282,10 @@ pub(super) fn patient_rows(
             json!(result.clips),
             named(classes, &probabilities),
             json!(model_name(models, result.model)),
+            json!(result.current),
+            json!(result.left_out),
+            json!(result.weight as f64 / 256.0),
+            json!(result.abstention.map(|why| why.to_string())),
         ]
     });
     Rows {
@@ -202,6 +298,10 @@ pub(super) fn patient_rows(
             "clips",
             "probabilities",
             "model",
+            "current",
+            "left_out",
+            "weight",
+            "abstention",
         ],
         rows: rows.collect(),
         empty: "No patient has an answer yet.",
@@ -261,7 +361,7 @@ fn named(classes: &[StageRange], probabilities: &[f64]) -> serde_json::Value {
         .into()
 }
 
-fn model_name(models: &HashMap<ModelHash, StoredModel>, model: ModelHash) -> String {
+pub(super) fn model_name(models: &HashMap<ModelHash, StoredModel>, model: ModelHash) -> String {
     let architecture = models
         .get(&model)
         .map_or("unknown", |model| &model.architecture);

@@ -14,9 +14,9 @@ use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::share::{self, Found};
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind};
+use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace};
 use crate::dataflow::cluster::{self, Hosts, JoinError, Passport};
-use crate::dataflow::{self, Control, Job, KeepOpen, Opening, Outcome, WindowShape};
+use crate::dataflow::{self, Control, Facts, Job, KeepOpen, Opening, Outcome, WindowShape};
 use crate::domain::{FrameSize, PatientId};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
@@ -25,6 +25,7 @@ use crate::ingest::{Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::Server;
+use crate::serve::outbox::Outbox;
 use crate::store::{Store, StoredModel};
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
@@ -108,6 +109,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             architecture: spec.architecture.to_string(),
             classes: spec.classes.clone(),
         })?;
+        store.deliver_to(Outbox::sinks(&pipeline.sinks));
         Ok(store)
     };
     // The first process makes the tables, if need be, before it meets the others.
@@ -129,6 +131,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         group => group.map_err(group::join_error)?,
     };
     let store = early.map_or_else(open_store, Ok)?;
+    // What all processes write for the sinks, the first one delivers.
+    let outbox = (index == 0)
+        .then(|| Outbox::start(&pipeline.store, &pipeline.sinks, &metrics))
+        .transpose()
+        .map_err(BadInput::new)?;
     let mine = match &hosts {
         Some(hosts) => share::mine(all, &owners, hosts),
         None => all,
@@ -177,6 +184,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .map(|_| scoring.scorer())
             .collect(),
         workers: usize::from(args.workers),
+        beside: Vec::new(),
+        facts: Facts::new(Store::open(&pipeline.store)?),
         store,
         metrics: metrics.clone(),
         openings,
@@ -188,6 +197,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     drop(progress);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
+    if let Some(outbox) = outbox {
+        for (sink, left) in outbox.finish() {
+            eprintln!("{left} changes wait for sink `{sink}`; the next run delivers them");
+        }
+    }
     let mut outcome = outcome?;
     let Findings {
         reports,
@@ -245,13 +259,15 @@ fn answers(pipeline: &Pipeline, model: &Model) -> anyhow::Result<()> {
 
 /// What was done, and where it lies, on stderr.
 fn report(pipeline: &Pipeline, metrics: &Metrics, outcome: &Outcome) {
-    let file = short(&pipeline.store);
+    let place = match &pipeline.store {
+        StorePlace::File(file) => short(file).into(),
+        place @ StorePlace::Postgres(_) => place.clone(),
+    };
     eprintln!(
-        "{} streams read, {} clips scored, {} scored before; results in {}",
+        "{} streams read, {} clips scored, {} scored before; results in {place}",
         outcome.streams,
         metrics.predictions.get(),
         metrics.windows_resumed.get(),
-        file.display(),
     );
     if outcome.duplicates > 0 {
         eprintln!(
@@ -259,10 +275,7 @@ fn report(pipeline: &Pipeline, metrics: &Metrics, outcome: &Outcome) {
             outcome.duplicates
         );
     }
-    eprintln!(
-        "See them again: hepaflow results patients --store {}",
-        file.display()
-    );
+    eprintln!("See them again: hepaflow results patients --store {place}");
 }
 
 /// A file's path as a person would type it: without detours, from here.

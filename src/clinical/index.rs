@@ -1,3 +1,6 @@
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{LARGEST, Milli};
@@ -133,6 +136,29 @@ impl Verdict {
             Self::Unlikely => Some(false),
             Self::Undecided => None,
             Self::Likely => Some(true),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unlikely => "unlikely",
+            Self::Undecided => "undecided",
+            Self::Likely => "likely",
+        })
+    }
+}
+
+impl FromStr for Verdict {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "unlikely" => Ok(Self::Unlikely),
+            "undecided" => Ok(Self::Undecided),
+            "likely" => Ok(Self::Likely),
+            _ => Err("expected unlikely, undecided or likely".to_owned()),
         }
     }
 }

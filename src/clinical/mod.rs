@@ -1,4 +1,6 @@
-//! What medicine already measures: blood indices and elastography.
+//! What medicine already measures (blood indices, elastography), the facts that
+//! are entered about patients, and how raters compare with each other and with
+//! pathology.
 //!
 //! Values are whole thousandths ([`Milli`]), so that a value, its class and
 //! everything counted from it are the same on every machine and in any order.
@@ -6,10 +8,19 @@
 //! cut-off: what lies between decides nothing.
 
 mod elastography;
+mod evaluation;
+mod fact;
 mod index;
+mod rating;
+mod table;
 
 pub use elastography::{Elastography, ElastographyMethod};
+pub use evaluation::{Auc, Confusion, Evaluation};
+pub use fact::{Activation, Dated, Day, Deletion, Exam, Fact, MergeError, Merges};
 pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
+pub use rating::{Agreement, Indices, Rater, TARGETS};
+pub(crate) use table::latest_day;
+pub use table::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
 
 /// A measured quantity in thousandths of its unit.
 pub type Milli = i64;

@@ -10,11 +10,15 @@
 
 mod diagnostic;
 mod pipeline;
+mod place;
 mod section;
+mod sink;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use pipeline::{
     DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, SourceConfig,
     SourceKind, WindowConfig,
 };
+pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;
+pub use sink::{HiddenUrl, SinkConfig, SinkKind};

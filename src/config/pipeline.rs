@@ -8,7 +8,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::section::{Count, Located, Section};
-use super::{ConfigError, Diagnostic};
+use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{ContentHash, Crop, PatientId};
 
 /// A pipeline file with every key and its default, for people to read.
@@ -43,8 +44,10 @@ pub struct Pipeline {
     pub ingest: IngestConfig,
     /// What is read, at least one.
     pub sources: Vec<SourceConfig>,
-    /// The SQLite file for predictions and results.
-    pub store: PathBuf,
+    /// Where predictions and results are kept.
+    pub store: StorePlace,
+    /// Where changes of answers go besides, if anywhere.
+    pub sinks: Vec<SinkConfig>,
     /// Where metrics and health are served; always a loopback address.
     pub listen: SocketAddr,
 }
@@ -271,6 +274,19 @@ impl Pipeline {
                 SourceKind::Cohort(_) | SourceKind::Launch(_) | SourceKind::Listener(_) => {}
             }
         }
+        for (position, sink) in self.sinks.iter().enumerate() {
+            if let SinkKind::Webhook { secret_file, .. } = &sink.kind
+                && !secret_file.value.is_file()
+            {
+                note(
+                    format!("sink[{position}].secret_file"),
+                    &secret_file.span,
+                    format!("no file at {}", secret_file.value.display()),
+                    "make one that only this user may read, such as with \
+                     `openssl rand -hex 32`, and give the receiver the same",
+                );
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }
@@ -331,11 +347,16 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .into_iter()
         .filter_map(|section| read_source(base, section, &mut names))
         .collect();
-    let store = root.table("store").and_then(|section| {
-        let path = section.optional::<String>("path");
-        section.finish();
-        path
-    });
+    let store = root
+        .table("store")
+        .and_then(|section| read_store(base, section))
+        .unwrap_or_else(|| base.join("results.sqlite").into());
+    let mut names = HashSet::new();
+    let sinks = root
+        .tables("sink")
+        .into_iter()
+        .filter_map(|section| read_sink(base, section, &mut names))
+        .collect();
     let listen = root.table("serve").and_then(|section| read_listen(section));
     Some(Pipeline {
         file: file.to_owned(),
@@ -344,7 +365,8 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         window,
         ingest,
         sources,
-        store: base.join(store.map_or_else(|| "results.sqlite".to_owned(), |path| path.value)),
+        store,
+        sinks,
         listen: listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 9464).into()),
     })
 }
@@ -524,6 +546,36 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
     })
 }
 
+fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
+    let path = section.optional::<String>("path");
+    let url = section.optional::<String>("url");
+    if let (Some(_), Some(url)) = (&path, &url) {
+        section.mistake(
+            "url",
+            url.span.clone(),
+            "results are kept in one place",
+            "leave out `path` or `url`",
+        );
+    }
+    let place = match url {
+        Some(url) if StorePlace::is_url(&url.value) => {
+            let place = url.value.parse::<StorePlace>();
+            if let Err(error) = &place {
+                section.mistake("url", url.span, "this cannot be read", error.to_string());
+            }
+            place.ok()
+        }
+        Some(url) => {
+            let error = PlaceError.to_string();
+            section.mistake("url", url.span, "this begins otherwise", error);
+            None
+        }
+        None => path.map(|path| base.join(path.value).into()),
+    };
+    section.finish();
+    place
+}
+
 fn read_listen(section: Section<'_>) -> Option<SocketAddr> {
     let listen = section.optional::<SocketAddr>("listen");
     if let Some(listen) = &listen
@@ -573,7 +625,7 @@ mod tests {
             ("auto", "f32")
         );
         assert_eq!(pipeline.window.stride, 8);
-        assert_eq!(pipeline.store, Path::new("dir/results.sqlite"));
+        assert_eq!(pipeline.store, Path::new("dir/results.sqlite").into());
         assert_eq!(pipeline.listen.to_string(), "127.0.0.1:9464");
         assert!(
             matches!(&pipeline.sources[0].kind, SourceKind::File(p) if p.value == Path::new("dir/a.mp4"))

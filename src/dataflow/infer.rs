@@ -163,8 +163,8 @@ fn gather<T>(tasks: &Receiver<T>, most: usize, wait: Duration) -> Option<Vec<T>>
 /// What inference operators work with; one set for all workers.
 #[derive(Clone, Debug)]
 pub(super) struct InferContext {
-    pub(super) model: ModelHash,
-    pub(super) tasks: Tasks,
+    /// Every model that scores, with the queues of its threads.
+    pub(super) lanes: Vec<(ModelHash, Tasks)>,
     pub(super) credits: Credits,
     pub(super) control: Control,
     pub(super) metrics: Metrics,
@@ -192,24 +192,30 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                     let Some(held) = capability.retain_least(output.output_index()) else {
                         return;
                     };
-                    for WindowedClip { clip, span, stream } in clips.drain(..) {
-                        number += 1;
-                        context.credits.take();
-                        context.metrics.clips_in_flight.inc();
-                        under_way.insert(number, (held.clone(), span, stream));
-                        let (reply, waker) = (reply.clone(), waker.clone());
-                        if context
-                            .tasks
-                            .send(Task {
+                    for WindowedClip {
+                        clip,
+                        span,
+                        stream,
+                        wanted,
+                    } in clips.drain(..)
+                    {
+                        let lanes = wanted.iter().filter_map(|&lane| context.lanes.get(lane));
+                        for (model, tasks) in lanes {
+                            number += 1;
+                            context.credits.take();
+                            context.metrics.clips_in_flight.inc();
+                            let about = (held.clone(), *model, span, stream.clone());
+                            under_way.insert(number, about);
+                            let task = Task {
                                 number,
-                                clip,
-                                reply,
-                                waker,
-                            })
-                            .is_err()
-                        {
-                            under_way.remove(&number);
-                            context.control.fail(RunError::Panicked("inference"));
+                                clip: clip.clone(),
+                                reply: reply.clone(),
+                                waker: waker.clone(),
+                            };
+                            if tasks.send(task).is_err() {
+                                under_way.remove(&number);
+                                context.control.fail(RunError::Panicked("inference"));
+                            }
                         }
                     }
                 });
@@ -220,7 +226,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                 } in replies.try_iter()
                 {
                     context.metrics.clips_in_flight.dec();
-                    let Some((held, span, stream)) = under_way.remove(&number) else {
+                    let Some((held, model, span, stream)) = under_way.remove(&number) else {
                         continue;
                     };
                     match probabilities {
@@ -234,7 +240,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                                 key: ClipKey {
                                     content: stream.content,
                                     first_frame: span.first_frame,
-                                    model: context.model,
+                                    model,
                                 },
                                 span,
                                 patient: stream.patient.clone(),

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!            worker 1                                          │ exchanged by patient
-//! feeds ─▶ sources ─▶ windows ─▶ infer ──┬─▶ tally ────────────┼─▶ standing answers ─▶ patients ─┐
-//!            ▲ credits            │  ▲   │                     │                                  ▼
-//!            │             clips  ▼  │   └─▶ clips ────────────────────────────────────────▶ writer thread
-//!            │            inference threads                                                        │
-//!            └─────────────────────────── credits given back when a clip is on disk ───────────────┘
+//! feeds ─▶ sources ─▶ windows ─▶ infer ──┬─▶ clip facts ───────┼─▶ views ─▶ changed rows ─┐
+//!            ▲ credits            │  ▲   │                     │    ▲                     ▼
+//!            │             clips  ▼  │   └─▶ clips ────────────│────│──────────────▶ writer thread
+//!            │            inference threads                         │                     │
+//!            │            log of facts ─▶ facts ────────────────────┘                     │
+//!            └────────────────────── credits given back when a clip is on disk ───────────┘
 //! ```
 //!
 //! Times in the graph are *epochs* (`clock.rs`): they say how far the computation
@@ -22,10 +23,11 @@
 //! A run ends when its feeds have ended, when it is told to ([`Control`]), or
 //! when the engine or the store fails; what was committed stays.
 
-mod aggregate;
+mod answers;
 mod clock;
 pub mod cluster;
 mod control;
+mod facts;
 mod infer;
 mod run;
 mod source;
@@ -34,8 +36,8 @@ mod waker;
 mod window;
 mod writer;
 
-pub use aggregate::{Answer, StandingAnswers};
 pub use control::{Control, KeepOpen};
+pub use facts::Facts;
 pub use infer::Scorer;
 pub use run::{Job, Outcome, RunError, StreamFailure, run, run_together};
 pub use source::{Feed, Opening, StreamEvent, StreamInfo, StreamItem};

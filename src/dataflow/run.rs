@@ -1,25 +1,28 @@
 use std::error::Error;
 use std::mem;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use differential_dataflow::AsCollection;
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concat, Operator, ToStream};
 use timely::worker::Worker;
 
-use super::aggregate::store_answers;
+use super::answers::{ClipFacts, StoredViews, store_views};
 use super::cluster::{self, Claims, Group, Lost, Peer, Post, Pulse, Watch};
 use super::control::lock;
+use super::facts::{Following, facts};
 use super::infer::InferContext;
 use super::source::{Intake, SourceContext, sources};
 use super::{
-    Clock, Control, Credits, Epoch, Infer, InferenceThreads, Opening, Scorer, StandingAnswers,
-    WindowShape, Windows, WriterHandle,
+    Clock, Control, Credits, Epoch, Facts, Infer, InferenceThreads, Opening, Scorer, WindowShape,
+    Windows, WriterHandle, views,
 };
-use crate::domain::{ClipPrediction, ContentHash, ModelHash};
+use crate::domain::{ClipPrediction, ModelHash};
 use crate::ingest::IngestError;
 use crate::metrics::Metrics;
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Batch, Store, StoreError, StoredModel};
 
 /// Clips under way for each inference thread, from window to disk: enough that
 /// a thread never waits for a commit.
@@ -33,14 +36,19 @@ pub struct Job {
     pub decoders: usize,
     /// How frames become clips.
     pub window: WindowShape,
-    /// The model that the scorers evaluate.
+    /// The model that the scorers evaluate. Its answers become the current ones
+    /// unless those of another model of this run are.
     pub model: ModelHash,
     /// One inference thread each.
     pub scorers: Vec<Box<dyn Scorer>>,
+    /// Further models that score the same windows, with their scorers.
+    pub beside: Vec<(ModelHash, Vec<Box<dyn Scorer>>)>,
     /// Timely workers, at least one.
     pub workers: usize,
     /// Where results go, and what was done before.
     pub store: Store,
+    /// Where facts come in, over a connection of its own to the same store.
+    pub facts: Facts,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -130,25 +138,47 @@ pub fn run_together(
 type Together = (Group, Box<dyn FnOnce(&Lost) + Send>);
 
 fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outcome, RunError> {
-    // Of several processes, each takes up its share of what is known, by patient.
-    let (process, processes) = group.as_ref().map_or((0, 1), |(group, _)| {
-        (group.hosts().index(), group.hosts().processes())
-    });
+    // Of several processes, the first takes up what is known: facts, models, clips
+    // and rows go on from there to the workers that keep them.
+    let is_first = group
+        .as_ref()
+        .is_none_or(|(group, _)| group.hosts().index() == 0);
     let finished = Arc::new(job.store.finished()?);
-    let known: Vec<_> = job
-        .store
-        .clip_predictions()?
-        .into_iter()
-        .filter(|clip| clip.key.model == job.model)
-        .filter(|clip| {
-            let patient = ContentHash::of(clip.patient.expose().as_bytes());
-            patient.share(processes) == process
-        })
+    let lanes: Vec<_> = std::iter::once((job.model, job.scorers))
+        .chain(job.beside)
         .collect();
+    let models: Vec<_> = lanes.iter().map(|(model, _)| *model).collect();
+    let known = if is_first {
+        job.facts.activate_one_of(&models)?;
+        let answers = job.store.patient_results()?;
+        let current = answers.iter().filter(|answer| answer.current).count();
+        job.metrics.patients.set(current as i64);
+        Some(Known {
+            clips: job.store.clip_predictions()?,
+            models: job.store.models()?.into_values().collect(),
+            views: StoredViews {
+                answers,
+                others: job.store.view_rows()?,
+            },
+        })
+    } else {
+        None
+    };
 
-    let credits = Credits::new(CLIPS_A_THREAD * job.scorers.len().max(1));
+    let threads: usize = lanes.iter().map(|(_, scorers)| scorers.len()).sum();
+    let credits = Credits::new(CLIPS_A_THREAD * threads.max(1));
     let (clock, ticker) = Clock::start(control.clone())?;
-    let (threads, tasks) = InferenceThreads::start(job.scorers, &job.metrics)?;
+    let mut threads = Vec::new();
+    let mut queues = Vec::new();
+    for (model, scorers) in lanes {
+        let (started, tasks) = InferenceThreads::start(scorers, &job.metrics)?;
+        threads.push(started);
+        queues.push((model, tasks));
+    }
+    let (following, follower) = is_first
+        .then(|| job.facts.follow(control.clone()))
+        .transpose()?
+        .unzip();
     let (writer, writer_thread) = WriterHandle::start(
         job.store,
         credits.clone(),
@@ -173,7 +203,7 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
     });
 
     let plan = Plan {
-        known: Mutex::new(known),
+        known: Mutex::new(known.zip(following)),
         source: SourceContext {
             intake: Arc::new(Intake::new(job.openings, workers, job.decoders)),
             claims: post
@@ -184,10 +214,10 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
             credits: credits.clone(),
             metrics: job.metrics.clone(),
             outcome: Arc::clone(&outcome),
+            reading: Arc::new(AtomicUsize::new(workers)),
         },
         infer: InferContext {
-            model: job.model,
-            tasks,
+            lanes: queues,
             credits,
             control: control.clone(),
             metrics: job.metrics.clone(),
@@ -221,7 +251,10 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
     for worker in guards.map_err(RunError::Timely)?.join() {
         worker.map_err(|_| RunError::Panicked("worker"))?;
     }
-    threads.join()?;
+    threads.into_iter().try_for_each(InferenceThreads::join)?;
+    if let Some(follower) = follower {
+        follower.join().map_err(|_| RunError::Panicked("facts"))?;
+    }
     writer_thread
         .join()
         .map_err(|_| RunError::Panicked("store"))?;
@@ -232,10 +265,18 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
     }
 }
 
+/// What the store knew when the run began.
+#[derive(Default)]
+struct Known {
+    clips: Vec<ClipPrediction>,
+    models: Vec<StoredModel>,
+    views: StoredViews,
+}
+
 /// What every worker builds its part of the graph from.
 struct Plan {
-    /// Predictions of earlier runs; the first worker takes them.
-    known: Mutex<Vec<ClipPrediction>>,
+    /// The first worker takes it.
+    known: Mutex<Option<(Known, Following)>>,
     source: SourceContext,
     infer: InferContext,
     writer: WriterHandle,
@@ -249,7 +290,7 @@ impl Plan {
         let predictions = sources(scope, self.source.clone())
             .windows(
                 self.window,
-                self.infer.model,
+                self.infer.lanes.iter().map(|(model, _)| *model).collect(),
                 Arc::clone(&self.finished),
                 self.metrics.clone(),
             )
@@ -262,13 +303,26 @@ impl Plan {
                 input.for_each(|_, clips| {
                     writer.send(Batch {
                         clips: mem::take(clips),
-                        patients: Vec::new(),
+                        ..Batch::default()
                     });
                 });
             });
 
-        let known = mem::take(&mut *lock(&self.known)).to_stream(scope);
-        let answers = predictions.concat(known).standing_answers();
-        store_answers(answers, self.writer.clone(), self.metrics.clone());
+        let (known, following) = lock(&self.known).take().unzip();
+        let known = known.unwrap_or_default();
+        let clips = predictions
+            .concat(known.clips.to_stream(scope))
+            .clip_facts();
+        let models = known.models.into_iter();
+        let models = models.map(|model| ((model.hash, model.classes), 0, 1));
+        let models = models.collect::<Vec<_>>().to_stream(scope).as_collection();
+        let facts = facts(scope, following, &self.source);
+        let views = views::maintain(clips, models, facts);
+        store_views(
+            views,
+            known.views,
+            self.writer.clone(),
+            self.metrics.clone(),
+        );
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -136,6 +136,8 @@ pub(super) struct SourceContext {
     pub(super) credits: Credits,
     pub(super) metrics: Metrics,
     pub(super) outcome: Arc<Mutex<Outcome>>,
+    /// Workers that still read or may read.
+    pub(super) reading: Arc<AtomicUsize>,
 }
 
 /// One stream that this worker reads.
@@ -180,13 +182,19 @@ pub(super) fn sources(
             }
             let mut session = output.session(&*held);
             desk.make_changes(|item| session.give(item));
-            desk.open_what_waits();
+            let stops = desk.context.control.is_stopping();
+            // Nothing is stored before everybody has read the ledger.
+            if stops || desk.context.claims.everybody_is_here() {
+                desk.open_what_waits();
+            }
             let more = desk.read(|item| session.give(item));
             drop(session);
             if desk.is_done() {
                 // Without its capability, the answers of others wait no more
                 // for this worker.
                 capability = None;
+                desk.context.reading.fetch_sub(1, Ordering::AcqRel);
+                desk.context.control.wake_sources();
             } else if more {
                 waker.wake();
             }

@@ -129,18 +129,20 @@ pub struct WindowedClip {
     pub span: ClipSpan,
     /// The stream's facts: whose it is, which bytes.
     pub stream: Arc<StreamInfo>,
+    /// The run's models that have not scored it, by their positions.
+    pub wanted: Vec<usize>,
 }
 
 /// Extension: frames into clips.
 pub trait Windows<'scope> {
     /// Assembles every stream's clips on the worker that reads the stream.
     ///
-    /// Windows in `finished` under `model` are counted and left out: their
-    /// predictions are in the store already.
+    /// Windows in `finished` under one of `models` are counted and left out
+    /// there: their predictions are in the store already.
     fn windows(
         self,
         shape: WindowShape,
-        model: ModelHash,
+        models: Vec<ModelHash>,
         finished: Arc<HashSet<ClipKey>>,
         metrics: Metrics,
     ) -> StreamVec<'scope, Epoch, WindowedClip>;
@@ -150,7 +152,7 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
     fn windows(
         self,
         shape: WindowShape,
-        model: ModelHash,
+        models: Vec<ModelHash>,
         finished: Arc<HashSet<ClipKey>>,
         metrics: Metrics,
     ) -> StreamVec<'scope, Epoch, WindowedClip> {
@@ -180,19 +182,27 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
                                     continue;
                                 };
                                 counters.windows.inc();
-                                let key = ClipKey {
-                                    content: info.content,
-                                    first_frame: span.first_frame,
-                                    model,
-                                };
-                                if finished.contains(&key) {
-                                    metrics.windows_resumed.inc();
+                                let wanted: Vec<_> = (0..)
+                                    .zip(&models)
+                                    .filter_map(|(position, &model)| {
+                                        let key = ClipKey {
+                                            content: info.content,
+                                            first_frame: span.first_frame,
+                                            model,
+                                        };
+                                        (!finished.contains(&key)).then_some(position)
+                                    })
+                                    .collect();
+                                let resumed = models.len() - wanted.len();
+                                metrics.windows_resumed.inc_by(resumed as u64);
+                                if wanted.is_empty() {
                                     continue;
                                 }
                                 session.give(WindowedClip {
                                     clip: Clip { stream: id, frames },
                                     span,
                                     stream: Arc::clone(info),
+                                    wanted,
                                 });
                             }
                         }

@@ -101,7 +101,7 @@ fn commit_all(
     while let Ok(mut batch) = batches.recv() {
         let deadline = Instant::now() + GATHER;
         let mut gathered = 1;
-        while batch.clips.len() + batch.patients.len() < ROWS_A_COMMIT {
+        while batch.clips.len() + batch.patients.len() + batch.rows.len() < ROWS_A_COMMIT {
             // Sources short of credit wait for this thread: then it does not.
             let more = if batch.clips.len() < credits.limit / 4 {
                 batches.recv_deadline(deadline).ok()

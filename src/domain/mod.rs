@@ -16,6 +16,6 @@ pub use clip::{Clip, ClipKey, ClipSpan};
 pub use frame::{Crop, Frame, FrameSize};
 pub use hash::{ContentHash, ModelHash, ParseHashError};
 pub use ids::{PatientId, StreamId, StudyUid};
-pub use prediction::{ClipPrediction, PatientResult, Probability, Tally};
+pub use prediction::{Abstention, ClipPrediction, PatientResult, Probability};
 pub use stage::{ParseStageError, Stage, StageRange};
 pub use time::EventTime;

@@ -1,3 +1,6 @@
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ClipKey, ClipSpan, ModelHash, PatientId, Stage, StageRange, StudyUid};
@@ -60,64 +63,35 @@ pub struct ClipPrediction {
     pub probabilities: Vec<Probability>,
 }
 
-/// The running sum behind one patient's answer: how many clips, and the sum of
-/// their probabilities class by class.
-///
-/// It is a group (it adds, subtracts and has a zero), which is what lets an
-/// incremental computation retract a clip as exactly as it added it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Tally {
-    clips: i64,
-    sums: Vec<i64>,
+/// Why an answer is no more than a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Abstention {
+    /// Too few usable clips.
+    ThinEvidence,
+    /// Too many clips see another class than the patient's likeliest.
+    ClipsDisagree,
 }
 
-impl Tally {
-    /// The tally of one clip.
-    pub fn of(probabilities: &[Probability]) -> Self {
-        Self {
-            clips: 1,
-            sums: probabilities.iter().map(|p| p.0).collect(),
-        }
-    }
+impl Abstention {
+    /// All reasons.
+    pub const ALL: [Self; 2] = [Self::ThinEvidence, Self::ClipsDisagree];
+}
 
-    /// How many clips were added, less those retracted.
-    pub const fn clips(&self) -> i64 {
-        self.clips
+impl fmt::Display for Abstention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ThinEvidence => "thin_evidence",
+            Self::ClipsDisagree => "clips_disagree",
+        })
     }
+}
 
-    /// True when everything that was added has been retracted.
-    pub fn is_zero(&self) -> bool {
-        self.clips == 0 && self.sums.iter().all(|&sum| sum == 0)
-    }
+impl FromStr for Abstention {
+    type Err = String;
 
-    /// Adds `other`. A shorter list of classes counts as padded with zeros.
-    pub fn add(&mut self, other: &Self) {
-        self.clips += other.clips;
-        if self.sums.len() < other.sums.len() {
-            self.sums.resize(other.sums.len(), 0);
-        }
-        for (sum, more) in self.sums.iter_mut().zip(&other.sums) {
-            *sum += more;
-        }
-    }
-
-    /// Turns an addition into a retraction and back.
-    pub fn negate(&mut self) {
-        self.clips = -self.clips;
-        self.sums.iter_mut().for_each(|sum| *sum = -*sum);
-    }
-
-    /// Mean probability of each class, `[K]`; empty without clips.
-    pub fn means(&self) -> Vec<Probability> {
-        match self.clips {
-            ..=0 => Vec::new(),
-            clips => self
-                .sums
-                .iter()
-                // Rounds half up, exactly, in integers.
-                .map(|&sum| Probability((2 * sum + clips).div_euclid(2 * clips)))
-                .collect(),
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|why| why.to_string() == text);
+        found.ok_or_else(|| "this is no reason to abstain".to_owned())
     }
 }
 
@@ -128,10 +102,19 @@ pub struct PatientResult {
     pub patient: PatientId,
     /// Under which model.
     pub model: ModelHash,
+    /// Whether that is the active model: one answer of a patient is.
+    pub current: bool,
     /// How many clips it rests on.
     pub clips: u64,
-    /// Mean probability of each class, `[K]`.
+    /// Clips of weight 0, which it does not rest on.
+    pub left_out: u64,
+    /// Sum of the weights of the clips that count, 1/256 each at least and 256
+    /// of these for a clip that is to be trusted fully.
+    pub weight: u64,
+    /// Weighted mean probability of each class, `[K]`; empty without clips.
     pub probabilities: Vec<Probability>,
+    /// Why nothing is concluded, if nothing is.
+    pub abstention: Option<Abstention>,
 }
 
 impl PatientResult {
@@ -143,8 +126,12 @@ impl PatientResult {
     /// let result = PatientResult {
     ///     patient: PatientId::new("p"),
     ///     model: ModelHash::of(b""),
+    ///     current: true,
     ///     clips: 3,
+    ///     left_out: 0,
+    ///     weight: 3 * 256,
     ///     probabilities: [0.25, 0.75].map(|p| Probability::from_f64(p).unwrap()).to_vec(),
+    ///     abstention: None,
     /// };
     /// let classes = ["F0-F1", "F2-F4"].map(|class| class.parse().unwrap());
     /// assert_eq!(result.at_least(Stage::F2, &classes), Some(0.75));
@@ -171,50 +158,5 @@ impl PatientResult {
     pub fn likeliest(&self) -> Option<usize> {
         let best = self.probabilities.iter().max()?;
         self.probabilities.iter().position(|p| p == best)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn clip() -> impl Strategy<Value = Vec<Probability>> {
-        proptest::collection::vec(0.0_f64..=1.0, 3).prop_map(|values| {
-            values
-                .into_iter()
-                .filter_map(Probability::from_f64)
-                .collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_mean_does_not_depend_on_the_order(clips in proptest::collection::vec(clip(), 1..40)) {
-            let sum = |clips: &mut dyn Iterator<Item = &Vec<Probability>>| {
-                let mut tally = Tally::default();
-                clips.for_each(|clip| tally.add(&Tally::of(clip)));
-                tally
-            };
-            let forward = sum(&mut clips.iter());
-            prop_assert_eq!(&forward, &sum(&mut clips.iter().rev()));
-            for (class, mean) in forward.means().iter().enumerate() {
-                let expected = clips.iter().map(|clip| clip[class].to_f64()).sum::<f64>() / clips.len() as f64;
-                prop_assert!((mean.to_f64() - expected).abs() < 1e-9);
-            }
-        }
-
-        #[test]
-        fn a_retraction_undoes_an_addition(clips in proptest::collection::vec(clip(), 1..10)) {
-            let mut tally = Tally::default();
-            for clip in &clips { tally.add(&Tally::of(clip)); }
-            for clip in &clips {
-                let mut back = Tally::of(clip);
-                back.negate();
-                tally.add(&back);
-            }
-            prop_assert!(tally.is_zero());
-            prop_assert!(tally.means().is_empty());
-        }
     }
 }

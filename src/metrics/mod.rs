@@ -115,6 +115,17 @@ impl ListenerMetrics {
     }
 }
 
+/// The counters of one sink.
+#[derive(Clone, Debug)]
+pub struct SinkMetrics {
+    /// Changes that wait for it.
+    pub backlog: IntGauge,
+    /// Changes that it took.
+    pub delivered: IntCounter,
+    /// Attempts that failed.
+    pub failures: IntCounter,
+}
+
 /// The counters of one run.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -132,6 +143,9 @@ pub struct Metrics {
     associations_turned_away: IntCounterVec,
     associations_broken: IntCounterVec,
     instances: IntCounterVec,
+    outbox_backlog: IntGaugeVec,
+    outbox_delivered: IntCounterVec,
+    outbox_failures: IntCounterVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
     /// Clip predictions made.
@@ -252,6 +266,14 @@ impl Metrics {
             &["source"],
         )?;
         registry.register(Box::new(associations.clone()))?;
+        let outbox_backlog = IntGaugeVec::new(
+            Opts::new(
+                "hepaflow_outbox_backlog",
+                "Changes of answers that wait for the sink.",
+            ),
+            &["sink"],
+        )?;
+        registry.register(Box::new(outbox_backlog.clone()))?;
         Ok(Self {
             frames_received: counters(
                 "hepaflow_frames_received_total",
@@ -301,6 +323,17 @@ impl Metrics {
                 "hepaflow_dicom_instances_total",
                 "DICOM instances that peers pushed, by what became of them.",
                 &["source", "outcome"],
+            )?,
+            outbox_backlog,
+            outbox_delivered: counters(
+                "hepaflow_outbox_delivered_total",
+                "Changes of answers that the sink took.",
+                &["sink"],
+            )?,
+            outbox_failures: counters(
+                "hepaflow_outbox_failures_total",
+                "Attempts to deliver to the sink that failed; they are repeated.",
+                &["sink"],
             )?,
             streams_opened: counter(
                 "hepaflow_streams_opened_total",
@@ -392,6 +425,15 @@ impl Metrics {
             broken: self.associations_broken.with_label_values(&[name]),
             instances: InstanceOutcome::ALL
                 .map(|outcome| self.instances.with_label_values(&[name, outcome.as_str()])),
+        }
+    }
+
+    /// The counters of the sink called `name` in the pipeline file.
+    pub fn sink(&self, name: &str) -> SinkMetrics {
+        SinkMetrics {
+            backlog: self.outbox_backlog.with_label_values(&[name]),
+            delivered: self.outbox_delivered.with_label_values(&[name]),
+            failures: self.outbox_failures.with_label_values(&[name]),
         }
     }
 

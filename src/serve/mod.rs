@@ -4,6 +4,8 @@
 //! hostile client can slow nothing but itself. Loopback only: there is no
 //! authentication here.
 
+pub mod outbox;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;

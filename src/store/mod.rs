@@ -1,70 +1,45 @@
 //! What outlives a run: clip predictions, which are also the ledger of finished
-//! windows, and each patient's standing answer, in one SQLite file.
+//! windows, and each patient's standing answer. They lie in one SQLite file, or
+//! in a PostgreSQL database that several processes and machines share.
 //!
-//! A [`Batch`] is committed whole or not at all, and is on disk (write-ahead
-//! log, synchronised) when [`Store::commit`] returns. Committing the same fact
-//! again changes nothing. The dataflow writes through its own thread; the
+//! A [`Batch`] is committed whole or not at all, and is on disk when
+//! [`Store::commit`] returns. Committing the same fact again changes nothing,
+//! whichever process does. The dataflow writes through its own thread; the
 //! command line reads.
+//!
+//! Both databases have the same tables (`migrations/`) and get the same
+//! statements (`database.rs`).
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod database;
+mod error;
+mod facts;
+mod migrate;
+mod outbox;
+mod postgres_link;
+mod replace;
+mod row;
+mod sqlite;
+pub mod tls;
+mod views;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 
+use database::{Database, Transaction};
+pub use error::{DatabaseFault, StoreError};
+pub use facts::{Change, Effect, FactError, LogFault, LogHead, LoggedChange, Receipt, Verified};
+use outbox::Event;
+pub use outbox::{OutboxSink, Outgoing};
+pub use replace::replace_file;
+use row::{Row, Value, wrong};
+use serde::{Deserialize, Serialize};
+pub use views::{RowChange, ViewRow};
+
+use crate::config::StorePlace;
 use crate::domain::{
-    ClipKey, ClipPrediction, ClipSpan, EventTime, ModelHash, PatientId, PatientResult, Probability,
-    StageRange, StudyUid,
+    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId, PatientResult,
+    Probability, StageRange, StudyUid,
 };
-
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
-/// How long a reader or a second writer waits for the first to commit.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The store could not be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Reading results from a place where no run has written any.
-    #[error("no results at {}: run a pipeline first, or name the file that its [store] names", file.display())]
-    Missing {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The folder of the store could not be made.
-    #[error("cannot make the folder of {}: {error}", file.display())]
-    Folder {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// SQLite refused.
-    #[error("the store {}: {error}", file.display())]
-    Sqlite {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: rusqlite::Error,
-    },
-    /// A newer hepaflow wrote the file.
-    #[error("the store {} has schema version {found}, and this hepaflow knows {SCHEMA_VERSION}: use a newer one", file.display())]
-    Newer {
-        /// The file.
-        file: PathBuf,
-        /// The file's version.
-        found: i64,
-    },
-    /// A value in the file is not what this program writes.
-    #[error("the store {} holds a row that cannot be read: {problem}", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// Which column, and why.
-        problem: String,
-    },
-}
 
 /// What the store remembers of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,23 +59,26 @@ pub struct Batch {
     pub clips: Vec<ClipPrediction>,
     /// Changed answers, later ones winning.
     pub patients: Vec<PatientChange>,
+    /// Changed rows of the other views, later ones winning.
+    pub rows: Vec<RowChange>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty()
+        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
     }
 
     /// Adds what `later` holds behind this.
     pub fn extend(&mut self, later: Self) {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
+        self.rows.extend(later.rows);
     }
 }
 
 /// How a patient's answer changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PatientChange {
     /// This is the answer now.
     Stands(PatientResult),
@@ -108,115 +86,129 @@ pub enum PatientChange {
     Withdrawn(PatientId, ModelHash),
 }
 
+impl PatientChange {
+    /// Whose answer, under which model.
+    fn key(&self) -> (&PatientId, ModelHash) {
+        match self {
+            Self::Stands(result) => (&result.patient, result.model),
+            Self::Withdrawn(patient, model) => (patient, *model),
+        }
+    }
+}
+
 /// An open store.
-#[derive(Debug)]
 pub struct Store {
-    file: PathBuf,
-    connection: Connection,
+    place: StorePlace,
+    database: Database,
+    /// Whom changes of answers are kept for.
+    sinks: Vec<OutboxSink>,
+    /// The lock file of the one sink that this connection delivers to.
+    claim: Option<File>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.place)
+    }
 }
 
 impl Store {
-    /// Opens the store at `file`, making it and its folder if need be.
+    /// Opens the store at `place`. An SQLite file and its folder are made if need
+    /// be; a PostgreSQL database exists, and gets its tables.
     ///
     /// # Errors
-    /// If it cannot be opened, is no database, or was written by a newer version.
-    pub fn open(file: &Path) -> Result<Self, StoreError> {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| StoreError::Folder {
-                file: file.to_owned(),
-                error,
-            })?;
-        }
-        let fail = |error| StoreError::Sqlite {
-            file: file.to_owned(),
-            error,
-        };
-        let mut connection = Connection::open(file).map_err(fail)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
-        connection
-            .pragma_update(None, "journal_mode", "wal")
-            .map_err(fail)?;
-        // FULL syncs the log at every commit: acknowledged means on disk.
-        connection
-            .pragma_update(None, "synchronous", "full")
-            .map_err(fail)?;
-        connection
-            .pragma_update(None, "foreign_keys", true)
-            .map_err(fail)?;
-        migrate(file, &mut connection)?;
+    /// If it cannot be opened, is no store, or was written by a newer version.
+    pub fn open(place: impl Into<StorePlace>) -> Result<Self, StoreError> {
+        let place = place.into();
+        let mut database = Database::open(&place)?;
+        migrate::migrate(&place, &mut database)?;
         Ok(Self {
-            file: file.to_owned(),
-            connection,
+            place,
+            database,
+            sinks: Vec::new(),
+            claim: None,
         })
     }
 
-    /// Opens an existing store to read results from, also while a run writes.
+    /// Opens a store that a run has made, also while one writes.
     ///
     /// # Errors
     /// If there is none, or as for [`Store::open`].
-    pub fn open_existing(file: &Path) -> Result<Self, StoreError> {
-        if !file.is_file() {
-            return Err(StoreError::Missing {
-                file: file.to_owned(),
-            });
-        }
-        let fail = |error| StoreError::Sqlite {
-            file: file.to_owned(),
-            error,
+    pub fn open_existing(place: impl Into<StorePlace>) -> Result<Self, StoreError> {
+        let place = place.into();
+        let is_missing = match &place {
+            StorePlace::File(file) => !file.is_file(),
+            StorePlace::Postgres(_) => {
+                let schema = Database::open(&place)?.schema();
+                schema.map_err(|fault| fault.at(&place))? == migrate::Schema::Empty
+            }
         };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(file, flags).map_err(fail)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
-        migrate(file, &mut connection)?;
-        Ok(Self {
-            file: file.to_owned(),
-            connection,
-        })
+        if is_missing {
+            return Err(StoreError::Missing { place });
+        }
+        Self::open(place)
     }
 
     /// Remembers a model, so that its results can be named later.
     ///
     /// # Errors
-    /// If SQLite refuses.
+    /// If the database refuses.
     pub fn register(&mut self, model: &StoredModel) -> Result<(), StoreError> {
         let classes: Vec<_> = model.classes.iter().map(StageRange::to_string).collect();
-        self.connection
-            .execute(
-                "INSERT OR IGNORE INTO models VALUES (?1, ?2, ?3)",
-                params![
-                    model.hash.to_string(),
-                    model.architecture,
-                    serde_json::Value::from(classes).to_string()
-                ],
-            )
-            .map_err(|error| self.sqlite(error))?;
-        Ok(())
+        let row = vec![
+            model.hash.to_string().into(),
+            model.architecture.as_str().into(),
+            serde_json::Value::from(classes).to_string().into(),
+        ];
+        self.database
+            .change(|transaction| {
+                let rows = std::slice::from_ref(&row);
+                transaction.insert("models", rows, "ON CONFLICT DO NOTHING", |_| Ok(()))
+            })
+            .map(drop)
+            .map_err(|fault| fault.at(&self.place))
     }
 
     /// Writes a batch, whole or not at all; it is on disk afterwards.
     ///
     /// # Errors
-    /// If SQLite refuses, a full disk included: then nothing of it was written.
+    /// If the database refuses, a full disk included: then nothing of it was
+    /// written.
     pub fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        write(&mut self.connection, batch).map_err(|error| StoreError::Sqlite {
-            file: self.file.clone(),
-            error,
-        })
+        // Sorted, so that processes that write the same rows wait for one
+        // another instead of for ever; and one change a patient, the last.
+        let clips: BTreeMap<_, _> = batch.clips.iter().map(|clip| (clip.key, clip)).collect();
+        let clips: Vec<_> = clips.into_values().map(clip_row).collect();
+        let events: BTreeMap<_, _> = batch
+            .patients
+            .iter()
+            .map(|change| (change.key(), Event::of(change)))
+            .collect();
+        let sinks = &self.sinks;
+        self.database
+            .change(|transaction| {
+                let end = "ON CONFLICT (content, first_frame, model) DO NOTHING";
+                transaction.insert("clip_predictions", &clips, end, |_| Ok(()))?;
+                let changed = write_answers(transaction, &events)?;
+                views::write_rows(transaction, &batch.rows)?;
+                outbox::enqueue(transaction, sinks, &changed)
+            })
+            .map_err(|fault| fault.at(&self.place))
     }
 
     /// All models that ever wrote here.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the store cannot be read.
     pub fn models(&self) -> Result<HashMap<ModelHash, StoredModel>, StoreError> {
         let models = self.rows("SELECT model, architecture, classes FROM models", |row| {
-            let classes: Vec<String> = json(row, 2)?;
+            let classes: Vec<String> = row.json(2)?;
             Ok(StoredModel {
-                hash: parsed(row, 0)?,
-                architecture: row.get(1)?,
+                hash: row.parsed(0)?,
+                architecture: row.text(1)?,
                 classes: classes
                     .iter()
-                    .map(|class| class.parse().map_err(|error| damaged(2, error)))
+                    .map(|class| class.parse().map_err(|error| wrong(2, error)))
                     .collect::<Result<_, _>>()?,
             })
         })?;
@@ -229,29 +221,29 @@ impl Store {
     /// All clip predictions, by patient, model, content and frame.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the store cannot be read.
     pub fn clip_predictions(&self) -> Result<Vec<ClipPrediction>, StoreError> {
         let sql = "SELECT content, first_frame, model, last_frame, begin_ns, end_ns, gaps_before,
                           patient, study, source, probabilities
                    FROM clip_predictions ORDER BY patient, model, content, first_frame";
         self.rows(sql, |row| {
-            let first_frame = unsigned(row, 1)?;
+            let first_frame = row.unsigned(1)?;
             Ok(ClipPrediction {
                 key: ClipKey {
-                    content: parsed(row, 0)?,
+                    content: row.parsed(0)?,
                     first_frame,
-                    model: parsed(row, 2)?,
+                    model: row.parsed(2)?,
                 },
                 span: ClipSpan {
                     first_frame,
-                    last_frame: unsigned(row, 3)?,
-                    begin: EventTime::from_nanos(unsigned(row, 4)?),
-                    end: EventTime::from_nanos(unsigned(row, 5)?),
-                    gaps_before: unsigned(row, 6)?,
+                    last_frame: row.unsigned(3)?,
+                    begin: EventTime::from_nanos(row.unsigned(4)?),
+                    end: EventTime::from_nanos(row.unsigned(5)?),
+                    gaps_before: row.unsigned(6)?,
                 },
-                patient: PatientId::new(row.get::<_, String>(7)?),
-                study: row.get::<_, Option<String>>(8)?.map(StudyUid::new),
-                source: row.get(9)?,
+                patient: PatientId::new(row.text(7)?),
+                study: row.optional_text(8)?.map(StudyUid::new),
+                source: row.text(9)?,
                 probabilities: probabilities(row, 10)?,
             })
         })
@@ -260,15 +252,15 @@ impl Store {
     /// The windows that are done already, under any model.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the store cannot be read.
     pub fn finished(&self) -> Result<HashSet<ClipKey>, StoreError> {
         let keys = self.rows(
             "SELECT content, first_frame, model FROM clip_predictions",
             |row| {
                 Ok(ClipKey {
-                    content: parsed(row, 0)?,
-                    first_frame: unsigned(row, 1)?,
-                    model: parsed(row, 2)?,
+                    content: row.parsed(0)?,
+                    first_frame: row.unsigned(1)?,
+                    model: row.parsed(2)?,
                 })
             },
         )?;
@@ -278,117 +270,147 @@ impl Store {
     /// All standing answers, by patient and model.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the store cannot be read.
     pub fn patient_results(&self) -> Result<Vec<PatientResult>, StoreError> {
-        let sql = "SELECT patient, model, clips, probabilities
+        let sql = "SELECT patient, model, clips, probabilities, left_out, weight, abstention,
+                          is_current
                    FROM patient_results ORDER BY patient, model";
         self.rows(sql, |row| {
+            let abstention = row.optional_text(6)?;
             Ok(PatientResult {
-                patient: PatientId::new(row.get::<_, String>(0)?),
-                model: parsed(row, 1)?,
-                clips: unsigned(row, 2)?,
+                patient: PatientId::new(row.text(0)?),
+                model: row.parsed(1)?,
+                current: row.integer(7)? == 1,
+                clips: row.unsigned(2)?,
+                left_out: row.unsigned(4)?,
+                weight: row.unsigned(5)?,
                 probabilities: probabilities(row, 3)?,
+                abstention: match abstention {
+                    Some(why) => Some(why.parse().map_err(|error| wrong(6, error))?),
+                    None => None,
+                },
             })
         })
+    }
+
+    /// The recordings that were scored whose content begins with these digits.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn contents(&self, prefix: &str) -> Result<Vec<ContentHash>, StoreError> {
+        if !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT DISTINCT content FROM clip_predictions
+                   WHERE content LIKE $1 ORDER BY content";
+        let pattern = format!("{}%", prefix.to_ascii_lowercase());
+        self.read(sql, &[pattern.into()], |row| row.parsed(0))
+    }
+
+    fn change<T>(
+        &mut self,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<T, StoreError> {
+        self.database
+            .change(work)
+            .map_err(|fault| fault.at(&self.place))
+    }
+
+    fn read<T>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.database
+            .read(sql, values, take)
+            .map_err(|fault| fault.at(&self.place))
     }
 
     fn rows<T>(
         &self,
         sql: &str,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare(sql)
-            .map_err(|error| self.sqlite(error))?;
-        let rows = statement
-            .query_map([], read)
-            .map_err(|error| self.sqlite(error))?;
-        rows.collect::<Result<_, _>>()
-            .map_err(|error| self.sqlite(error))
-    }
-
-    fn sqlite(&self, error: rusqlite::Error) -> StoreError {
-        let file = self.file.clone();
-        match error {
-            rusqlite::Error::FromSqlConversionFailure(column, _, problem) => StoreError::Damaged {
-                file,
-                problem: format!("column {column}: {problem}"),
-            },
-            error => StoreError::Sqlite { file, error },
-        }
+        self.database
+            .read(sql, &[], take)
+            .map_err(|fault| fault.at(&self.place))
     }
 }
 
-fn migrate(file: &Path, connection: &mut Connection) -> Result<(), StoreError> {
-    let fail = |error| StoreError::Sqlite {
-        file: file.to_owned(),
-        error,
+type Events<'a> = BTreeMap<(&'a PatientId, ModelHash), Event<'a>>;
+
+/// Writes answers, and tells which of them were not so before.
+fn write_answers<'a>(
+    transaction: &mut Transaction<'_>,
+    events: &'a Events<'a>,
+) -> Result<Vec<&'a Event<'a>>, DatabaseFault> {
+    let standing: Vec<_> = events
+        .values()
+        .filter_map(|e| answer_row(e.change))
+        .collect();
+    let key = |row: &Row<'_>| Ok((PatientId::new(row.text(0)?), row.parsed::<ModelHash>(1)?));
+    let mut changed = transaction.insert("patient_results", &standing, STANDS, key)?;
+    for event in events.values() {
+        if let PatientChange::Withdrawn(patient, model) = event.change {
+            let values = [patient.expose().into(), model.to_string().into()];
+            changed.extend(transaction.read(WITHDRAW, &values, key)?);
+        }
+    }
+    let changed: HashSet<_> = changed.into_iter().collect();
+    let has_changed = |event: &&Event<'_>| {
+        let (patient, model) = event.change.key();
+        changed.contains(&(patient.clone(), model))
     };
-    // Immediate: of two processes that open a new file, one makes the tables.
-    let transaction = connection
-        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-        .map_err(fail)?;
-    let found: i64 = transaction
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(fail)?;
-    match found {
-        0 => transaction.execute_batch(SCHEMA).map_err(fail)?,
-        SCHEMA_VERSION => {}
-        _ => {
-            return Err(StoreError::Newer {
-                file: file.to_owned(),
-                found,
-            });
-        }
-    }
-    transaction
-        .pragma_update(None, "user_version", SCHEMA_VERSION)
-        .map_err(fail)?;
-    transaction.commit().map_err(fail)
+    Ok(events.values().filter(has_changed).collect())
 }
 
-fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    {
-        let mut insert = transaction.prepare_cached(
-            "INSERT OR IGNORE INTO clip_predictions
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        )?;
-        for clip in &batch.clips {
-            insert.execute(params![
-                clip.key.content.to_string(),
-                clip.key.first_frame as i64,
-                clip.key.model.to_string(),
-                clip.span.last_frame as i64,
-                clip.span.begin.as_nanos() as i64,
-                clip.span.end.as_nanos() as i64,
-                clip.span.gaps_before as i64,
-                clip.patient.expose(),
-                clip.study.as_ref().map(StudyUid::expose),
-                clip.source,
-                raw_json(&clip.probabilities),
-            ])?;
-        }
-        let mut upsert = transaction
-            .prepare_cached("INSERT OR REPLACE INTO patient_results VALUES (?1, ?2, ?3, ?4)")?;
-        let mut delete = transaction
-            .prepare_cached("DELETE FROM patient_results WHERE patient = ?1 AND model = ?2")?;
-        for change in &batch.patients {
-            match change {
-                PatientChange::Stands(result) => upsert.execute(params![
-                    result.patient.expose(),
-                    result.model.to_string(),
-                    result.clips as i64,
-                    raw_json(&result.probabilities),
-                ])?,
-                PatientChange::Withdrawn(patient, model) => {
-                    delete.execute(params![patient.expose(), model.to_string()])?
-                }
-            };
-        }
-    }
-    transaction.commit()
+/// An answer that says the same as before is no change.
+const STANDS: &str = "ON CONFLICT (patient, model) DO UPDATE
+    SET clips = excluded.clips, probabilities = excluded.probabilities,
+        left_out = excluded.left_out, weight = excluded.weight,
+        abstention = excluded.abstention, is_current = excluded.is_current
+    WHERE patient_results.clips <> excluded.clips
+       OR patient_results.probabilities <> excluded.probabilities
+       OR patient_results.left_out <> excluded.left_out
+       OR patient_results.weight <> excluded.weight
+       OR coalesce(patient_results.abstention, '') <> coalesce(excluded.abstention, '')
+       OR patient_results.is_current <> excluded.is_current
+    RETURNING patient, model";
+
+const WITHDRAW: &str =
+    "DELETE FROM patient_results WHERE patient = $1 AND model = $2 RETURNING patient, model";
+
+fn clip_row(clip: &ClipPrediction) -> Vec<Value<'_>> {
+    vec![
+        clip.key.content.to_string().into(),
+        clip.key.first_frame.into(),
+        clip.key.model.to_string().into(),
+        clip.span.last_frame.into(),
+        clip.span.begin.as_nanos().into(),
+        clip.span.end.as_nanos().into(),
+        clip.span.gaps_before.into(),
+        clip.patient.expose().into(),
+        clip.study.as_ref().map(StudyUid::expose).into(),
+        clip.source.as_str().into(),
+        raw_json(&clip.probabilities).into(),
+    ]
+}
+
+fn answer_row(change: &PatientChange) -> Option<Vec<Value<'_>>> {
+    let PatientChange::Stands(result) = change else {
+        return None;
+    };
+    Some(vec![
+        result.patient.expose().into(),
+        result.model.to_string().into(),
+        result.clips.into(),
+        raw_json(&result.probabilities).into(),
+        result.left_out.into(),
+        result.weight.into(),
+        result.abstention.map(|why| why.to_string()).into(),
+        i64::from(result.current).into(),
+    ])
 }
 
 fn raw_json(probabilities: &[Probability]) -> String {
@@ -396,179 +418,10 @@ fn raw_json(probabilities: &[Probability]) -> String {
     serde_json::Value::from(raw).to_string()
 }
 
-fn damaged(column: usize, error: impl Display) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(
-        column,
-        rusqlite::types::Type::Text,
-        error.to_string().into(),
-    )
-}
-
-fn parsed<T: std::str::FromStr<Err: Display>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    row.get::<_, String>(column)?
-        .parse()
-        .map_err(|error| damaged(column, error))
-}
-
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column)?
-        .try_into()
-        .map_err(|error| damaged(column, error))
-}
-
-fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| damaged(column, error))
-}
-
-fn probabilities(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Probability>> {
-    Ok(json::<Vec<i64>>(row, column)?
+fn probabilities(row: &Row<'_>, column: usize) -> Result<Vec<Probability>, DatabaseFault> {
+    Ok(row
+        .json::<Vec<i64>>(column)?
         .into_iter()
         .map(Probability::from_raw)
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::ContentHash;
-
-    fn model() -> StoredModel {
-        StoredModel {
-            hash: ModelHash::of(b"model"),
-            architecture: "fibro3d".to_owned(),
-            classes: vec!["F0-F1".parse().unwrap(), "F2-F4".parse().unwrap()],
-        }
-    }
-
-    fn clip(first_frame: u64) -> ClipPrediction {
-        ClipPrediction {
-            key: ClipKey {
-                content: ContentHash::of(b"film"),
-                first_frame,
-                model: model().hash,
-            },
-            span: ClipSpan {
-                first_frame,
-                last_frame: first_frame + 15,
-                begin: EventTime::from_nanos(first_frame * 33),
-                end: EventTime::from_nanos((first_frame + 15) * 33),
-                gaps_before: 0,
-            },
-            patient: PatientId::new("p'1"),
-            study: None,
-            source: "bed".to_owned(),
-            probabilities: [0.25, 0.75]
-                .map(|p| Probability::from_f64(p).unwrap())
-                .to_vec(),
-        }
-    }
-
-    fn answer(clips: u64) -> PatientResult {
-        PatientResult {
-            patient: PatientId::new("p'1"),
-            model: model().hash,
-            clips,
-            probabilities: clip(0).probabilities,
-        }
-    }
-
-    fn open(folder: &tempfile::TempDir) -> Store {
-        let mut store = Store::open(&folder.path().join("deep/results.sqlite")).unwrap();
-        store.register(&model()).unwrap();
-        store
-    }
-
-    #[test]
-    fn what_was_committed_is_read_back_and_the_same_fact_twice_is_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let batch = Batch {
-            clips: vec![clip(8), clip(0), clip(8)],
-            patients: vec![
-                PatientChange::Stands(answer(1)),
-                PatientChange::Stands(answer(2)),
-            ],
-        };
-        let mut store = open(&folder);
-        store.commit(&batch).unwrap();
-        store.commit(&batch).unwrap();
-        drop(store);
-        let store = Store::open_existing(&folder.path().join("deep/results.sqlite")).unwrap();
-        assert_eq!(store.clip_predictions().unwrap(), [clip(0), clip(8)]);
-        assert_eq!(store.patient_results().unwrap(), [answer(2)]);
-        assert_eq!(store.finished().unwrap(), [clip(0).key, clip(8).key].into());
-        assert_eq!(store.models().unwrap()[&model().hash], model());
-    }
-
-    #[test]
-    fn a_withdrawn_answer_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = open(&folder);
-        let withdrawn = PatientChange::Withdrawn(answer(1).patient, model().hash);
-        let batch = Batch {
-            clips: vec![],
-            patients: vec![PatientChange::Stands(answer(1)), withdrawn],
-        };
-        store.commit(&batch).unwrap();
-        assert_eq!(store.patient_results().unwrap(), []);
-    }
-
-    #[test]
-    fn a_batch_with_one_bad_row_is_not_written_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = open(&folder);
-        let mut foreign = clip(8);
-        foreign.key.model = ModelHash::of(b"never registered");
-        let batch = Batch {
-            clips: vec![clip(0), foreign],
-            patients: vec![],
-        };
-        assert!(matches!(
-            store.commit(&batch),
-            Err(StoreError::Sqlite { .. })
-        ));
-        assert_eq!(store.clip_predictions().unwrap(), []);
-    }
-
-    #[test]
-    fn a_missing_foreign_newer_or_damaged_file_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let error = |name: &str| Store::open_existing(&path(name)).unwrap_err();
-        assert!(matches!(error("none"), StoreError::Missing { .. }));
-
-        std::fs::write(
-            path("text"),
-            "not a database, but long enough to be read as one".repeat(99),
-        )
-        .unwrap();
-        assert!(matches!(error("text"), StoreError::Sqlite { .. }));
-
-        let store = Store::open(&path("newer")).unwrap();
-        store
-            .connection
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        drop(store);
-        assert!(matches!(
-            error("newer"),
-            StoreError::Newer { found: 99, .. }
-        ));
-        assert!(error("newer").to_string().contains("newer"));
-
-        let mut store = open(&folder);
-        store
-            .commit(&Batch {
-                clips: vec![clip(0)],
-                patients: vec![],
-            })
-            .unwrap();
-        store
-            .connection
-            .execute("UPDATE clip_predictions SET probabilities = '[1,'", [])
-            .unwrap();
-        assert!(matches!(
-            store.clip_predictions(),
-            Err(StoreError::Damaged { .. })
-        ));
-    }
 }

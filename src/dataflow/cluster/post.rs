@@ -82,6 +82,14 @@ impl Claims {
         }
     }
 
+    /// Whether every process has started its workers, and so has read the store.
+    pub(crate) fn everybody_is_here(&self) -> bool {
+        match self {
+            Self::Alone(_) => true,
+            Self::Group(post) => post.watch.has_heard_all(),
+        }
+    }
+
     /// The answer to a claim of `stream`, once it is there.
     pub(crate) fn verdict(&self, stream: StreamId) -> Option<bool> {
         match self {
@@ -203,7 +211,9 @@ impl Post {
                 epoch,
                 ending,
             } => {
-                self.watch.heard(letter.from, lag, slowest);
+                if self.watch.heard(letter.from, lag, slowest) {
+                    self.control.wake_sources();
+                }
                 // Answers wait for the slowest clock. Who sent this has told all.
                 self.told.fetch_max(epoch, Ordering::AcqRel);
                 if self.clock.advance_to(epoch) {

@@ -172,16 +172,28 @@ impl Watch {
         Arc::clone(&self.pulse)
     }
 
-    /// A beat came from `process`, whose slowest worker is `lag` behind.
-    pub(super) fn heard(&self, process: usize, lag: Duration, slowest: usize) {
-        if let Some(known) = lock(&self.known).get_mut(process) {
-            *known = Known {
-                heard: Instant::now(),
-                has_spoken: true,
-                lag,
-                slowest,
-            };
-        }
+    /// A beat came from `process`, whose slowest worker is `lag` behind; true if
+    /// it was the first one.
+    pub(super) fn heard(&self, process: usize, lag: Duration, slowest: usize) -> bool {
+        let mut all = lock(&self.known);
+        let Some(known) = all.get_mut(process) else {
+            return false;
+        };
+        let is_first = !known.has_spoken;
+        *known = Known {
+            heard: Instant::now(),
+            has_spoken: true,
+            lag,
+            slowest,
+        };
+        is_first
+    }
+
+    pub(super) fn has_heard_all(&self) -> bool {
+        let here = self.hosts.index();
+        let known = lock(&self.known);
+        let mut others = known.iter().enumerate().filter(|(it, _)| *it != here);
+        others.all(|(_, known)| known.has_spoken)
     }
 
     /// This process was stopped itself: nobody else is to blame for what it did

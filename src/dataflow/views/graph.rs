@@ -1,20 +1,18 @@
 use differential_dataflow::difference::Semigroup;
-use differential_dataflow::input::Input;
 use differential_dataflow::operators::CountTotal;
 use differential_dataflow::operators::iterate::Iterate;
 use differential_dataflow::{AsCollection, ExchangeData, Hashable, VecCollection};
-use timely::dataflow::Scope;
 use timely::dataflow::operators::vec::Map;
 
 use super::evaluation::Outcomes;
 use super::opinion::{SCORE_BITS, of_elastography, of_indices, of_model};
 use super::patient::Evidence;
-use super::{
-    Agreement, Auc, Confusion, Dated, Day, Deletion, Evaluation, FactInputs, Indices, Opinion,
-    PatientAnswer, PatientKey, Rater,
+use super::{ClipFact, Opinion, PatientAnswer, PatientKey};
+use crate::clinical::{
+    Agreement, Auc, Confusion, Dated, Day, Deletion, Evaluation, Fact, Indices, Rater,
 };
 use crate::dataflow::Epoch;
-use crate::domain::{PatientId, Stage};
+use crate::domain::{ModelHash, PatientId, Stage, StageRange};
 
 type Collection<'scope, D> = VecCollection<'scope, Epoch, D, isize>;
 
@@ -36,47 +34,44 @@ pub struct Views<'scope> {
     pub evaluation: Collection<'scope, ((Rater, Stage), Evaluation)>,
 }
 
-/// Builds the inputs and the views in `scope`. Each worker enters its own
-/// share of the facts; patients are exchanged between workers.
-pub fn maintain(scope: Scope<'_, Epoch>) -> (FactInputs, Views<'_>) {
-    let (clips, clip_facts) = scope.new_collection();
-    let (models, classes) = scope.new_collection();
-    let (exams, exam_facts) = scope.new_collection();
-    let (merges, merge_facts) = scope.new_collection();
-    let (blood, blood_facts) = scope.new_collection();
-    let (elastography, stiffness_facts) = scope.new_collection();
-    let (pathology, stage_facts) = scope.new_collection();
-    let (activations, activation_facts) = scope.new_collection();
-    let (deletions, deletion_facts) = scope.new_collection();
-    let inputs = FactInputs {
-        clips,
-        models,
-        exams,
-        merges,
-        blood,
-        elastography,
-        pathology,
-        activations,
-        deletions,
-    };
-
-    let identities = Identities::of(merge_facts, deletion_facts.clone());
+/// Maintains the views of `clips` that were scored, of what `models`' classes
+/// mean and of `facts`, each worker holding any share of these. Patients are
+/// exchanged between workers.
+pub fn maintain<'scope>(
+    clips: Collection<'scope, ClipFact>,
+    models: Collection<'scope, (ModelHash, Vec<StageRange>)>,
+    facts: Collection<'scope, Fact>,
+) -> Views<'scope> {
+    macro_rules! only {
+        ($kind:ident) => {
+            facts.clone().flat_map(|fact| match fact {
+                Fact::$kind(value) => Some(value),
+                _ => None,
+            })
+        };
+    }
+    let merges = facts.clone().flat_map(|fact| match fact {
+        Fact::Merge(from, into) => Some((from, into)),
+        _ => None,
+    });
+    let deletions = only!(Deletion);
+    let identities = Identities::of(merges, deletions.clone());
 
     // Whose clip: what an exam says goes before what the recording says.
-    let deleted_streams = deletion_facts
+    let deleted_streams = deletions
         .flat_map(|deletion| match deletion {
             Deletion::Stream(content) => Some(content),
             Deletion::Patient(_) => None,
         })
         .distinct();
-    let live = clip_facts
-        .map(|clip: super::ClipFact| (clip.key.content, clip))
+    let live = clips
+        .map(|clip| (clip.key.content, clip))
         .antijoin(deleted_streams);
     let assigned = live
         .clone()
         .map(|(content, clip)| (content, clip.key))
         .join_map(
-            exam_facts.map(|exam: super::Exam| (exam.content, exam)),
+            only!(Exam).map(|exam| (exam.content, exam)),
             |_, key, exam| {
                 let covers = (exam.from..exam.until).contains(&key.first_frame);
                 (*key, covers.then(|| (exam.number, exam.patient.clone())))
@@ -114,14 +109,14 @@ pub fn maintain(scope: Scope<'_, Epoch>) -> (FactInputs, Views<'_>) {
         .count_total()
         .map(|((patient, model), evidence)| (model, (patient, evidence)))
         .join_map(
-            classes.distinct(),
+            models.distinct(),
             |&model, (patient, evidence), classes: &Vec<_>| {
                 ((patient.clone(), model), evidence.answer(classes))
             },
         );
 
-    let active = activation_facts
-        .map(|activation: super::Activation| ((), (activation.number, activation.model)))
+    let active = only!(Activation)
+        .map(|activation| ((), (activation.number, activation.model)))
         .greatest("Activations")
         .map(|((), (_, model))| model);
     let current = answers
@@ -131,10 +126,10 @@ pub fn maintain(scope: Scope<'_, Epoch>) -> (FactInputs, Views<'_>) {
         .map(|(model, (patient, answer))| ((patient, model), answer));
 
     let indices = identities
-        .latest(blood_facts)
+        .latest(only!(Blood))
         .map(|(patient, test)| (patient, Indices::of(&test)));
-    let stiffness = identities.latest(stiffness_facts);
-    let truth = identities.latest(stage_facts);
+    let stiffness = identities.latest(only!(Elastography));
+    let truth = identities.latest(only!(Pathology));
 
     let of_models = answers.clone().flat_map(|((patient, model), answer)| {
         of_model(model, &answer)
@@ -177,15 +172,14 @@ pub fn maintain(scope: Scope<'_, Epoch>) -> (FactInputs, Views<'_>) {
         .filter(|(_, agreement)| agreement.model_says != agreement.index_says);
     let evaluation = evaluate(of_models.concat(of_others), truth);
 
-    let views = Views {
+    Views {
         answers,
         current,
         indices,
         agreement,
         discordance,
         evaluation,
-    };
-    (inputs, views)
+    }
 }
 
 type Say = (Rater, bool);

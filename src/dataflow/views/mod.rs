@@ -11,12 +11,12 @@
 //!
 //! Every value is a whole number, so a view is the same to the last bit in
 //! whatever order its facts came. One change costs what it touches: a patient's
-//! clips are one tally, and an AUC is a tree of counts ([`Auc`]), so no view
+//! clips are one tally, and an AUC is a tree of counts ([`crate::clinical::Auc`]), so no view
 //! ever walks all patients.
 //!
 //! What a fact must fulfil before it may enter (a sane blood test, merges
-//! without a cycle) is checked by whoever enters it: see [`Merges`] and
-//! [`crate::clinical`].
+//! without a cycle) is checked by whoever enters it: see
+//! [`crate::store::Store::enter`].
 
 mod evaluation;
 mod fact;
@@ -24,10 +24,7 @@ mod graph;
 mod opinion;
 mod patient;
 
-pub use evaluation::{Auc, Confusion, Evaluation};
-pub use fact::{
-    Activation, ClipFact, Dated, Day, Deletion, Exam, Fact, FactInputs, MergeError, Merges,
-};
+pub use fact::ClipFact;
 pub use graph::{Views, maintain};
-pub use opinion::{Agreement, Opinion, Rater, TARGETS};
-pub use patient::{Abstention, Indices, PatientAnswer, PatientKey};
+pub use opinion::Opinion;
+pub use patient::{PatientAnswer, PatientKey};

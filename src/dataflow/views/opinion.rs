@@ -1,24 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Indices, PatientAnswer};
-use crate::clinical::{Elastography, Milli};
+use super::PatientAnswer;
+use crate::clinical::{Elastography, Indices, Milli, Rater, TARGETS};
 use crate::domain::{ModelHash, Probability, Stage};
-
-/// The three questions: significant fibrosis, advanced fibrosis, cirrhosis.
-pub const TARGETS: [Stage; 3] = [Stage::F2, Stage::F3, Stage::F4];
-
-/// Who has an opinion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Rater {
-    /// A model.
-    Model(ModelHash),
-    /// FIB-4.
-    Fib4,
-    /// APRI.
-    Apri,
-    /// Shear wave or transient elastography.
-    Elastography,
-}
 
 /// What one rater says to "at least this stage?" about one patient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,21 +15,6 @@ pub struct Opinion {
     pub score: u32,
     /// Yes, no, or nothing (abstained, between cut-offs, no cut-off).
     pub verdict: Option<bool>,
-}
-
-/// A model's opinion beside an index's, both having one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Agreement {
-    /// Which model.
-    pub model: ModelHash,
-    /// Beside whom.
-    pub index: Rater,
-    /// Which question.
-    pub target: Stage,
-    /// What the model says.
-    pub model_says: bool,
-    /// What the index says.
-    pub index_says: bool,
 }
 
 /// Scores have this many bits: probabilities in 2^-20, indices in thousandths.

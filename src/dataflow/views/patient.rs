@@ -2,20 +2,11 @@ use differential_dataflow::difference::{IsZero, Semigroup};
 use serde::{Deserialize, Serialize};
 
 use super::ClipFact;
-use crate::clinical::{BloodTest, Cutoffs, Etiology, Milli, Verdict};
-use crate::domain::{ModelHash, PatientId, Probability, Stage, StageRange};
+use crate::clinical::TARGETS;
+use crate::domain::{Abstention, ModelHash, PatientId, Probability, Stage, StageRange};
 
 /// A patient under a model.
 pub type PatientKey = (PatientId, ModelHash);
-
-/// Why an answer is no more than a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Abstention {
-    /// Too few usable clips.
-    ThinEvidence,
-    /// Too many clips see another class than the patient's likeliest.
-    ClipsDisagree,
-}
 
 /// The standing answer for one patient under one model.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -153,7 +144,7 @@ impl Evidence {
             used: self.used.unsigned_abs(),
             left_out: self.left_out.unsigned_abs(),
             weight: self.weight.unsigned_abs(),
-            at_least: super::TARGETS.map(|stage| at_least(&means, classes, stage)),
+            at_least: TARGETS.map(|stage| at_least(&means, classes, stage)),
             probabilities: means,
             abstention,
         }
@@ -172,30 +163,4 @@ fn at_least(means: &[Probability], classes: &[StageRange], stage: Stage) -> Opti
         .map(|(_, p)| p.to_raw())
         .sum();
     Some(Probability::from_raw(sum))
-}
-
-/// FIB-4 and APRI of a patient's standing blood test, in thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Indices {
-    /// FIB-4.
-    pub fib4: Milli,
-    /// What it says of >= F3, by the cut-offs of chronic hepatitis.
-    pub fib4_class: Verdict,
-    /// APRI.
-    pub apri: Milli,
-    /// What it says of >= F2.
-    pub apri_class: Verdict,
-}
-
-impl Indices {
-    /// The indices of a [checked](BloodTest::checked) test.
-    pub fn of(test: &BloodTest) -> Self {
-        let (fib4, apri) = (test.fib4(), test.apri());
-        Self {
-            fib4,
-            fib4_class: Cutoffs::fib4(Etiology::Viral, test.age).verdict(fib4),
-            apri,
-            apri_class: Cutoffs::APRI.verdict(apri),
-        }
-    }
 }

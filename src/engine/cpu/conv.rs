@@ -1,5 +1,7 @@
 //! Convolutions: which method, and what both have in common.
 
+use pulp::Simd;
+
 use super::direct::Direct;
 use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
@@ -30,30 +32,36 @@ pub(super) struct Epilogue {
 }
 
 impl Epilogue {
-    /// `output = relu?(sums + bias + residual?)` from channel `first` on.
+    /// `output = relu?(sums + bias + residual?)` from channel `first` on; `sums`
+    /// is a whole panel.
     #[inline(always)]
-    pub(super) fn apply(
+    pub(super) fn apply<S: Simd>(
         &self,
+        simd: S,
         first: usize,
         sums: &[f32],
         residual: Option<&[f32]>,
         output: &mut [f32],
     ) {
         let bias = &self.bias[first..][..output.len()];
-        let sums = &sums[..output.len()];
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        match residual {
-            Some(residual) => {
-                let residual = &residual[..output.len()];
-                for i in 0..output.len() {
-                    output[i] = (sums[i] + bias[i] + residual[i]).max(floor);
-                }
+        let (vectors, rest) = S::as_mut_simd_f32s(output);
+        if !rest.is_empty() {
+            for i in 0..output.len() {
+                let other = residual.map_or(0.0, |residual| residual[i]);
+                output[i] = (sums[i] + bias[i] + other).max(floor);
             }
-            None => {
-                for i in 0..output.len() {
-                    output[i] = (sums[i] + bias[i]).max(floor);
-                }
+            return;
+        }
+        let floor = simd.splat_f32s(floor);
+        let (sums, bias) = (S::as_simd_f32s(sums).0, S::as_simd_f32s(bias).0);
+        let residual = residual.map(|residual| S::as_simd_f32s(residual).0);
+        for (i, output) in vectors.iter_mut().enumerate() {
+            let mut value = simd.add_f32s(sums[i], bias[i]);
+            if let Some(residual) = residual {
+                value = simd.add_f32s(value, residual[i]);
             }
+            *output = simd.max_f32s(value, floor);
         }
     }
 }
@@ -124,7 +132,7 @@ impl Convolution {
     /// Values of scratch memory for some work, shared by the threads.
     pub(super) fn scratch_len(&self, work: &Work) -> usize {
         match &self.method {
-            Method::Direct(direct) => direct.scratch_len(work),
+            Method::Direct(_) => 0,
             Method::Winograd(winograd) => winograd.scratch_len(work),
         }
     }
@@ -171,7 +179,7 @@ impl Convolution {
         }
         let scratch = &mut scratch[..len];
         match &self.method {
-            Method::Direct(direct) => direct.run(isa, team, work, input, target, scratch),
+            Method::Direct(direct) => direct.run(team, work, input, target),
             Method::Winograd(winograd) => winograd.run(isa, team, work, input, target, scratch),
         }
     }

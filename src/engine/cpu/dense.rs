@@ -116,7 +116,6 @@ impl Projection {
     /// The frames that work lists, `[T, features]`, to `[T, 4 * hidden]`.
     pub(super) fn run(
         &self,
-        isa: Isa,
         work: &Work,
         input: &[f32],
         output: &mut [f32],
@@ -136,7 +135,6 @@ impl Projection {
             return;
         }
         self.add(
-            isa,
             &input[first * self.features..][..frames * self.features],
             &mut output[first * width..][..frames * width],
             &mut state.bases,
@@ -145,17 +143,10 @@ impl Projection {
     }
 
     /// `output += input * matrix`, row by row.
-    fn add(
-        &self,
-        isa: Isa,
-        input: &[f32],
-        output: &mut [f32],
-        bases: &mut Vec<usize>,
-        sums: &mut Sums,
-    ) {
+    fn add(&self, input: &[f32], output: &mut [f32], bases: &mut Vec<usize>, sums: &mut Sums) {
         bases.clear();
         bases.extend((0..input.len()).step_by(self.features));
-        isa.run(AddProduct {
+        self.matrix.isa().run(AddProduct {
             rows: input,
             bases,
             matrix: &self.matrix,
@@ -189,22 +180,21 @@ impl Lstm {
     /// ```
     ///
     /// The products with `x` of all frames are one matrix product.
-    pub(super) fn run(&self, isa: Isa, input: &[f32], output: &mut [f32], state: &mut LstmState) {
+    pub(super) fn run(&self, input: &[f32], output: &mut [f32], state: &mut LstmState) {
         state.gates.clear();
         state.gates.extend_from_slice(input);
-        self.first.run(isa, state);
+        self.first.run(state);
         for (projection, layer) in &self.above {
             let frames = state.sequence.len() / projection.features;
             state.gates.clear();
             (0..frames).for_each(|_| state.gates.extend_from_slice(&projection.bias));
             projection.add(
-                isa,
                 &state.sequence,
                 &mut state.gates,
                 &mut state.bases,
                 &mut state.sums,
             );
-            layer.run(isa, state);
+            layer.run(state);
         }
         output.copy_from_slice(&state.hidden);
     }
@@ -212,14 +202,14 @@ impl Lstm {
 
 impl Recurrence {
     /// From the state's gates to its sequence.
-    fn run(&self, isa: Isa, state: &mut LstmState) {
+    fn run(&self, state: &mut LstmState) {
         state.sequence.clear();
         state.cell.clear();
         state.cell.resize(self.hidden, 0.0);
         state.hidden.clear();
         state.hidden.resize(self.hidden, 0.0);
         for gates in state.gates.chunks_exact_mut(4 * self.hidden) {
-            isa.run(AddProduct {
+            self.matrix.isa().run(AddProduct {
                 rows: &state.hidden,
                 bases: &[0],
                 matrix: &self.matrix,

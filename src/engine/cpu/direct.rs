@@ -1,18 +1,22 @@
 //! Convolution as an implicit matrix product: output positions by channels out,
-//! summed over taps and channels in. The input is read where it lies; only a
-//! picture that needs zeros around it is copied first, with its border:
+//! summed over taps and channels in. The input is read where it lies:
 //!
 //! ```text
 //! row of the product      output position (t, h, w)
-//!   begins at             input (t st - pt, h sh, w sw), all C of it
+//!   begins at             input (t st - pt, h sh - ph, w sw - pw), all C of it
 //!   segment (kt, kh)      the kw * C values that lie side by side there
 //! ```
+//!
+//! Only the windows of positions at the picture's edge are copied first, with the
+//! zeros around it.
+
+use std::ops::Range;
 
 use pulp::Simd;
 
 use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
-use super::team::{Parts, Scratch, Team};
+use super::team::{Scratch, Team};
 use super::work::Work;
 
 /// Output positions of one task: their inputs stay in cache while the weights
@@ -24,8 +28,8 @@ const POSITIONS: usize = 96;
 pub(super) struct Direct {
     geometry: Geometry,
     panels: Panels,
-    /// Rows and columns of the input with its border.
-    padded: [usize; 2],
+    /// Rows and columns of the output whose windows lie inside the picture.
+    inside: [Range<usize>; 2],
 }
 
 /// Consecutive rows of the product within one class of frames.
@@ -44,24 +48,17 @@ impl Direct {
         let panels = Panels::pack(isa, storage, depth, filters, |k, n| {
             weights[k * filters + n]
         });
-        let [_, height, width] = geometry.input;
-        let [_, top, left] = geometry.padding;
+        let inside = [1, 2].map(|axis| {
+            let (stride, padding) = (geometry.stride[axis], geometry.padding[axis]);
+            let room = (padding + geometry.input[axis]).checked_sub(geometry.kernel[axis]);
+            let end = room.map_or(0, |room| geometry.output[axis].min(room / stride + 1));
+            padding.div_ceil(stride)..end
+        });
         Self {
-            panels,
-            padded: [height + 2 * top, width + 2 * left],
             geometry,
+            panels,
+            inside,
         }
-    }
-
-    fn is_padded(&self) -> bool {
-        self.geometry.padding[1..] != [0, 0]
-    }
-
-    pub(super) fn scratch_len(&self, work: &Work) -> usize {
-        if !self.is_padded() {
-            return 0;
-        }
-        work.reads().len() * self.padded[0] * self.padded[1] * self.geometry.channels
     }
 
     /// The task of this number; each class of frames begins a new one.
@@ -90,29 +87,15 @@ impl Direct {
         self.panels.bytes()
     }
 
-    pub(super) fn run(
-        &self,
-        isa: Isa,
-        team: &Team,
-        work: &Work,
-        input: &[f32],
-        target: Target<'_>,
-        scratch: &mut [f32],
-    ) {
+    pub(super) fn run(&self, team: &Team, work: &Work, input: &[f32], target: Target<'_>) {
         let reads = work.reads();
         let frame_len = self.geometry.input_frame_len();
         let input = &input[reads.start * frame_len..reads.end * frame_len];
-        let input = if self.is_padded() {
-            self.pad(team, input, scratch);
-            &*scratch
-        } else {
-            input
-        };
         team.each(self.chunks(work), |number, scratch| {
             let Some(chunk) = self.chunk(work, number) else {
                 return;
             };
-            isa.run(Tile {
+            self.panels.isa().run(Tile {
                 conv: self,
                 work,
                 chunk,
@@ -123,31 +106,32 @@ impl Direct {
         });
     }
 
-    /// Copies frames into a border of zeros.
-    fn pad(&self, team: &Team, input: &[f32], padded: &mut [f32]) {
-        let [_, height, width] = self.geometry.input;
-        let frames = input.len() / self.geometry.input_frame_len();
-        let channels = self.geometry.channels;
-        let [_, top, left] = self.geometry.padding;
-        let [_, padded_width] = self.padded;
-        let pitch = padded_width * channels;
-        let frame_len = self.padded[0] * pitch;
-        let parts = Parts::new(padded);
-        team.each(frames, |frame, _| {
-            // SAFETY: each task has a frame of its own.
-            let padded = unsafe { parts.part(frame * frame_len, frame_len) };
-            let input = &input[frame * height * width * channels..][..height * width * channels];
-            padded[..top * pitch].fill(0.0);
-            padded[(top + height) * pitch..].fill(0.0);
-            let rows = padded[top * pitch..].chunks_exact_mut(pitch);
-            for (row, input) in rows.zip(input.chunks_exact(width * channels)) {
-                let (before, rest) = row.split_at_mut(left * channels);
-                let (inside, after) = rest.split_at_mut(width * channels);
-                before.fill(0.0);
-                inside.copy_from_slice(input);
-                after.fill(0.0);
+    /// Appends the window of position (h, w), `[taps, kh, kw, C]`, with zeros where
+    /// it reaches over the edge; `input` begins with the window's first frame.
+    fn copy_window(&self, input: &[f32], taps: usize, [h, w]: [usize; 2], values: &mut Vec<f32>) {
+        let geometry = &self.geometry;
+        let channels = geometry.channels;
+        let [_, height, width] = geometry.input;
+        let [_, kh, kw] = geometry.kernel;
+        let [_, above, before] = geometry.padding;
+        // Columns of the picture under the window, counted behind the padding.
+        let left = w * geometry.stride[2];
+        let begin = left.clamp(before, before + width);
+        let end = (left + kw).clamp(before, before + width);
+        for t in 0..taps {
+            let frame = &input[t * geometry.input_frame_len()..];
+            for row in (0..kh).map(|row| h * geometry.stride[1] + row) {
+                let all = values.len() + kw * channels;
+                if (above..above + height).contains(&row) && begin < end {
+                    values.resize(values.len() + (begin - left) * channels, 0.0);
+                    let row = &frame[(row - above) * width * channels..][..width * channels];
+                    values.extend_from_slice(
+                        &row[(begin - before) * channels..(end - before) * channels],
+                    );
+                }
+                values.resize(all, 0.0);
             }
-        });
+        }
     }
 }
 
@@ -183,36 +167,55 @@ impl Task for Tile<'_> {
         let class = &work.classes()[chunk.class];
         let [_, kh, kw] = geometry.kernel;
         let channels = geometry.channels;
-        let [rows, columns] = conv.padded;
-        let (pitch, frame_len) = (columns * channels, rows * columns * channels);
+        let (pitch, frame_len) = (geometry.input[2] * channels, geometry.input_frame_len());
+        let [_, above, before] = geometry.padding;
         let Scratch {
             sums,
             bases,
             deltas,
             places,
+            edge,
         } = scratch;
+        let taps = class.taps.len();
+        let run = kw * channels;
 
         // Segments: taps in time and rows; all the columns' taps are one run.
         deltas.clear();
-        for t in 0..class.taps.len() {
+        edge.deltas.clear();
+        for t in 0..taps {
             deltas.extend((0..kh).map(|h| t * frame_len + h * pitch));
+            edge.deltas.extend((0..kh).map(|h| (t * kh + h) * run));
         }
         let area = geometry.area();
         let begin = work.reads().start;
         let [_, height, width] = geometry.output;
+        let [rows, columns] = &conv.inside;
         let (mut number, place) = (chunk.begin / area, chunk.begin % area);
         let (mut h, mut w) = (place / width, place % width);
         bases.clear();
         places.clear();
+        edge.values.clear();
+        edge.bases.clear();
+        edge.places.clear();
         // Counted on: a division a row costs more than a row of a narrow product.
         for _ in chunk.begin..chunk.end {
             let frame = class.frames[number];
-            bases.push(
-                frame.input.saturating_sub(begin) * frame_len
-                    + h * geometry.stride[1] * pitch
-                    + w * geometry.stride[2] * channels,
-            );
-            places.push((frame.output * area + h * width + w) * geometry.filters);
+            let first = frame.input.saturating_sub(begin) * frame_len;
+            let place = (frame.output * area + h * width + w) * geometry.filters;
+            if rows.contains(&h) && columns.contains(&w) {
+                bases.push(
+                    first
+                        + (h * geometry.stride[1] - above) * pitch
+                        + (w * geometry.stride[2] - before) * channels,
+                );
+                places.push(place);
+            } else {
+                edge.bases.push(edge.values.len());
+                edge.places.push(place);
+                // A window in the padding of time alone has no first frame.
+                let input = input.get(first..).unwrap_or_default();
+                conv.copy_window(input, taps, [h, w], &mut edge.values);
+            }
             w += 1;
             if w == width {
                 (h, w) = (h + 1, 0);
@@ -221,23 +224,31 @@ impl Task for Tile<'_> {
                 }
             }
         }
-        let rows = Rows {
+        let inside = Rows {
             input,
             bases,
             deltas,
-            run: kw * channels,
+            run,
+        };
+        let outside = Rows {
+            input: &edge.values,
+            bases: &edge.bases,
+            deltas: &edge.deltas,
+            run,
         };
         let first = class.taps.start * kh * kw * channels;
         for panel in 0..conv.panels.count() {
             let filters = conv.panels.columns_of(panel);
-            multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
-                let begin = places[row] + filters.start;
-                let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
-                // SAFETY: each row of the product has its own place, and each
-                // row belongs to one task.
-                let output = unsafe { output.part(begin, filters.len()) };
-                epilogue.apply(filters.start, sums, residual, output);
-            });
+            for (rows, places) in [(inside, &*places), (outside, &edge.places)] {
+                multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
+                    let begin = places[row] + filters.start;
+                    let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
+                    // SAFETY: each row of the product has its own place, and each
+                    // row belongs to one task.
+                    let output = unsafe { output.part(begin, filters.len()) };
+                    epilogue.apply(simd, filters.start, sums, residual, output);
+                });
+            }
         }
     }
 }

@@ -11,26 +11,36 @@
 //! ```
 //!
 //! A tile of `MR` rows by one panel's width stays in registers while K runs
-//! through it: 6 by 16 with AVX2, 12 by 32 with AVX-512. Sums run over K in one
-//! order, whatever the thread, the rows beside it or the batch.
+//! through it: 6 by 16 with AVX2, 12 by 32 with AVX-512; of narrow matrices, whose
+//! columns would leave half of that empty, 12 by 8 and 12 by 16. Sums run over K in
+//! one order, whatever the thread, the rows beside it or the batch.
 
 use std::any::TypeId;
 
 use bytemuck::{Pod, Zeroable};
 use pulp::{Simd, WithSimd};
 
-/// What the processor can do.
+/// What the processor can do, and how wide a panel is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Isa {
     #[cfg(target_arch = "x86_64")]
-    Avx512(pulp::x86::V4),
+    Avx512(pulp::x86::V4, Panel),
     #[cfg(target_arch = "x86_64")]
-    Avx2(pulp::x86::V3),
+    Avx2(pulp::x86::V3, Panel),
     /// Vectors of eight values, in whatever registers the compiler finds.
     Portable,
 }
 
-/// Work that is compiled once for each instruction set.
+/// How many vectors lie side by side in a panel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Panel {
+    /// Two: each value of the left matrix is multiplied twice.
+    Wide,
+    /// One, and twice the rows.
+    Narrow,
+}
+
+/// Work that is compiled once for each instruction set and panel.
 pub(super) trait Task {
     type Output;
     /// `MR` rows by `NV` vectors make up one tile.
@@ -54,10 +64,10 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(simd) = pulp::x86::V4::try_new() {
-                return Self::Avx512(simd);
+                return Self::Avx512(simd, Panel::Wide);
             }
             if let Some(simd) = pulp::x86::V3::try_new() {
-                return Self::Avx2(simd);
+                return Self::Avx2(simd, Panel::Wide);
             }
         }
         Self::Portable
@@ -69,8 +79,8 @@ impl Isa {
         let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(pulp::x86::V3::try_new().map(Self::Avx2));
-            all.extend(pulp::x86::V4::try_new().map(Self::Avx512));
+            all.extend(pulp::x86::V3::try_new().map(|simd| Self::Avx2(simd, Panel::Wide)));
+            all.extend(pulp::x86::V4::try_new().map(|simd| Self::Avx512(simd, Panel::Wide)));
         }
         all.reverse();
         all
@@ -79,19 +89,41 @@ impl Isa {
     pub(super) fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => "AVX-512",
+            Self::Avx512(..) => "AVX-512",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => "AVX2",
+            Self::Avx2(..) => "AVX2",
             Self::Portable => "portable",
+        }
+    }
+
+    /// The same vectors in the panels that leave the fewest of so many columns
+    /// empty.
+    pub(super) fn fitting(self, columns: usize) -> Self {
+        let narrow = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd, _) => Self::Avx512(simd, Panel::Narrow),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd, _) => Self::Avx2(simd, Panel::Narrow),
+            Self::Portable => return self,
+        };
+        let covered = |isa: Self| columns.next_multiple_of(isa.panel_width());
+        if covered(narrow) < covered(self) {
+            narrow
+        } else {
+            self
         }
     }
 
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(simd) => Simd::vectorize(simd, Tiled::<T, 12, 2>(task)),
+            Self::Avx512(simd, Panel::Wide) => Simd::vectorize(simd, Tiled::<T, 12, 2>(task)),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(simd) => Simd::vectorize(simd, Tiled::<T, 6, 2>(task)),
+            Self::Avx512(simd, Panel::Narrow) => Simd::vectorize(simd, Tiled::<T, 12, 1>(task)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd, Panel::Wide) => Simd::vectorize(simd, Tiled::<T, 6, 2>(task)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd, Panel::Narrow) => Simd::vectorize(simd, Tiled::<T, 12, 1>(task)),
             Self::Portable => Simd::vectorize(pulp::Scalar256b, Tiled::<T, 4, 1>(task)),
         }
     }
@@ -100,10 +132,8 @@ impl Isa {
     pub(super) fn panel_width(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 32,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => 16,
-            Self::Portable => 8,
+            Self::Avx512(_, Panel::Wide) | Self::Avx2(_, Panel::Wide) => 2 * self.lanes(),
+            _ => self.lanes(),
         }
     }
 
@@ -111,7 +141,7 @@ impl Isa {
     pub(super) fn lanes(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 16,
+            Self::Avx512(..) => 16,
             _ => 8,
         }
     }
@@ -144,6 +174,8 @@ enum Lines {
 /// A right matrix, packed.
 #[derive(Debug)]
 pub(super) struct Panels {
+    /// What multiplies with it.
+    isa: Isa,
     lines: Lines,
     /// Rows of the matrix: K.
     depth: usize,
@@ -163,6 +195,7 @@ impl Panels {
         columns: usize,
         matrix: impl Fn(usize, usize) -> f32,
     ) -> Self {
+        let isa = isa.fitting(columns);
         let width = isa.panel_width();
         let panels = columns.div_ceil(width);
         let pitch = (depth * width).next_multiple_of(32);
@@ -188,12 +221,18 @@ impl Panels {
             }
         };
         Self {
+            isa,
             lines,
             depth,
             columns,
             width,
             pitch,
         }
+    }
+
+    /// The vectors and panels that [`multiply`] must run with.
+    pub(super) fn isa(&self) -> Isa {
+        self.isa
     }
 
     pub(super) fn count(&self) -> usize {
@@ -302,23 +341,36 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         scratch.fill(0.0);
     }
     let (tiles, _) = S::as_mut_simd_f32s(scratch);
+    let furthest = rows.bases.iter().max().copied().unwrap_or(0);
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
     for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {
         let depth = deltas.len() * rows.run;
         let begin = first + number * at_once * rows.run;
         let (panel, _) = S::as_simd_f32s(panels.rows(panel, begin, depth, expanded));
-        for (group, tile) in tiles.chunks_exact_mut(MR * NV).enumerate() {
-            let mut bases = [0; MR];
-            for (i, base) in bases.iter_mut().enumerate() {
-                // The last group is filled up with the last row.
-                *base = rows.bases[(group * MR + i).min(rows.bases.len() - 1)];
+        let end = furthest + deltas.iter().max().map_or(0, |delta| delta + rows.run);
+        assert!(end <= rows.input.len(), "rows reach behind the input");
+        assert!(panel.len() == depth * NV);
+        let rows = Rows { deltas, ..rows };
+        let groups = rows.bases.chunks(MR);
+        for (bases, tile) in groups.zip(tiles.chunks_exact_mut(MR * NV)) {
+            let fresh = number == 0;
+            // The last group costs what it holds, not a whole tile.
+            // SAFETY: no row of these reaches behind the input, and the panel has
+            // a value for each of theirs, see above.
+            unsafe {
+                match bases.len() {
+                    1..=2 if 2 < MR => {
+                        accumulate::<S, 2, NV>(simd, rows, bases, panel, tile, fresh)
+                    }
+                    1..=4 if 4 < MR => {
+                        accumulate::<S, 4, NV>(simd, rows, bases, panel, tile, fresh)
+                    }
+                    1..=8 if 8 < MR => {
+                        accumulate::<S, 8, NV>(simd, rows, bases, panel, tile, fresh)
+                    }
+                    _ => accumulate::<S, MR, NV>(simd, rows, bases, panel, tile, fresh),
+                }
             }
-            let rows = Rows {
-                bases: &bases,
-                deltas,
-                ..rows
-            };
-            accumulate::<S, MR, NV>(simd, rows, panel, tile, number == 0);
         }
     }
     for (row, values) in scratch
@@ -330,25 +382,29 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// `tile += rows * panel`, or `tile = rows * panel` to begin with, for `MR` rows.
+/// `tile += rows * panel`, or `tile = rows * panel` to begin with, for those of the
+/// rows that begin at `group`, at most `MR`; the last one fills up what is missing.
+///
+/// # Safety
+/// Every segment of these rows must lie in the input, and the panel must have `NV`
+/// vectors for each value of a row.
 #[inline(always)]
-fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
     rows: Rows<'_>,
+    group: &[usize],
     panel: &[S::f32s],
     tile: &mut [S::f32s],
     fresh: bool,
 ) {
     let Rows {
-        input,
-        bases,
-        deltas,
-        run,
+        input, deltas, run, ..
     } = rows;
-    assert!(bases.len() == MR && tile.len() == MR * NV);
-    assert!(panel.len() == deltas.len() * run * NV);
-    let furthest = deltas.iter().max().map_or(0, |delta| delta + run);
-    assert!(bases.iter().all(|base| base + furthest <= input.len()));
+    let tile = &mut tile[..MR * NV];
+    let bases: [usize; MR] = match group.first_chunk() {
+        Some(whole) => *whole,
+        None => std::array::from_fn(|i| group[i.min(group.len() - 1)]),
+    };
     let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
     if !fresh {
         for i in 0..MR {
@@ -357,21 +413,23 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
-    for (segment, &delta) in deltas.iter().enumerate() {
-        let mut rows = [input.as_ptr(); MR];
-        for i in 0..MR {
-            // SAFETY: no segment of these rows ends behind the input, see above.
-            rows[i] = unsafe { input.as_ptr().add(bases[i] + delta) };
-        }
-        let panel = panel[segment * run * NV..][..run * NV].as_ptr();
-        for k in 0..run {
+    let mut rows = [input.as_ptr(); MR];
+    for i in 0..MR {
+        // SAFETY: the row lies in the input, as the caller says.
+        rows[i] = unsafe { input.as_ptr().add(bases[i]) };
+    }
+    let mut panel = panel.as_ptr();
+    for &delta in deltas {
+        for k in delta..delta + run {
             let mut right = [simd.splat_f32s(0.0); NV];
             for j in 0..NV {
-                // SAFETY: `k < run` and `j < NV`, and the slice has `run * NV` vectors.
-                right[j] = unsafe { *panel.add(k * NV + j) };
+                // SAFETY: there are `NV` vectors for each value of a row.
+                right[j] = unsafe { *panel.add(j) };
             }
+            // SAFETY: it ends behind the last of them.
+            panel = unsafe { panel.add(NV) };
             for i in 0..MR {
-                // SAFETY: `k < run`, and the segment has `run` values.
+                // SAFETY: the row's segments lie in the input.
                 let left = simd.splat_f32s(unsafe { *rows[i].add(k) });
                 for j in 0..NV {
                     sums[i][j] = mul_add(simd, left, right[j], sums[i][j]);

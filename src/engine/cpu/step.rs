@@ -196,8 +196,8 @@ impl Operation {
             Kind::FrameAveragePool(from) => pool::mean_by_frame(*from, work, input, output),
             Kind::MeanOverFrames => pool::mean(input, output),
             Kind::Linear { weights, bias } => dense::linear(weights, bias, work, input, output),
-            Kind::Projection(projection) => projection.run(isa, work, input, output, &mut lstm),
-            Kind::Lstm(layers) => layers.run(isa, input, output, &mut lstm),
+            Kind::Projection(projection) => projection.run(work, input, output, &mut lstm),
+            Kind::Lstm(layers) => layers.run(input, output, &mut lstm),
             Kind::LogMeanSoftmax => dense::log_mean_softmax(input, output),
         }
         buffers.values[self.output.buffer] = buffer;

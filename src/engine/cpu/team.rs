@@ -18,6 +18,17 @@ pub(super) struct Scratch {
     pub(super) deltas: Vec<usize>,
     /// Where each row's results go.
     pub(super) places: Vec<usize>,
+    /// The same of rows that do not lie in the input as they are.
+    pub(super) edge: Edge,
+}
+
+/// Rows of a product that reach over the picture's edge: copied, with zeros.
+#[derive(Debug, Default)]
+pub(super) struct Edge {
+    pub(super) values: Vec<f32>,
+    pub(super) bases: Vec<usize>,
+    pub(super) deltas: Vec<usize>,
+    pub(super) places: Vec<usize>,
 }
 
 /// Threads that share the steps of a clip.

@@ -189,7 +189,7 @@ proptest! {
             let panels = Panels::pack(isa, storage, depth, columns, |k, n| matrix[k * columns + n]);
             let mut found = vec![f32::NAN; rows * columns];
             let left = Rows { input: &input, bases: &bases, deltas: &deltas, run };
-            isa.run(Multiply { rows: left, panels: &panels, first: first * run, output: &mut found });
+            panels.isa().run(Multiply { rows: left, panels: &panels, first: first * run, output: &mut found });
             for (place, found) in found.iter().enumerate() {
                 let (row, column) = (place / columns, place % columns);
                 let (mut sum, mut size) = (0.0, 0.0);

@@ -153,7 +153,7 @@ impl Winograd {
             });
             let (v, parts) = (&*v, Parts::new(m));
             team.each(POINTS, |point, scratch| {
-                isa.run(Product {
+                self.panels[point].isa().run(Product {
                     conv: self,
                     point,
                     band,

@@ -1,0 +1,273 @@
+//! Changes of answers on their way out: one thread a sink takes them from the
+//! store's outbox, in the order in which they were made, and strikes off what the
+//! sink has taken.
+//!
+//! A sink that fails is tried again for ever, after pauses that grow; nothing
+//! else waits for it. A change may arrive more than once, after a crash or a lost
+//! acknowledgement, always under the same event name.
+
+mod lines;
+mod payload;
+mod webhook;
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::config::{SinkConfig, SinkKind, StorePlace};
+use crate::metrics::{Metrics, SinkMetrics};
+use crate::store::tls::TlsError;
+use crate::store::{OutboxSink, Outgoing, Store, StoreError};
+use lines::JsonLines;
+use payload::Payloads;
+use webhook::Webhook;
+
+/// Changes taken from the store at a time.
+const BATCH: usize = 64;
+/// How often the store is asked for more.
+const POLL: Duration = Duration::from_millis(200);
+/// The pause after a first failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a run that has ended goes on delivering to sinks that take.
+const LAST_ROUND: Duration = Duration::from_secs(10);
+
+/// A sink could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The key of a webhook is not there, or is none.
+    #[error("sink `{sink}`: cannot use the secret file {}: {problem}", file.display())]
+    Secret {
+        /// The sink's name.
+        sink: String,
+        /// Its file.
+        file: std::path::PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// TLS could not be set up.
+    #[error("sink `{sink}`: {error}")]
+    Tls {
+        /// The sink's name.
+        sink: String,
+        /// Why.
+        error: TlsError,
+    },
+    /// The store could not be opened once more.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What takes changes.
+enum Sink {
+    Webhook(Webhook),
+    Lines(JsonLines),
+}
+
+/// A sink did not take a change. The text names no patient.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+impl Sink {
+    fn open(config: &SinkConfig) -> Result<Self, OutboxError> {
+        Ok(match &config.kind {
+            SinkKind::Webhook {
+                url,
+                secret_file,
+                timeout,
+            } => Self::Webhook(Webhook::open(
+                &config.name,
+                url,
+                &secret_file.value,
+                *timeout,
+            )?),
+            SinkKind::JsonLines { path } => Self::Lines(JsonLines::new(path)),
+        })
+    }
+
+    /// Delivers `batch` in order, as far as the sink takes it: says how many,
+    /// and why no more.
+    fn take(&mut self, payloads: &mut Payloads, store: &Store, batch: &[Outgoing]) -> Taken {
+        let bodies = match payloads.render(store, batch) {
+            Ok(bodies) => bodies,
+            Err(error) => return Taken(0, Some(Refusal(error.to_string()))),
+        };
+        match self {
+            Self::Webhook(webhook) => {
+                for (position, (outgoing, body)) in batch.iter().zip(&bodies).enumerate() {
+                    if let Err(refusal) = webhook.post(&outgoing.event, body) {
+                        return Taken(position, Some(refusal));
+                    }
+                }
+                Taken(batch.len(), None)
+            }
+            Self::Lines(lines) => match lines.append(&bodies) {
+                Ok(()) => Taken(batch.len(), None),
+                Err(error) => Taken(0, Some(Refusal(error.to_string()))),
+            },
+        }
+    }
+}
+
+struct Taken(usize, Option<Refusal>);
+
+/// The threads that deliver; they go on until [`Outbox::finish`].
+#[derive(Debug)]
+pub struct Outbox {
+    stop: Sender<()>,
+    threads: Vec<(String, JoinHandle<u64>)>,
+}
+
+impl Outbox {
+    /// What the store shall keep changes for.
+    pub fn sinks(configs: &[SinkConfig]) -> Vec<OutboxSink> {
+        let sink = |config: &SinkConfig| OutboxSink {
+            name: config.name.clone(),
+            backlog: config.backlog,
+        };
+        configs.iter().map(sink).collect()
+    }
+
+    /// Starts a thread with a connection of its own for each of `configs`.
+    ///
+    /// # Errors
+    /// If a sink's files or the store cannot be used. A sink that is down is no
+    /// error.
+    pub fn start(
+        place: &StorePlace,
+        configs: &[SinkConfig],
+        metrics: &Metrics,
+    ) -> Result<Self, OutboxError> {
+        // Nothing is sent: that the sender is gone is the signal.
+        let (stop, stopped) = bounded(0);
+        let mut threads = Vec::new();
+        for config in configs {
+            let delivery = Delivery {
+                name: config.name.clone(),
+                sink: Sink::open(config)?,
+                store: Store::open(place)?,
+                payloads: Payloads::default(),
+                metrics: metrics.sink(&config.name),
+                longest_pause: config.retry_pause,
+                stopped: stopped.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("sink {}", config.name))
+                .spawn(move || delivery.run())?;
+            threads.push((config.name.clone(), thread));
+        }
+        Ok(Self { stop, threads })
+    }
+
+    /// Delivers what waits, as long as the sinks take it and not for much longer
+    /// than ten seconds. Says how many changes still wait for whom: they are
+    /// delivered by the next run.
+    pub fn finish(self) -> Vec<(String, u64)> {
+        drop(self.stop);
+        let mut waiting = Vec::new();
+        for (name, thread) in self.threads {
+            // A panic in it has ended the process by other ways.
+            if let Ok(left @ 1..) = thread.join() {
+                waiting.push((name, left));
+            }
+        }
+        waiting
+    }
+}
+
+/// What one thread needs.
+struct Delivery {
+    name: String,
+    sink: Sink,
+    store: Store,
+    payloads: Payloads,
+    metrics: SinkMetrics,
+    longest_pause: Duration,
+    stopped: Receiver<()>,
+}
+
+impl Delivery {
+    /// Delivers until told to stop; gives how many changes are left.
+    fn run(mut self) -> u64 {
+        let mut pause = FIRST_PAUSE;
+        let mut is_down = false;
+        let mut last_round = None;
+        loop {
+            let result = self.round();
+            self.count();
+            let stopping = match &result {
+                // More may wait already.
+                Ok(Some(BATCH)) => self.is_stopped(),
+                Ok(_) => self.sleep(POLL),
+                Err(refusal) => {
+                    self.metrics.failures.inc();
+                    if !std::mem::replace(&mut is_down, true) {
+                        tracing::warn!(sink = self.name, error = %refusal,
+                            "a sink takes nothing; changes are kept for it");
+                    }
+                    let jitter = rand::random_range(0.5..1.0);
+                    let stopping = self.sleep(pause.mul_f64(jitter));
+                    pause = (2 * pause).min(self.longest_pause);
+                    stopping
+                }
+            };
+            if let Ok(taken) = result {
+                pause = FIRST_PAUSE;
+                if is_down && taken.is_some_and(|taken| taken > 0) {
+                    is_down = false;
+                    tracing::info!(sink = self.name, "the sink takes changes again");
+                }
+            }
+            if stopping {
+                let end = *last_round.get_or_insert_with(|| Instant::now() + LAST_ROUND);
+                let left = self.store.backlog(&self.name).unwrap_or_default();
+                // A connection that does not deliver leaves it to the one that does.
+                if left == 0 || is_down || Instant::now() > end {
+                    return left;
+                }
+            }
+        }
+    }
+
+    /// Delivers one batch: how many changes, or `None` where another process
+    /// delivers to this sink.
+    fn round(&mut self) -> Result<Option<usize>, Refusal> {
+        let refused = |error: StoreError| Refusal(error.to_string());
+        if !self.store.claim_sink(&self.name).map_err(refused)? {
+            return Ok(None);
+        }
+        let batch = self.store.outgoing(&self.name, BATCH).map_err(refused)?;
+        if batch.is_empty() {
+            return Ok(Some(0));
+        }
+        let Taken(taken, refusal) = self.sink.take(&mut self.payloads, &self.store, &batch);
+        if taken > 0 {
+            let taken = batch.get(..taken).unwrap_or_default();
+            self.store.delivered(taken).map_err(refused)?;
+            self.metrics.delivered.inc_by(taken.len() as u64);
+        }
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(Some(taken)),
+        }
+    }
+
+    fn count(&self) {
+        if let Ok(backlog) = self.store.backlog(&self.name) {
+            self.metrics.backlog.set(backlog as i64);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.try_recv() == Err(crossbeam::channel::TryRecvError::Disconnected)
+    }
+
+    /// Waits; true if the run has ended.
+    fn sleep(&self, pause: Duration) -> bool {
+        self.stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected)
+    }
+}

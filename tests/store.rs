@@ -1,0 +1,481 @@
+//! The store on both of its databases: one suite, run on an SQLite file and on a
+//! PostgreSQL server that the test starts.
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+#[path = "support/postgres.rs"]
+#[allow(dead_code, reason = "other tests need the rest")]
+mod postgres_server;
+
+use std::path::Path;
+
+use hepaflow::clinical::{
+    Activation, Agreement, BloodTest, Dated, Evaluation, Fact, Indices, Rater,
+};
+use hepaflow::config::StorePlace;
+use hepaflow::domain::{
+    Abstention, ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId,
+    PatientResult, Probability, Stage, StudyUid,
+};
+use hepaflow::store::{
+    Batch, Change, Effect, LogFault, PatientChange, RowChange, Store, StoreError, StoredModel,
+    ViewRow,
+};
+use postgres_server::Server;
+
+/// One empty place after the other.
+trait Places {
+    fn next(&self) -> StorePlace;
+    /// Runs a statement behind the store's back.
+    fn tamper(&self, place: &StorePlace, sql: &str);
+}
+
+struct Files(tempfile::TempDir);
+
+fn file(place: &StorePlace) -> &Path {
+    let StorePlace::File(file) = place else {
+        panic!("{place} is no file");
+    };
+    file
+}
+
+impl Places for Files {
+    fn next(&self) -> StorePlace {
+        let name = format!("deep/{}.sqlite", rand::random::<u64>());
+        self.0.path().join(name).into()
+    }
+
+    fn tamper(&self, place: &StorePlace, sql: &str) {
+        let connection = rusqlite::Connection::open(file(place)).unwrap();
+        connection.execute_batch(sql).unwrap();
+    }
+}
+
+impl Places for Server {
+    fn next(&self) -> StorePlace {
+        let name = format!("results_{}", rand::random::<u64>());
+        self.database(&name).parse().unwrap()
+    }
+
+    fn tamper(&self, place: &StorePlace, sql: &str) {
+        let database = place.to_string();
+        let database = database.rsplit('/').next().unwrap();
+        self.client(database).batch_execute(sql).unwrap();
+    }
+}
+
+fn model() -> StoredModel {
+    StoredModel {
+        hash: ModelHash::of(b"model"),
+        architecture: "fibro3d".to_owned(),
+        classes: vec!["F0-F1".parse().unwrap(), "F2-F4".parse().unwrap()],
+    }
+}
+
+fn clip(first_frame: u64) -> ClipPrediction {
+    ClipPrediction {
+        key: ClipKey {
+            content: ContentHash::of(b"film"),
+            first_frame,
+            model: model().hash,
+        },
+        span: ClipSpan {
+            first_frame,
+            last_frame: first_frame + 15,
+            begin: EventTime::from_nanos(first_frame * 33),
+            end: EventTime::from_nanos((first_frame + 15) * 33),
+            gaps_before: 0,
+        },
+        patient: PatientId::new("p'1 ä"),
+        study: (first_frame == 0).then(|| StudyUid::new("1.2.3")),
+        source: "bed".to_owned(),
+        probabilities: [0.25, 0.75]
+            .map(|p| Probability::from_f64(p).unwrap())
+            .to_vec(),
+    }
+}
+
+fn answer(patient: &str, clips: u64) -> PatientResult {
+    PatientResult {
+        patient: PatientId::new(patient),
+        model: model().hash,
+        current: false,
+        clips,
+        left_out: 1,
+        weight: 256 * clips,
+        probabilities: clip(0).probabilities,
+        abstention: (clips < 3).then_some(Abstention::ThinEvidence),
+    }
+}
+
+fn stands(patient: &str, clips: u64) -> PatientChange {
+    PatientChange::Stands(answer(patient, clips))
+}
+
+fn batch(clips: Vec<ClipPrediction>, patients: Vec<PatientChange>) -> Batch {
+    Batch {
+        clips,
+        patients,
+        rows: Vec::new(),
+    }
+}
+
+fn open(place: &StorePlace) -> Store {
+    let mut store = Store::open(place).unwrap();
+    store.register(&model()).unwrap();
+    store
+}
+
+type Case = (&'static str, fn(&dyn Places));
+
+const SUITE: [Case; 10] = [
+    (
+        "what was committed is read back, and the same fact twice is one",
+        |places| {
+            let place = places.next();
+            let batch = batch(
+                vec![clip(8), clip(0), clip(8)],
+                vec![stands("P", 1), stands("P", 2)],
+            );
+            let mut store = open(&place);
+            store.register(&model()).unwrap();
+            store.commit(&batch).unwrap();
+            store.commit(&batch).unwrap();
+            drop(store);
+            let store = Store::open_existing(&place).unwrap();
+            assert_eq!(store.clip_predictions().unwrap(), [clip(0), clip(8)]);
+            assert_eq!(store.patient_results().unwrap(), [answer("P", 2)]);
+            assert_eq!(store.finished().unwrap(), [clip(0).key, clip(8).key].into());
+            assert_eq!(store.models().unwrap()[&model().hash], model());
+        },
+    ),
+    (
+        "more rows than a statement takes are all written",
+        |places| {
+            let mut store = open(&places.next());
+            let clips: Vec<_> = (0..1234).map(clip).collect();
+            let patients = (0..321).map(|n| stands(&format!("P{n:03}"), n)).collect();
+            store.commit(&batch(clips.clone(), patients)).unwrap();
+            let mut stored = store.clip_predictions().unwrap();
+            stored.sort_by_key(|clip| clip.key.first_frame);
+            assert_eq!(stored, clips);
+            assert_eq!(store.patient_results().unwrap().len(), 321);
+        },
+    ),
+    ("rows come in the order of their bytes", |places| {
+        let mut store = open(&places.next());
+        let names = ["B", "a", "Z", "ä", "_", "10", "9"];
+        let patients = names.iter().map(|name| stands(name, 1)).collect();
+        store.commit(&batch(vec![], patients)).unwrap();
+        let stored = store.patient_results().unwrap();
+        let mut sorted = names.map(str::to_owned);
+        sorted.sort();
+        assert!(stored.iter().map(|r| r.patient.expose()).eq(sorted.iter()));
+    }),
+    ("a withdrawn answer is gone", |places| {
+        let mut store = open(&places.next());
+        let gone = PatientChange::Withdrawn(PatientId::new("P"), model().hash);
+        store
+            .commit(&batch(vec![], vec![stands("P", 1), gone.clone()]))
+            .unwrap();
+        assert_eq!(store.patient_results().unwrap(), []);
+        store
+            .commit(&batch(vec![], vec![gone.clone(), stands("P", 1)]))
+            .unwrap();
+        store.commit(&batch(vec![], vec![gone])).unwrap();
+        assert_eq!(store.patient_results().unwrap(), []);
+    }),
+    ("a batch with one bad row is not written at all", |places| {
+        let mut store = open(&places.next());
+        let mut foreign = clip(8);
+        foreign.key.model = ModelHash::of(b"never registered");
+        let error = store.commit(&batch(vec![clip(0), foreign], vec![stands("P", 1)]));
+        assert!(
+            matches!(error, Err(StoreError::Refused { .. })),
+            "{error:?}"
+        );
+        assert_eq!(store.clip_predictions().unwrap(), []);
+        assert_eq!(store.patient_results().unwrap(), []);
+        store.commit(&batch(vec![clip(0)], vec![])).unwrap();
+    }),
+    (
+        "processes open a new store at once and write the same rows",
+        |places| {
+            let place = places.next();
+            std::thread::scope(|scope| {
+                for turn in 0..4 {
+                    let place = &place;
+                    scope.spawn(move || {
+                        let mut store = open(place);
+                        for begin in (0..200).step_by(20) {
+                            let mut clips: Vec<_> = (begin..begin + 30).map(clip).collect();
+                            clips.rotate_left(turn * 7);
+                            let mut patients: Vec<_> =
+                                (0..9).map(|n| stands(&format!("P{n}"), begin)).collect();
+                            patients.rotate_left(turn);
+                            store.commit(&batch(clips, patients)).unwrap();
+                        }
+                    });
+                }
+            });
+            let store = Store::open_existing(&place).unwrap();
+            assert_eq!(store.clip_predictions().unwrap().len(), 210);
+            assert_eq!(store.patient_results().unwrap().len(), 9);
+        },
+    ),
+    (
+        "a store that is missing, newer, cut short or damaged is refused by name",
+        |places| {
+            let place = places.next();
+            let missing = Store::open_existing(&place).unwrap_err();
+            assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
+
+            let mut store = open(&place);
+            store.commit(&batch(vec![clip(0)], vec![])).unwrap();
+            places.tamper(&place, "UPDATE clip_predictions SET probabilities = '[1,'");
+            let error = store.clip_predictions().unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            assert!(!error.to_string().contains("p'1"), "{error}");
+            drop(store);
+
+            let newer = match &place {
+                StorePlace::File(_) => "PRAGMA user_version = 99",
+                StorePlace::Postgres(_) => "UPDATE hepaflow_schema SET version = 99",
+            };
+            places.tamper(&place, newer);
+            for error in [Store::open(&place), Store::open_existing(&place)] {
+                let error = error.unwrap_err();
+                assert!(
+                    matches!(error, StoreError::Newer { found: 99, .. }),
+                    "{error}"
+                );
+                assert!(error.to_string().contains("use a newer one"));
+            }
+
+            let place = places.next();
+            drop(open(&place));
+            places.tamper(&place, "DROP TABLE patient_results");
+            let error = Store::open(&place).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            assert!(error.to_string().contains("backup"), "{error}");
+        },
+    ),
+    (
+        "facts are logged once, corrected, and tampering is found",
+        |places| {
+            let place = places.next();
+            let mut store = open(&place);
+            let found = |stage| {
+                Change::Enter(Fact::Pathology(Dated {
+                    patient: PatientId::new("p'1 ä"),
+                    day: 9,
+                    value: stage,
+                }))
+            };
+            let active = Change::Enter(Fact::Activation(Activation {
+                number: 0,
+                model: model().hash,
+            }));
+            let changes = [found(Stage::F1), found(Stage::F1), active, found(Stage::F3)];
+            let receipt = store.enter(&changes, "test", "why").unwrap();
+            let effects = [
+                Ok(Effect::Logged(1)),
+                Ok(Effect::Unchanged),
+                Ok(Effect::Logged(2)),
+                Ok(Effect::Corrected(4)),
+            ];
+            assert_eq!(receipt.outcomes, effects);
+            // Writers that come at once wait for one another.
+            std::thread::scope(|scope| {
+                for writer in 0..4 {
+                    let place = &place;
+                    scope.spawn(move || {
+                        let mut store = Store::open(place).unwrap();
+                        for day in 0..10 {
+                            let fact = Fact::Pathology(Dated {
+                                patient: PatientId::new(format!("P{writer}")),
+                                day,
+                                value: Stage::F2,
+                            });
+                            let change = [Change::Enter(fact)];
+                            store.enter(&change, "test", "at once").unwrap();
+                        }
+                    });
+                }
+            });
+            let sound = store.verify_facts(None).unwrap();
+            assert_eq!((sound.rows, sound.faults), (44, vec![]));
+            assert_eq!(store.active_model().unwrap(), Some(model().hash));
+            let rows = store.facts_after(3, 1).unwrap();
+            assert_eq!((rows[0].number, &rows[0].change), (4, &found(Stage::F3)));
+            places.tamper(&place, "UPDATE facts SET actor = 'nobody' WHERE number = 7");
+            places.tamper(&place, "DELETE FROM facts WHERE number > 40");
+            let tampered = store.verify_facts(None).unwrap();
+            let faults = [LogFault::Changed(7), LogFault::CutOff { from: 41, to: 44 }];
+            assert_eq!(tampered.faults, faults);
+        },
+    ),
+    ("rows of views are replaced and withdrawn", |places| {
+        let mut store = open(&places.next());
+        let patient = PatientId::new("P");
+        let blood = |platelets| {
+            let test = BloodTest {
+                age: 50_000,
+                ast: 40_000,
+                alt: 30_000,
+                platelets,
+                ast_upper_limit: BloodTest::DEFAULT_AST_UPPER_LIMIT,
+            };
+            ViewRow::Indices(patient.clone(), Indices::of(&test))
+        };
+        let agreement = |index_says| {
+            let agreement = Agreement {
+                model: model().hash,
+                index: Rater::Fib4,
+                target: Stage::F3,
+                model_says: true,
+                index_says,
+            };
+            ViewRow::Agreement(patient.clone(), agreement)
+        };
+        let mut evaluation = Evaluation::default();
+        evaluation.confusion.undecided = 3;
+        evaluation.auc.twice_wins = 5;
+        let evaluation = ViewRow::Evaluation(Rater::Model(model().hash), Stage::F4, evaluation);
+        let rows = vec![
+            RowChange::Stands(blood(100_000)),
+            RowChange::Stands(blood(200_000)),
+            RowChange::Stands(agreement(false)),
+            RowChange::Stands(agreement(true)),
+            RowChange::Stands(evaluation.clone()),
+        ];
+        let of = |rows| Batch {
+            rows,
+            ..Batch::default()
+        };
+        store.commit(&of(rows)).unwrap();
+        assert_eq!(
+            store.view_rows().unwrap(),
+            [blood(200_000), agreement(true), evaluation.clone()]
+        );
+        let rows = [blood(1_000), agreement(false), evaluation];
+        store
+            .commit(&of(rows.map(RowChange::Withdrawn).to_vec()))
+            .unwrap();
+        assert_eq!(store.view_rows().unwrap(), []);
+    }),
+    ("an answer as it was is not written again", |places| {
+        let place = places.next();
+        let mut store = open(&place);
+        store.commit(&batch(vec![], vec![stands("P", 1)])).unwrap();
+        store.commit(&batch(vec![], vec![stands("P", 1)])).unwrap();
+        assert_eq!(store.patient_results().unwrap(), [answer("P", 1)]);
+        store.commit(&batch(vec![], vec![stands("P", 2)])).unwrap();
+        assert_eq!(store.patient_results().unwrap(), [answer("P", 2)]);
+    }),
+];
+
+fn run_suite(places: &dyn Places) {
+    for (name, case) in SUITE {
+        println!("{name}");
+        case(places);
+    }
+}
+
+#[test]
+fn sqlite_keeps_what_is_committed() {
+    run_suite(&Files(tempfile::tempdir().unwrap()));
+}
+
+#[test]
+fn postgresql_keeps_what_is_committed() {
+    run_suite(&Server::start());
+}
+
+#[test]
+fn a_foreign_or_cut_file_is_refused_by_name() {
+    let files = Files(tempfile::tempdir().unwrap());
+    let text = files.0.path().join("text");
+    std::fs::write(
+        &text,
+        "not a database, but long enough to be read as one".repeat(99),
+    )
+    .unwrap();
+    let error = Store::open_existing(&text).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+
+    let foreign = StorePlace::from(files.0.path().join("foreign"));
+    files.tamper(&foreign, "CREATE TABLE recipes (dish TEXT)");
+    let error = Store::open(&foreign).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+
+    let place = files.next();
+    let mut store = open(&place);
+    store
+        .commit(&batch((0..999).map(clip).collect(), vec![]))
+        .unwrap();
+    drop(store);
+    let whole = std::fs::metadata(file(&place)).unwrap().len();
+    let cut = std::fs::OpenOptions::new()
+        .write(true)
+        .open(file(&place))
+        .unwrap();
+    for length in [whole / 2, 5000, 4096, 700, 100] {
+        cut.set_len(length).unwrap();
+        let error = Store::open(&place).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Damaged { .. }),
+            "{length}: {error}"
+        );
+        assert!(error.to_string().contains("sqlite"), "{error}");
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+    let server = Server::start();
+    let good = server.database("results");
+    let place: StorePlace = good.parse().unwrap();
+    drop(open(&place));
+    for (from, to) in [
+        ("s3cret%40here", "wr0ng%40pass"),
+        ("/results", "/nothing"),
+        ("127.0.0.1:", "127.0.0.1:1"),
+        ("/results", "/results?sslmode=require"),
+    ] {
+        let place: StorePlace = good.replace(from, to).parse().unwrap();
+        let error = Store::open(&place).unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+        let said = format!("{error} {error:?}");
+        assert!(said.contains("postgres://127.0.0.1"), "{said}");
+        assert!(
+            !said.contains("s3cret") && !said.contains("wr0ng"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_restarts_is_waited_for_and_nothing_is_lost() {
+    let mut server = Server::start();
+    let place: StorePlace = server.database("results").parse().unwrap();
+    let mut store = open(&place);
+    store
+        .commit(&batch(vec![clip(0)], vec![stands("P", 1)]))
+        .unwrap();
+    server.stop();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            store
+                .commit(&batch(vec![clip(1)], vec![stands("P", 2)]))
+                .unwrap();
+            (
+                store.finished().unwrap().len(),
+                store.patient_results().unwrap(),
+            )
+        });
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(!waiting.is_finished());
+        server.launch(&[]);
+        assert_eq!(waiting.join().unwrap(), (2, vec![answer("P", 2)]));
+    });
+}
