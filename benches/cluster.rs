@@ -72,7 +72,7 @@ fn main() {
     // Every worker tells every other: the square of their number.
     let (workers, epoch) = last;
     for all in [16.0, 64.0, 256.0] {
-        let progress = epoch * EPOCHS * (all / f64::from(workers)).powi(2);
+        let progress = epoch * EPOCHS * (all / workers as f64).powi(2);
         println!(
             "  {:.2} MB/s of progress among {all} workers",
             progress / 1e6

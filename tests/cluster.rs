@@ -118,9 +118,11 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if begin.elapsed() > limit {
-                panic!("it goes on after {limit:?}:\n{}", self.said());
-            }
+            let said = self.said();
+            assert!(
+                begin.elapsed() < limit,
+                "it goes on after {limit:?}:\n{said}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         };
         self.reader.take().unwrap().join().unwrap();

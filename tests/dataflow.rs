@@ -541,7 +541,9 @@ fn the_same_bytes_in_two_processes_are_scored_and_counted_once() {
         let job = job(&folder, Vec::new(), 1);
         together(job, Control::default(), group, lost.clone())
     });
-    running.map(|run| run.join().unwrap().unwrap());
+    for run in running {
+        run.join().unwrap().unwrap();
+    }
     assert_eq!(stored(&folder).0, expected(&films));
 }
 

@@ -100,10 +100,10 @@ impl SuperviseArgs {
         let Some(processes) = self.group.processes else {
             return Ok(vec![None]);
         };
-        let mut local = match self.process.is_empty() {
-            true => (0..processes).collect(),
-            false => self.process.clone(),
-        };
+        let mut local = self.process.clone();
+        if local.is_empty() {
+            local.extend(0..processes);
+        }
         local.sort_unstable();
         local.dedup();
         // Mistakes of the host file are told before anything is started.
