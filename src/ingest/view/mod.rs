@@ -6,8 +6,8 @@
 //! follows one stream: it finds the sector where neither the operator nor a
 //! DICOM region says where to look, blackens what lies outside it, and names a
 //! reason for every picture that is not fit to be seen. It keeps nothing but
-//! small copies, measures at about a tenth of the cost of decoding, and works
-//! on the reader's thread. Called by the reader, once a frame.
+//! small copies and works on the reader's thread. Called by the reader, once a
+//! frame.
 
 mod gate;
 mod region;
