@@ -24,7 +24,6 @@ mod picture;
 mod problem;
 mod router;
 mod site;
-mod tls;
 pub mod tokens;
 
 pub mod outbox;
@@ -36,15 +35,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use auth::Access;
 use ids::Ids;
 use site::Site;
 pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
-pub use tls::TlsError;
 use tokens::{TokenError, Tokens};
 
-use crate::config::ServeConfig;
+use crate::config::{ServeConfig, TlsError, server_tls};
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +105,8 @@ impl Server {
         }
         let tokens = config.tokens.as_deref().map(Tokens::load).transpose()?;
         let tls = config.tls.as_ref();
-        let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
-        let tls = tls.transpose()?;
+        let tls = tls.map(|(certificate, key)| server_tls(certificate, key, None));
+        let tls = tls.transpose()?.map(TlsAcceptor::from);
         let file = subject.ids.clone();
         let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;
         let bind = || {
