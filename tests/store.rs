@@ -84,6 +84,7 @@ fn clip(first_frame: u64) -> ClipPrediction {
             begin: EventTime::from_nanos(first_frame * 33),
             end: EventTime::from_nanos((first_frame + 15) * 33),
             gaps_before: 0,
+            weight: 200,
         },
         patient: PatientId::new("p'1 ä"),
         study: (first_frame == 0).then(|| StudyUid::new("1.2.3")),
@@ -115,7 +116,7 @@ fn batch(clips: Vec<ClipPrediction>, patients: Vec<PatientChange>) -> Batch {
     Batch {
         clips,
         patients,
-        rows: Vec::new(),
+        ..Batch::default()
     }
 }
 

@@ -7,15 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::BadInput;
 use super::archive::{self, Report};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
-use super::{BadInput, engine_options};
+use super::side_by_side::{self, Opened};
 use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace, pseudonym_key};
-use crate::dataflow::{self, Control, Facts, Feed, Job, KeepOpen, Opening, Outcome, WindowShape};
-use crate::domain::{FrameSize, PatientId, PseudonymKey};
-use crate::engine::Engine;
+use crate::dataflow::{
+    self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
+};
+use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey};
 use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
@@ -23,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::serve::outbox::Outbox;
 use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
-use crate::store::{Store, StoredModel};
+use crate::store::Store;
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
 /// answer per patient.
@@ -52,16 +54,17 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
-    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
-    let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
-    let spec = model.spec();
-
+    let (opened, others) = side_by_side::open(&pipeline)?;
     let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
-    store.register(&StoredModel {
-        hash: model.hash(),
-        architecture: spec.architecture.to_string(),
-        classes: spec.classes.clone(),
-    })?;
+    for opened in std::iter::once(&opened).chain(&others) {
+        store.register(&opened.stored())?;
+    }
+    let Opened {
+        model,
+        engine,
+        threads,
+    } = opened;
+    let spec = model.spec();
     store.deliver_to(Outbox::sinks(&pipeline.sinks));
 
     let metrics = Metrics::new()?;
@@ -95,6 +98,19 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let listeners = listeners(&pipeline, &intake, &control, &metrics, &mut openings)?;
 
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
+    let (mut beside, mut served_beside, mut models) = (Vec::new(), Vec::new(), vec![model.hash()]);
+    for Opened {
+        model,
+        engine,
+        threads,
+    } in others
+    {
+        // What these see is not drawn.
+        let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &Live::default());
+        models.push(model.hash());
+        served_beside.push(served_model(&model, &pipeline, &scoring));
+        beside.push((model.hash(), scoring.scorers(threads)?));
+    }
     let facts = Facts::new(Store::open(&pipeline.store)?);
     let subject = Subject {
         facts: facts.clone(),
@@ -105,15 +121,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             StorePlace::File(file) => file.with_extension("ids"),
             StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
         },
-        model: ServedModel {
-            hash: model.hash(),
-            architecture: spec.architecture.to_string(),
-            classes: spec.classes.clone(),
-            synthetic: spec.synthetic,
-            size,
-            window: (spec.input.frames, pipeline.window.stride),
-            engine: scoring.engine().description(),
-        },
+        model: served_model(&model, &pipeline, &scoring),
+        beside: served_beside,
+        pseudonyms: intake.key.clone(),
         sources: pipeline.sources.iter().map(served).collect(),
         open: on_request(&pipeline, &intake),
     };
@@ -136,9 +146,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             max_gap: pipeline.window.max_gap,
         },
         model: model.hash(),
-        scorers: scoring.scorers(pipeline.model.threads)?,
+        scorers: scoring.scorers(threads)?,
         workers: usize::from(args.workers),
-        beside: Vec::new(),
+        beside,
         facts,
         store,
         metrics: metrics.clone(),
@@ -166,7 +176,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
-    report(&pipeline, &model, &metrics, &outcome)?;
+    let synthetic = model.spec().synthetic;
+    report(&pipeline, &models, synthetic, &metrics, &outcome)?;
     if failures.is_empty() {
         return Ok(());
     }
@@ -181,7 +192,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
 /// The answers on stdout; what was done, and where it lies, on stderr.
 fn report(
     pipeline: &Pipeline,
-    model: &Model,
+    models: &[ModelHash],
+    synthetic: bool,
     metrics: &Metrics,
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
@@ -191,9 +203,9 @@ fn report(
         place @ StorePlace::Postgres(_) => place.clone(),
     };
     let mut results = store.patient_results()?;
-    results.retain(|result| result.model == model.hash());
+    results.retain(|result| models.contains(&result.model));
     print(&patient_rows(&results, &store.models()?).to_table())?;
-    if model.spec().synthetic {
+    if synthetic {
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
     eprintln!(
@@ -385,6 +397,23 @@ fn cohort(directory: &Path) -> anyhow::Result<Vec<Recording>> {
             Ok((media, Some(PatientId::new(video.patient_id))))
         })
         .collect()
+}
+
+/// A model that scores, as people see it.
+fn served_model(model: &Model, pipeline: &Pipeline, scoring: &Scoring) -> ServedModel {
+    let spec = model.spec();
+    ServedModel {
+        hash: model.hash(),
+        architecture: spec.architecture.to_string(),
+        classes: spec.classes.clone(),
+        synthetic: spec.synthetic,
+        size: FrameSize {
+            height: spec.input.height,
+            width: spec.input.width,
+        },
+        window: (spec.input.frames, pipeline.window.stride),
+        engine: scoring.engine().description(),
+    }
 }
 
 /// A source, as people see it.

@@ -10,6 +10,7 @@
 
 mod diagnostic;
 mod key;
+mod model;
 mod pipeline;
 mod place;
 mod section;
@@ -17,9 +18,10 @@ mod sink;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use key::{KeyError, pseudonym_key};
+pub use model::ModelConfig;
 pub use pipeline::{
-    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, ServeConfig,
-    SourceConfig, SourceKind, WindowConfig,
+    DEFAULTS, IngestConfig, ListenerSection, Pipeline, PipelineError, ServeConfig, SourceConfig,
+    SourceKind, WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::model::{ModelConfig, read_models};
 use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
@@ -36,8 +37,11 @@ pub enum PipelineError {
 pub struct Pipeline {
     file: PathBuf,
     text: String,
-    /// Which model, and what executes it.
+    /// Which model, and what executes it. Its answers are the current ones, unless
+    /// another one's were made so.
     pub model: ModelConfig,
+    /// Further models that score the same windows.
+    pub beside: Vec<ModelConfig>,
     /// How frames become clips.
     pub window: WindowConfig,
     /// How sources are read.
@@ -77,19 +81,6 @@ impl Default for ServeConfig {
             hosts: Vec::new(),
         }
     }
-}
-
-/// `[model]`
-#[derive(Clone, Debug)]
-pub struct ModelConfig {
-    /// The model directory.
-    pub path: Located<PathBuf>,
-    /// `auto`, `cpu` or `cuda`.
-    pub device: &'static str,
-    /// `f32`, `bf16` or `f16`.
-    pub precision: &'static str,
-    /// Inference threads, at least one.
-    pub threads: usize,
 }
 
 /// `[window]`
@@ -242,6 +233,11 @@ impl Pipeline {
         }
     }
 
+    /// All models, the first one first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.model).chain(&self.beside)
+    }
+
     /// Looks for what the file names and reports what is not there.
     ///
     /// A run goes on without a missing source; `hepaflow check` does not.
@@ -258,12 +254,20 @@ impl Pipeline {
                 help: help.to_owned(),
             });
         };
-        let model = &self.model.path;
-        if !model.value.join("model.toml").is_file() {
+        for (position, model) in self.models().enumerate() {
+            let path = &model.path;
+            if path.value.join("model.toml").is_file() {
+                continue;
+            }
+            let key = if self.beside.is_empty() {
+                "model.path".to_owned()
+            } else {
+                format!("model[{position}].path")
+            };
             note(
-                "model.path".to_owned(),
-                &model.span,
-                format!("{} holds no model.toml", model.value.display()),
+                key,
+                &path.span,
+                format!("{} holds no model.toml", path.value.display()),
                 "a model directory holds model.toml and weights.safetensors; \
                  `hepaflow model import` makes one",
             );
@@ -323,18 +327,7 @@ impl Pipeline {
 /// `None` only if a mistake was noted.
 fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline> {
     let base = file.parent().unwrap_or(Path::new(""));
-    let model = match root.table("model") {
-        Some(section) => read_model(base, section),
-        None => {
-            root.mistake(
-                "model",
-                root.span(),
-                "this table is missing",
-                "add `[model]` with `path = \"...\"`, the directory of a model",
-            );
-            None
-        }
-    };
+    let models = read_models(base, root);
     let window = root.table("window").map_or_else(
         || WindowConfig {
             stride: 8,
@@ -392,10 +385,12 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
     let serve = root.table("serve").map(|section| read_serve(base, section));
+    let (model, beside) = models?;
     Some(Pipeline {
         file: file.to_owned(),
         text: text.to_owned(),
-        model: model?,
+        model,
+        beside,
         window,
         ingest,
         privacy_key,
@@ -403,24 +398,6 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         store,
         sinks,
         serve: serve.unwrap_or_default(),
-    })
-}
-
-fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
-    let path = section.required::<String>("path");
-    let device = section.one_of("device", &["auto", "cpu", "cuda"]);
-    let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
-    let threads = section.or("threads", Count(cores()));
-    section.finish();
-    let path = path?;
-    Some(ModelConfig {
-        path: Located {
-            value: base.join(path.value),
-            span: path.span,
-        },
-        device: device.unwrap_or("auto"),
-        precision: precision.unwrap_or("f32"),
-        threads: threads.0,
     })
 }
 
@@ -659,7 +636,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
 }
 
 /// Cores that this process may use, at least one.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 

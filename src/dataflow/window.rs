@@ -6,6 +6,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
 
+use super::surroundings::Surroundings;
 use super::{Epoch, StreamEvent, StreamInfo, StreamItem};
 use crate::domain::{Clip, ClipKey, ClipSpan, Frame, ModelHash};
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ pub struct Windower {
     skip: usize,
     last: Option<Frame>,
     gaps: u64,
+    /// None for a live stream.
+    surroundings: Option<Surroundings>,
 }
 
 impl Windower {
@@ -70,7 +73,15 @@ impl Windower {
             skip: 0,
             last: None,
             gaps: 0,
+            surroundings: Some(Surroundings::new(shape.length.max(1))),
         }
+    }
+
+    /// Trusts every clip fully: a live stream loses frames because this machine is
+    /// late, too, and that says nothing of its pictures.
+    pub fn of_live_stream(mut self) -> Self {
+        self.surroundings = None;
+        self
     }
 
     /// Gaps seen so far.
@@ -90,6 +101,9 @@ impl Windower {
             self.skip = 0;
         }
         self.last = Some(frame.clone());
+        if let Some(surroundings) = &mut self.surroundings {
+            surroundings.push(frame.index);
+        }
         if self.skip > 0 {
             self.skip -= 1;
             return None;
@@ -108,6 +122,10 @@ impl Windower {
             begin: first.time,
             end: last.time,
             gaps_before: self.gaps,
+            weight: self
+                .surroundings
+                .as_ref()
+                .map_or(ClipSpan::FULL_WEIGHT, Surroundings::weight),
         };
         Some((clip, span))
     }
@@ -164,7 +182,10 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
                     for StreamItem { stream: id, event } in items.drain(..) {
                         match event {
                             StreamEvent::Opened(info) => {
-                                let windower = Windower::new(shape, info.frame_interval);
+                                let mut windower = Windower::new(shape, info.frame_interval);
+                                if info.live {
+                                    windower = windower.of_live_stream();
+                                }
                                 let counters = metrics.source(&info.source);
                                 streams.insert(id, (info, windower, counters));
                             }

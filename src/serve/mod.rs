@@ -31,7 +31,6 @@ pub mod outbox;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -44,7 +43,7 @@ pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
 pub use tls::TlsError;
 use tokens::{TokenError, Tokens};
 
-use crate::config::ServeConfig;
+use crate::config::{KeyError, ServeConfig};
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,13 +64,8 @@ pub enum ServeError {
     )]
     Unprotected(SocketAddr),
     /// The key behind opaque names cannot be read or made.
-    #[error("cannot use {}: {error}", file.display())]
-    Ids {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Ids(#[from] KeyError),
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
@@ -108,8 +102,7 @@ impl Server {
         let tls = config.tls.as_ref();
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?;
-        let file = subject.ids.clone();
-        let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;
+        let ids = Ids::open(&subject.ids)?;
         let bind = || {
             let listener = TcpListener::bind(listen)?;
             listener.set_nonblocking(true)?;

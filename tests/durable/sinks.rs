@@ -21,6 +21,7 @@ fn configs(folder: &Path, url: &str) -> Vec<SinkConfig> {
         kind,
         backlog: 500,
         retry_pause: Duration::from_millis(300),
+        park_after: 50,
     };
     vec![
         sink(
