@@ -298,6 +298,31 @@ mod tests {
         assert_eq!(windower.gaps(), 0);
     }
 
+    #[test]
+    fn a_recording_s_clips_weigh_what_was_let_through_and_those_of_a_live_stream_are_full() {
+        let kept = || {
+            let indices = (0..20).chain(30..90);
+            indices.map(|index| frame(index, index * STEP, false))
+        };
+        let weights = |mut windower: Windower| -> Vec<_> {
+            let clips = kept().filter_map(|frame| windower.push(frame));
+            clips
+                .map(|(_, span)| (span.first_frame, span.weight))
+                .collect()
+        };
+        let recorded = weights(windower(4, 4));
+        assert_eq!(recorded[0], (0, 256));
+        // 22 of the 32 frames up to 33.
+        assert_eq!(recorded[5], (30, 176));
+        assert_eq!(recorded.last(), Some(&(86, 256)));
+        let live = weights(windower(4, 4).of_live_stream());
+        assert!(
+            live.iter()
+                .all(|&(_, weight)| weight == ClipSpan::FULL_WEIGHT)
+        );
+        assert_eq!(live.len(), recorded.len());
+    }
+
     proptest! {
         /// Against the definition, by brute force: cut at the gaps, then take
         /// every S-th run of W frames of each piece.

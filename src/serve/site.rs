@@ -111,6 +111,14 @@ impl Site {
         }
     }
 
+    /// The model of this hash, if it scores in this run; else the first that does.
+    pub(super) fn running(&self, hash: &str) -> &ServedModel {
+        let mut beside = self.subject.beside.iter();
+        beside
+            .find(|model| model.hash.to_string() == hash)
+            .unwrap_or(&self.subject.model)
+    }
+
     /// The patient that people call so, as the store knows them.
     pub(super) fn patient(&self, identifier: &str) -> PatientId {
         let patient = PatientId::new(identifier);

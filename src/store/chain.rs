@@ -245,10 +245,12 @@ impl Store {
             .chain(&["hash"])
             .map(|column| format!("CAST({column} AS TEXT)"))
             .collect();
+        // By the table's own column: those that are cast have the same names.
         let sql = format!(
-            "SELECT number, {} FROM {} WHERE number > $1 ORDER BY number LIMIT 4096",
-            texts.join(", "),
-            log.table
+            "SELECT number, {texts} FROM {table} WHERE number > $1
+             ORDER BY {table}.number LIMIT 4096",
+            texts = texts.join(", "),
+            table = log.table
         );
         let mut chain = Chain::default();
         let mut at_known = None;
