@@ -9,7 +9,8 @@ mod postgres_server;
 use std::path::Path;
 
 use hepaflow::clinical::{
-    Activation, Agreement, BloodTest, Dated, Evaluation, Fact, Indices, Rater,
+    Activation, Agreement, BloodTest, Dated, Deletion, Elastography, ElastographyMethod,
+    Evaluation, Fact, Indices, Rater,
 };
 use hepaflow::config::StorePlace;
 use hepaflow::domain::{
@@ -128,7 +129,7 @@ fn open(place: &StorePlace) -> Store {
 
 type Case = (&'static str, fn(&dyn Places));
 
-const SUITE: [Case; 11] = [
+const SUITE: [Case; 12] = [
     (
         "what was committed is read back, and the same fact twice is one",
         |places| {
@@ -386,6 +387,42 @@ const SUITE: [Case; 11] = [
             assert_eq!(store.verify_answers(None).unwrap().faults, []);
             let faults = store.verify_answers(Some(&sound.head)).unwrap().faults;
             assert_eq!(faults, [LogFault::CutOff { from: 3, to: 4 }]);
+        },
+    ),
+    (
+        "a summary shows the elastography of merged records and none of deleted ones",
+        |places| {
+            let mut store = open(&places.next());
+            let current = PatientResult {
+                current: true,
+                ..answer("INTO", 3)
+            };
+            let patients = vec![PatientChange::Stands(current)];
+            store.commit(&batch(vec![], patients)).unwrap();
+            let [from, into] = ["FROM", "INTO"].map(PatientId::new);
+            let measured = |patient: &PatientId, day, pascal| {
+                let method = ElastographyMethod::SuperSonic;
+                Fact::Elastography(Dated {
+                    patient: patient.clone(),
+                    day,
+                    value: Elastography::from_pascal(method, pascal).unwrap(),
+                })
+            };
+            let shown = |store: &Store| {
+                let summary = store.summary(&into).unwrap().unwrap();
+                summary.elastography.map(|measured| measured.stiffness)
+            };
+            assert_eq!(shown(&store), None);
+            for (fact, expected) in [
+                (measured(&into, 3, 7_000), 7_000),
+                (measured(&from, 5, 9_000), 7_000),
+                (Fact::Merge(from.clone(), into.clone()), 9_000),
+                (Fact::Deletion(Deletion::Patient(from.clone())), 7_000),
+            ] {
+                let change = [Change::Enter(fact)];
+                store.enter(&change, "test", "").unwrap();
+                assert_eq!(shown(&store), Some(expected));
+            }
         },
     ),
     ("rows of views are replaced and withdrawn", |places| {

@@ -1,9 +1,9 @@
 //! Parts of the results, for readers who look at a page at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Store, StoreError, records};
-use crate::clinical::{Agreement, Day, Elastography, Fact, Indices};
+use crate::clinical::{Agreement, Day, Deletion, Elastography, Fact, Indices, Merges};
 use crate::domain::{ClipPrediction, ModelHash, PatientId, PatientResult};
 
 /// Which rows of a list.
@@ -108,12 +108,13 @@ impl Store {
     }
 
     /// Of every patient the elastography of the latest day, of those on one day
-    /// the stiffest.
+    /// the stiffest: those of merged records count for the one that stands for them,
+    /// and those of deleted records for nobody.
     fn standing_elastographies(
         &self,
     ) -> Result<HashMap<PatientId, (Day, Elastography)>, StoreError> {
-        let sql = "SELECT slot, change, fact FROM facts WHERE kind = 'elastography'
-                   ORDER BY number";
+        let sql = "SELECT slot, change, fact FROM facts
+                   WHERE kind IN ('elastography', 'merge', 'deletion') ORDER BY number";
         let rows = self.read(sql, &[], |row| {
             Ok((row.text(0)?, row.integer(1)?, row.json::<Fact>(2)?))
         })?;
@@ -125,13 +126,31 @@ impl Store {
                 slots.remove(&slot);
             }
         }
+        let mut merges = Merges::default();
+        let mut deleted = HashSet::new();
+        for fact in slots.values() {
+            match fact {
+                // What stands together makes no cycle, in whatever order it is said.
+                Fact::Merge(from, into) => {
+                    let _ = merges.enter(from, into);
+                }
+                Fact::Deletion(Deletion::Patient(record)) => {
+                    deleted.insert(record.clone());
+                }
+                _ => {}
+            }
+        }
         let mut standing: HashMap<PatientId, (Day, Elastography)> = HashMap::new();
         for fact in slots.into_values() {
             let Fact::Elastography(dated) = fact else {
                 continue;
             };
+            if deleted.contains(&dated.patient) {
+                continue;
+            }
             let new = (dated.day, dated.value);
-            let held = standing.entry(dated.patient).or_insert(new);
+            let patient = merges.standing(&dated.patient).clone();
+            let held = standing.entry(patient).or_insert(new);
             let rank = |(day, value): &(Day, Elastography)| (*day, value.stiffness);
             if rank(held) < rank(&new) {
                 *held = new;
