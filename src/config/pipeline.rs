@@ -386,11 +386,20 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .and_then(|section| read_store(base, section))
         .unwrap_or_else(|| base.join("results.sqlite").into());
     let mut names = HashSet::new();
-    let sinks = root
+    let sinks: Vec<_> = root
         .tables("sink")
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
+    let files_reports = |sink: &SinkConfig| matches!(sink.kind, SinkKind::Dicom { .. });
+    if root.has("privacy") && sinks.iter().any(files_reports) {
+        root.mistake(
+            "privacy",
+            root.span(),
+            "reports under pseudonyms belong into no patient's study",
+            "take out `[privacy]`, or the sink of kind \"dicom\"",
+        );
+    }
     let serve = root.table("serve").map(|section| read_serve(base, section));
     Some(Pipeline {
         file: file.to_owned(),

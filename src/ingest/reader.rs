@@ -450,6 +450,7 @@ impl Reader {
             content: opening.content,
             patient: opening.patient.clone(),
             study: facts.study.clone(),
+            instance: facts.instance.clone().map(Arc::new),
             frame_interval: stream.timeline.interval(),
             picture: stream.picture,
             crop: stream.view.crop(),
