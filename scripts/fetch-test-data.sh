@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetches what the tests need from PyPI: the real DICOM images inside pydicom, and
-# pynetdicom, which pushes to the listener. Needs python3 with pip, and the network, once; when the files
+# Fetches what the tests need from PyPI: the real DICOM images inside pydicom,
+# pynetdicom, which pushes to the listener, and highdicom, which reads reports. Needs python3 with pip, and the network, once; when the files
 # are there and right it does nothing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,6 +9,9 @@ version=3.0.2
 # Both packages, for PYTHONPATH.
 python=tests/data/cache/python
 peer=2.1.1
+# With its own dependencies; it takes pydicom from there.
+reader=tests/data/cache/highdicom
+reader_version=0.28.2
 
 sums() {
     cat <<'SUMS'
@@ -20,7 +23,7 @@ SUMS
 }
 
 mkdir -p "$cache"
-if [ -e "$python/$version-$peer" ] &&
+if [ -e "$python/$version-$peer" ] && [ -e "$reader/$reader_version" ] &&
     (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
     exit 0
 fi
@@ -42,4 +45,8 @@ mkdir -p "$python"
 for wheel in "$download"/*.whl; do
     python3 -m zipfile --extract "$wheel" "$python"
 done
+rm -rf "$reader"
+python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
+    --root-user-action ignore --target "$reader" "highdicom==$reader_version"
+touch "$reader/$reader_version"
 touch "$python/$version-$peer"

@@ -198,7 +198,9 @@ fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
 fn is_ae_title(text: &str) -> bool {
     text.len() <= 16
         && !text.trim().is_empty()
-        && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\')
+        && text
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\')
 }
 
 /// What is wrong with a webhook's URL, and the way out.

@@ -163,8 +163,7 @@ impl Archive {
                 };
                 for value in data {
                     answer.extend(value.data);
-                    if value.value_type != PDataValueType::Command
-                        || answer.len() > LARGEST_ANSWER
+                    if value.value_type != PDataValueType::Command || answer.len() > LARGEST_ANSWER
                     {
                         return Err(broken());
                     }

@@ -82,10 +82,7 @@ enum Sink {
 struct Refusal(String);
 
 impl Sink {
-    fn open(
-        config: &SinkConfig,
-        explainer: Option<&Arc<Explainer>>,
-    ) -> Result<Self, OutboxError> {
+    fn open(config: &SinkConfig, explainer: Option<&Arc<Explainer>>) -> Result<Self, OutboxError> {
         Ok(match &config.kind {
             SinkKind::Webhook {
                 url,
@@ -142,9 +139,7 @@ impl Sink {
                     Err(refusal) => Taken(0, Some(refusal)),
                 }
             }
-            Self::Filing(filing) => {
-                in_turn(batch.iter(), |outgoing| filing.file(store, outgoing))
-            }
+            Self::Filing(filing) => in_turn(batch.iter(), |outgoing| filing.file(store, outgoing)),
         }
     }
 

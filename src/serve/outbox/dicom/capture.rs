@@ -22,9 +22,8 @@ pub(super) fn object(
     description: &str,
 ) -> InMemDicomObject {
     let mut object = filed.beside(source);
-    let short = |tag, value: usize| {
-        DataElement::new(tag, VR::US, PrimitiveValue::from(value as u16))
-    };
+    let short =
+        |tag, value: usize| DataElement::new(tag, VR::US, PrimitiveValue::from(value as u16));
     let is_cine = source.frames > 1;
     let frame = frame.to_string();
     let mut origin = sop(
@@ -48,6 +47,8 @@ pub(super) fn object(
         text(tags::DERIVATION_DESCRIPTION, VR::ST, description),
         sequence(tags::SOURCE_IMAGE_SEQUENCE, vec![origin]),
         empty(tags::PATIENT_ORIENTATION, VR::CS),
+        // A liver has no other side; validators want it said.
+        empty(tags::LATERALITY, VR::CS),
         // What the scanner wrote into its picture is still in this one.
         text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES"),
         short(tags::SAMPLES_PER_PIXEL, 3),

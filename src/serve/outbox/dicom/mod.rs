@@ -89,9 +89,7 @@ impl Filing {
         let evidence = match &outgoing.change {
             // The active model's word stands, not this one's.
             PatientChange::Stands(result) if !result.current => return Ok(()),
-            PatientChange::Stands(_) => {
-                Evidence::of(store, &patient, model).map_err(refused)?
-            }
+            PatientChange::Stands(_) => Evidence::of(store, &patient, model).map_err(refused)?,
             PatientChange::Withdrawn(..) => {
                 let Some(filed) = filed.as_ref().filter(|filed| filed.model == model) else {
                     return Ok(());
@@ -113,7 +111,9 @@ impl Filing {
         let station = self.archive.calling.clone();
         let study = beside.study.expose();
         let series = |kind| derived_uid(&[kind, &station, study, &model.to_string()]);
-        let number = filed.as_ref().map_or(1, |filed| filed.number.saturating_add(1));
+        let number = filed
+            .as_ref()
+            .map_or(1, |filed| filed.number.saturating_add(1));
         let at = Placed {
             uid: &uid,
             series: series("key frames"),
@@ -314,7 +314,8 @@ impl Evidence {
             .filter_map(|clip| Some((clip, &**self.instances.get(&clip.key.content)?)))
             .filter(|(_, instance)| instance.study == *study)
             .collect();
-        ranked.sort_by_key(|(clip, _)| (std::cmp::Reverse(clip.probabilities.get(class)), clip.key));
+        ranked
+            .sort_by_key(|(clip, _)| (std::cmp::Reverse(clip.probabilities.get(class)), clip.key));
         let mut chosen: Vec<(&ClipPrediction, &Instance)> = Vec::new();
         for (clip, instance) in ranked {
             if chosen.len() == count {

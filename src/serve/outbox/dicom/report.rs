@@ -13,7 +13,8 @@ use dicom_object::InMemDicomObject;
 
 use super::header::{Filed, derived_uid};
 use super::item::{
-    Code, OURS, Reference, Relation, code, code_item, container, content_template, hierarchy, image_item, number_item, sequence, sop, text, text_item, uid_item,
+    Code, OURS, Reference, Relation, code, code_item, container, content_template, hierarchy,
+    image_item, number_item, sequence, sop, text, text_item, uid_item,
 };
 use crate::domain::{Abstention, Instance, ModelHash, PatientResult, StageRange};
 use crate::store::{FiledReport, StoredModel};
