@@ -54,7 +54,12 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
-    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
+    let directory = &pipeline.model.path.value;
+    let model = match &pipeline.model.signed_by {
+        Some(key) => Model::load_signed(directory, &key.value),
+        None => Model::load(directory),
+    };
+    let model = model.map_err(BadInput::new)?;
     let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
     let spec = model.spec();
 

@@ -90,6 +90,8 @@ pub struct ModelConfig {
     pub precision: &'static str,
     /// Inference threads, at least one.
     pub threads: usize,
+    /// The public key that must have signed the directory's sums.
+    pub signed_by: Option<Located<PathBuf>>,
 }
 
 /// `[window]`
@@ -268,6 +270,16 @@ impl Pipeline {
                  `hepaflow model import` makes one",
             );
         }
+        if let Some(key) = self.model.signed_by.as_ref()
+            && !key.value.is_file()
+        {
+            note(
+                "model.signed_by".to_owned(),
+                &key.span,
+                format!("no file at {}", key.value.display()),
+                "name the Ed25519 public key, in PEM, of whoever signs the models",
+            );
+        }
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
             match &source.kind {
@@ -420,6 +432,7 @@ fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
     let device = section.one_of("device", &["auto", "cpu", "cuda"]);
     let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
     let threads = section.or("threads", Count(cores()));
+    let signed_by = section.optional::<String>("signed_by");
     section.finish();
     let path = path?;
     Some(ModelConfig {
@@ -430,6 +443,10 @@ fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
         device: device.unwrap_or("auto"),
         precision: precision.unwrap_or("f32"),
         threads: threads.0,
+        signed_by: signed_by.map(|key| Located {
+            value: base.join(key.value),
+            span: key.span,
+        }),
     })
 }
 
