@@ -64,6 +64,8 @@ pub struct ServeConfig {
     pub tokens: Option<PathBuf>,
     /// Certificate chain and private key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities: without one by them nobody gets in.
+    pub clients: Option<PathBuf>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Default for ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             tokens: None,
             tls: None,
+            clients: None,
             hosts: Vec::new(),
         }
     }
@@ -583,6 +586,16 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
             );
         }
     }
+    if let Some(clients) = &clients
+        && tls.is_none()
+    {
+        section.mistake(
+            "clients",
+            clients.span.clone(),
+            "without TLS nobody shows a certificate",
+            "give `certificate` and `key`, too",
+        );
+    }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && allow.is_empty()
@@ -643,6 +656,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             .map(|path| base.join(path.value))
     };
     let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
+    let clients = section.optional::<String>("clients");
     let hosts = section.or("hosts", Vec::new());
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -680,6 +694,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
+        clients: clients.map(|file| base.join(file.value)),
         hosts,
     }
 }

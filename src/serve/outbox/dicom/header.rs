@@ -4,29 +4,27 @@
 use std::time::SystemTime;
 
 use dicom_core::chrono::{DateTime, Local};
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
 use dicom_core::{Tag, VR};
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{StandardDataDictionary, tags};
 use dicom_object::InMemDicomObject;
 use sha2::{Digest, Sha256};
 
 use super::item::{empty, text};
 use crate::domain::Instance;
 
-/// Of the Patient module and the General Study module, PS3.3 sections C.7.1.1 and
-/// C.7.2.1; those that must be there may be empty.
-const REPEATED: [(Tag, VR, bool); 12] = [
-    (tags::STUDY_DATE, VR::DA, true),
-    (tags::STUDY_TIME, VR::TM, true),
-    (tags::ACCESSION_NUMBER, VR::SH, true),
-    (tags::REFERRING_PHYSICIAN_NAME, VR::PN, true),
-    (tags::STUDY_DESCRIPTION, VR::LO, false),
-    (tags::PATIENT_NAME, VR::PN, true),
-    (tags::PATIENT_ID, VR::LO, true),
-    (tags::ISSUER_OF_PATIENT_ID, VR::LO, false),
-    (tags::PATIENT_BIRTH_DATE, VR::DA, true),
-    (tags::PATIENT_SEX, VR::CS, true),
-    (tags::PATIENT_AGE, VR::AS, false),
-    (tags::STUDY_ID, VR::SH, true),
+/// What must be there, though it may be empty, of the Patient module and the General
+/// Study module, PS3.3 sections C.7.1.1 and C.7.2.1.
+const MUST_BE: [(Tag, VR); 9] = [
+    (tags::STUDY_DATE, VR::DA),
+    (tags::STUDY_TIME, VR::TM),
+    (tags::ACCESSION_NUMBER, VR::SH),
+    (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
+    (tags::PATIENT_NAME, VR::PN),
+    (tags::PATIENT_ID, VR::LO),
+    (tags::PATIENT_BIRTH_DATE, VR::DA),
+    (tags::PATIENT_SEX, VR::CS),
+    (tags::STUDY_ID, VR::SH),
 ];
 
 /// One of our instances.
@@ -75,12 +73,14 @@ impl Filed<'_> {
             text(tags::DEVICE_SERIAL_NUMBER, VR::LO, self.station),
             text(tags::SOFTWARE_VERSIONS, VR::LO, env!("CARGO_PKG_VERSION")),
         ]);
-        for (tag, vr, must_be) in REPEATED {
-            match source.value(tag.group(), tag.element()) {
-                Some(value) => object.put(text(tag, vr, value)),
-                None if must_be => object.put(empty(tag, vr)),
-                None => None,
-            };
+        for (tag, vr) in MUST_BE {
+            object.put(empty(tag, vr));
+        }
+        for (group, element, value) in &source.repeated {
+            let tag = Tag(*group, *element);
+            if let Some(entry) = StandardDataDictionary.by_tag(tag) {
+                object.put(text(tag, entry.vr().relaxed(), value));
+            }
         }
         object
     }

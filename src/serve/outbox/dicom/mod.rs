@@ -71,7 +71,7 @@ impl Filing {
     pub(super) fn is_settled(&self, outgoing: &Outgoing) -> bool {
         // A clock that was set back settles everything.
         let age = SystemTime::now().duration_since(outgoing.changed);
-        age.is_ok_and(|age| age >= self.settle)
+        !age.is_ok_and(|age| age < self.settle)
     }
 
     /// Files what the change calls for; nothing, where it calls for nothing.
