@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::section::{Count, Located, Section};
-use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::sink::{SinkConfig, SinkKind, is_ae_title, read_sink};
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{Crop, PatientId};
 
@@ -572,12 +572,10 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
     let associations = section.or("associations", Count(16)).0;
     let largest = section.or("largest_mib", Count(4096)).0;
     let timeout = section.or("timeout", Duration::from_secs(30));
-    // PS3.5 section 6.2: at most 16 characters, no control characters.
-    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
     for (key, title) in
         std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
     {
-        if !is_title(title) {
+        if !is_ae_title(title) {
             section.mistake(
                 key,
                 section.span(),
@@ -585,16 +583,6 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
                 "expected at most 16 characters, letters and digits as a rule",
             );
         }
-    }
-    if let Some(clients) = &clients
-        && tls.is_none()
-    {
-        section.mistake(
-            "clients",
-            clients.span.clone(),
-            "without TLS nobody shows a certificate",
-            "give `certificate` and `key`, too",
-        );
     }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
@@ -676,6 +664,16 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             None
         }
     };
+    if let Some(clients) = &clients
+        && tls.is_none()
+    {
+        section.mistake(
+            "clients",
+            clients.span.clone(),
+            "without TLS nobody shows a certificate",
+            "give `certificate` and `key`, too",
+        );
+    }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (tokens.is_none() || tls.is_none())

@@ -177,7 +177,7 @@ fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
                 key,
                 found.span.clone(),
                 "this is no application entity title",
-                "expected 1 to 16 printable ASCII characters without a backslash",
+                "expected at most 16 characters, letters and digits as a rule",
             );
         }
     }
@@ -194,13 +194,11 @@ fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
     })
 }
 
-/// PS3.5 section 6.2: 16 characters, none of them a control or a backslash.
-fn is_ae_title(text: &str) -> bool {
-    text.len() <= 16
-        && !text.trim().is_empty()
-        && text
-            .bytes()
-            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\')
+/// PS3.5 section 6.2: at most 16 characters, no control and no backslash; spaces
+/// within are nothing but trouble.
+pub(super) fn is_ae_title(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_graphic() && byte != b'\\';
+    text.len() <= 16 && text.bytes().all(is_good)
 }
 
 /// What is wrong with a webhook's URL, and the way out.

@@ -18,8 +18,8 @@ pub const MANIFEST: &str = "SHA256SUMS";
 /// The signature over it.
 const SIGNATURE: &str = "SHA256SUMS.sig";
 
-/// What comes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo, RFC
-/// 8410 section 4.
+/// What comes before the 32 bytes of an Ed25519 key in a `SubjectPublicKeyInfo`,
+/// RFC 8410 section 4.
 const KEY_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];

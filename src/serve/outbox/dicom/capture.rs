@@ -67,8 +67,8 @@ pub(super) fn object(
             PrimitiveValue::U8(picture.pixels.into()),
         ),
     ];
-    elements.into_iter().for_each(|element| {
+    for element in elements {
         object.put(element);
-    });
+    }
     object
 }

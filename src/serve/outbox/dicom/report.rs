@@ -95,9 +95,9 @@ impl Report<'_> {
             content_template("1500"),
             sequence(tags::CONTENT_SEQUENCE, self.content()),
         ];
-        elements.into_iter().for_each(|element| {
+        for element in elements {
             object.put(element);
-        });
+        }
         self.refer(&mut object);
         object
     }
