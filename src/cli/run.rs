@@ -13,17 +13,19 @@ use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::side_by_side::{self, Opened};
-use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace, pseudonym_key};
+use crate::config::{
+    IngestConfig, Pipeline, SinkKind, SourceConfig, SourceKind, StorePlace, pseudonym_key,
+};
 use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
-use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::domain::{Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
 use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::serve::outbox::Outbox;
+use crate::serve::outbox::{Explainer, Outbox};
 use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
 use crate::store::Store;
 
@@ -68,8 +70,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     store.deliver_to(Outbox::sinks(&pipeline.sinks));
 
     let metrics = Metrics::new()?;
-    let outbox =
-        Outbox::start(&pipeline.store, &pipeline.sinks, &metrics).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
         width: spec.input.width,
@@ -81,7 +81,27 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         size,
         sandbox,
         key: key.transpose().map_err(BadInput::new)?,
+        reports: files_reports(&pipeline),
     };
+    let engine = Arc::new(engine);
+    let explainer = intake.reports.then(|| {
+        Arc::new(Explainer {
+            engine: Arc::clone(&engine),
+            model: model.hash(),
+            synthetic: spec.synthetic,
+            size,
+            look: look(&pipeline.ingest),
+            crops: pipeline.sources.iter().filter_map(cropped).collect(),
+            sandbox: intake.sandbox.clone(),
+        })
+    });
+    let outbox = Outbox::start(
+        &pipeline.store,
+        &pipeline.sinks,
+        &metrics,
+        explainer.as_ref(),
+    )
+    .map_err(BadInput::new)?;
     let (mut openings, mut failures) = openings(&pipeline, &intake);
     // Every source is listed from the first scrape on.
     pipeline
@@ -106,7 +126,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     } in others
     {
         // What these see is not drawn.
-        let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &Live::default());
+        let (engine, unseen) = (Arc::new(engine), Live::default());
+        let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &unseen);
         models.push(model.hash());
         served_beside.push(served_model(&model, &pipeline, &scoring));
         beside.push((model.hash(), scoring.scorers(threads)?));
@@ -508,17 +529,19 @@ fn opening(
         media,
         patient,
         crop: source.crop,
-        look: Look {
-            find: ingest.find_crop,
-            gate: ingest.gate,
-        },
+        look: look(ingest),
         size: intake.size,
         queue: ingest.queue,
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
     };
-    let Intake { sandbox, key, .. } = intake.clone();
+    let Intake {
+        sandbox,
+        key,
+        reports,
+        ..
+    } = intake.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
@@ -529,10 +552,11 @@ fn opening(
             } else {
                 Stream::open_in(sandbox, request, wake, counters)
             };
-            match key {
-                Some(key) => Box::new(Pseudonymised { stream, key }),
-                None => Box::new(stream),
-            }
+            Box::new(Discreet {
+                stream,
+                key,
+                reports,
+            })
         }),
     }
 }
@@ -545,23 +569,48 @@ struct Intake {
     sandbox: Sandbox,
     /// Of the pseudonyms, if patients are to have some.
     key: Option<PseudonymKey>,
+    /// Whether reports are filed, which have to say whom they are about.
+    reports: bool,
 }
 
-/// A stream that names nobody: behind it there are pseudonyms alone.
-struct Pseudonymised {
+/// A stream that says no more of a patient than the run needs: behind it there are
+/// pseudonyms, if there are any, and names only for reports.
+struct Discreet {
     stream: Stream,
-    key: PseudonymKey,
+    key: Option<PseudonymKey>,
+    reports: bool,
 }
 
-impl Feed for Pseudonymised {
+impl Feed for Discreet {
     fn try_next(&self) -> Option<Arrival> {
         let mut arrival = self.stream.try_next()?;
         if let Arrival::Opened(header) = &mut arrival {
-            header.patient = self.key.patient(&header.patient);
-            header.study = header.study.as_ref().map(|study| self.key.study(study));
+            header.instance.take_if(|_| !self.reports);
+            if let Some(key) = &self.key {
+                header.patient = key.patient(&header.patient);
+                header.study = header.study.as_ref().map(|study| key.study(study));
+                header.instance = None;
+            }
         }
         Some(arrival)
     }
+}
+
+fn files_reports(pipeline: &Pipeline) -> bool {
+    let mut sinks = pipeline.sinks.iter();
+    sinks.any(|sink| matches!(sink.kind, SinkKind::Dicom { .. }))
+}
+
+fn look(ingest: &IngestConfig) -> Look {
+    Look {
+        find: ingest.find_crop,
+        gate: ingest.gate,
+    }
+}
+
+/// The crop that the operator set for a source, with its name.
+fn cropped(source: &SourceConfig) -> Option<(String, Crop)> {
+    Some((source.name.clone(), source.crop?))
 }
 
 /// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.

@@ -17,7 +17,12 @@ pub(super) struct Opened {
 
 impl Opened {
     fn open(config: &ModelConfig) -> anyhow::Result<Self> {
-        let model = Model::load(&config.path.value).map_err(BadInput::new)?;
+        let directory = &config.path.value;
+        let model = match &config.signed_by {
+            Some(key) => Model::load_signed(directory, &key.value),
+            None => Model::load(directory),
+        };
+        let model = model.map_err(BadInput::new)?;
         let engine = Engine::open(&model, engine_options(config)?).map_err(BadInput::new)?;
         Ok(Self {
             model,

@@ -15,6 +15,8 @@ pub struct ModelConfig {
     pub precision: &'static str,
     /// Inference threads, at least one.
     pub threads: usize,
+    /// The public key that must have signed the directory's sums.
+    pub signed_by: Option<Located<PathBuf>>,
 }
 
 /// The first model, and those beside it. `None` only if a mistake was noted.
@@ -62,16 +64,18 @@ fn read_model(
     let device = section.one_of("device", &["auto", "cpu", "cuda"]);
     let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
     let threads = section.or("threads", Count(threads));
+    let signed_by = section.optional::<String>("signed_by");
     section.finish();
-    let path = path?;
+    let located = |path: Located<String>| Located {
+        value: base.join(path.value),
+        span: path.span,
+    };
     Some(ModelConfig {
-        path: Located {
-            value: base.join(path.value),
-            span: path.span,
-        },
+        path: located(path?),
         device: device.unwrap_or("auto"),
         precision: precision.unwrap_or("f32"),
         threads: threads.0,
+        signed_by: signed_by.map(located),
     })
 }
 

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::model::{ModelConfig, read_models};
 use super::section::{Count, Located, Section};
-use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::sink::{SinkConfig, SinkKind, is_ae_title, read_sink};
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{Crop, PatientId};
 
@@ -68,6 +68,8 @@ pub struct ServeConfig {
     pub tokens: Option<PathBuf>,
     /// Certificate chain and private key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities: without one by them nobody gets in.
+    pub clients: Option<PathBuf>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Default for ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             tokens: None,
             tls: None,
+            clients: None,
             hosts: Vec::new(),
         }
     }
@@ -255,22 +258,30 @@ impl Pipeline {
             });
         };
         for (position, model) in self.models().enumerate() {
-            let path = &model.path;
-            if path.value.join("model.toml").is_file() {
-                continue;
-            }
-            let key = if self.beside.is_empty() {
-                "model.path".to_owned()
-            } else {
-                format!("model[{position}].path")
+            let table = match self.beside.len() {
+                0 => "model".to_owned(),
+                _ => format!("model[{position}]"),
             };
-            note(
-                key,
-                &path.span,
-                format!("{} holds no model.toml", path.value.display()),
-                "a model directory holds model.toml and weights.safetensors; \
-                 `hepaflow model import` makes one",
-            );
+            let path = &model.path;
+            if !path.value.join("model.toml").is_file() {
+                note(
+                    format!("{table}.path"),
+                    &path.span,
+                    format!("{} holds no model.toml", path.value.display()),
+                    "a model directory holds model.toml and weights.safetensors; \
+                     `hepaflow model import` makes one",
+                );
+            }
+            if let Some(key) = &model.signed_by
+                && !key.value.is_file()
+            {
+                note(
+                    format!("{table}.signed_by"),
+                    &key.span,
+                    format!("no file at {}", key.value.display()),
+                    "name the Ed25519 public key, in PEM, of whoever signs the models",
+                );
+            }
         }
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
@@ -379,11 +390,20 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .and_then(|section| read_store(base, section))
         .unwrap_or_else(|| base.join("results.sqlite").into());
     let mut names = HashSet::new();
-    let sinks = root
+    let sinks: Vec<_> = root
         .tables("sink")
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
+    let files_reports = |sink: &SinkConfig| matches!(sink.kind, SinkKind::Dicom { .. });
+    if root.has("privacy") && sinks.iter().any(files_reports) {
+        root.mistake(
+            "privacy",
+            root.span(),
+            "reports under pseudonyms belong into no patient's study",
+            "take out `[privacy]`, or the sink of kind \"dicom\"",
+        );
+    }
     let serve = root.table("serve").map(|section| read_serve(base, section));
     let (model, beside) = models?;
     Some(Pipeline {
@@ -520,12 +540,10 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
     let associations = section.or("associations", Count(16)).0;
     let largest = section.or("largest_mib", Count(4096)).0;
     let timeout = section.or("timeout", Duration::from_secs(30));
-    // PS3.5 section 6.2: at most 16 characters, no control characters.
-    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
     for (key, title) in
         std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
     {
-        if !is_title(title) {
+        if !is_ae_title(title) {
             section.mistake(
                 key,
                 section.span(),
@@ -594,6 +612,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             .map(|path| base.join(path.value))
     };
     let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
+    let clients = section.optional::<String>("clients");
     let hosts = section.or("hosts", Vec::new());
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -613,6 +632,16 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             None
         }
     };
+    if let Some(clients) = &clients
+        && tls.is_none()
+    {
+        section.mistake(
+            "clients",
+            clients.span.clone(),
+            "without TLS nobody shows a certificate",
+            "give `certificate` and `key`, too",
+        );
+    }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (tokens.is_none() || tls.is_none())
@@ -631,6 +660,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
+        clients: clients.map(|file| base.join(file.value)),
         hosts,
     }
 }

@@ -153,6 +153,7 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
             credits: credits.clone(),
             metrics: job.metrics.clone(),
             outcome: Arc::clone(&outcome),
+            writer: writer.clone(),
             reading: Arc::new(AtomicUsize::new(workers)),
         },
         infer: InferContext {

@@ -209,6 +209,7 @@ pub struct Metrics {
     pub engine_rebuilds: IntGauge,
     /// 1 when the card was given up, and the CPU computes.
     pub engine_fell_back: IntGauge,
+    preprocess: Histogram,
     /// Seconds from the arrival of a window's last frame until inference began.
     pub queue: Histogram,
     /// Seconds that inference took for one batch of clips.
@@ -238,6 +239,9 @@ pub struct SourceMetrics {
     pub last_frame: Gauge,
     /// Streams of this source that ended with an error.
     pub failures: IntCounter,
+    /// Seconds that examining, cropping and resizing a picture took, of all sources
+    /// together.
+    pub preprocess: Histogram,
     dropped: [IntCounter; DropReason::ALL.len()],
     interruptions: [IntCounter; Interruption::ALL.len()],
 }
@@ -418,6 +422,12 @@ impl Metrics {
                 "hepaflow_engine_fell_back",
                 "1 when the card was given up, and the CPU computes.",
             )?,
+            preprocess: histogram(
+                "hepaflow_preprocess_seconds",
+                "Time that examining, cropping and resizing a picture took, where that was \
+                 not done in a process of its own.",
+                0.000_05,
+            )?,
             queue: histogram(
                 "hepaflow_queue_seconds",
                 "Time from the arrival of a window's last frame until inference began.",
@@ -456,6 +466,7 @@ impl Metrics {
                     .with_label_values(&[name, reason.as_str()])
             }),
             failures: self.source_failures.with_label_values(&[name]),
+            preprocess: self.preprocess.clone(),
             dropped: DropReason::ALL.map(|reason| {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])

@@ -21,6 +21,7 @@ mod postgres_link;
 mod read;
 mod records;
 mod replace;
+mod reports;
 mod row;
 mod sqlite;
 pub mod tls;
@@ -28,6 +29,7 @@ mod views;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::sync::Arc;
 
 pub use answer_log::{Cause, LoggedAnswer};
 pub use chain::{LogFault, LogHead, Verified};
@@ -38,13 +40,14 @@ use outbox::Event;
 pub use outbox::{OutboxSink, Outgoing, Parked};
 pub use read::{Page, Summary};
 pub use replace::replace_file;
+pub use reports::FiledReport;
 use row::{Row, Value, wrong};
 use serde::{Deserialize, Serialize};
 pub use views::{RowChange, ViewRow};
 
 use crate::config::StorePlace;
 use crate::domain::{
-    ClipKey, ClipPrediction, ContentHash, ModelHash, PatientId, PatientResult, StageRange,
+    ClipKey, ClipPrediction, ContentHash, Instance, ModelHash, PatientId, PatientResult, StageRange,
 };
 
 /// What the store remembers of a model.
@@ -69,12 +72,17 @@ pub struct Batch {
     pub rows: Vec<RowChange>,
     /// Why answers changed.
     pub cause: Cause,
+    /// The DICOM instances that streams are, for reports; later ones winning.
+    pub instances: Vec<(ContentHash, Arc<Instance>)>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
+        self.clips.is_empty()
+            && self.patients.is_empty()
+            && self.rows.is_empty()
+            && self.instances.is_empty()
     }
 
     /// Adds what `later` holds behind this.
@@ -83,6 +91,7 @@ impl Batch {
         self.patients.extend(later.patients);
         self.rows.extend(later.rows);
         self.cause.extend(later.cause);
+        self.instances.extend(later.instances);
     }
 }
 
@@ -198,9 +207,11 @@ impl Store {
             .iter()
             .map(|change| (change.key(), Event::of(change)))
             .collect();
+        let instances: BTreeMap<_, _> = batch.instances.iter().cloned().collect();
         let sinks = &self.sinks;
         self.database
             .change(|transaction| {
+                reports::write_instances(transaction, &instances)?;
                 let end = "ON CONFLICT (content, first_frame, model) DO NOTHING";
                 transaction.insert("clip_predictions", &clips, end, |_| Ok(()))?;
                 let changed = write_answers(transaction, &events)?;

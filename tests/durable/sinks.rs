@@ -127,7 +127,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     let configs = configs(folder, &receiver.url);
     let metrics = Metrics::new().unwrap();
     let mut store = open(place, &configs);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     let mut clips = 0;
     for mood in [
         Mood::Takes,
@@ -158,7 +158,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     change(&mut store, clips + 1);
     assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
     receiver.set(Mood::Takes);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     assert_eq!(outbox.finish(), []);
 
     let taken = receiver.taken();
@@ -199,7 +199,7 @@ fn a_change_that_is_refused(place: &StorePlace, folder: &Path) {
     let mut store = open(place, &configs);
     receiver.refuse(&["P0", "P1"]);
     change(&mut store, 1);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     wait_for("P0's to be parked", || his.parked.get() == 1);
     let taken: Vec<_> = receiver
         .taken()
@@ -271,7 +271,7 @@ fn a_sink_that_takes_nothing_parks_nothing() {
     let metrics = Metrics::new().unwrap();
     let mut store = open(&place, &configs);
     change(&mut store, 1);
-    let outbox = Outbox::start(&place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(&place, &configs, &metrics, None).unwrap();
     wait_for("many failures", || metrics.sink("his").failures.get() > 20);
     assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
     assert_eq!(store.parked().unwrap(), []);
@@ -323,7 +323,7 @@ fn a_secret_that_is_missing_or_short_is_named() {
     let metrics = Metrics::new().unwrap();
     fs::write(folder.path().join("secret"), "short").unwrap();
     for expected in ["16 bytes", "No such file"] {
-        let error = Outbox::start(&place, &configs, &metrics)
+        let error = Outbox::start(&place, &configs, &metrics, None)
             .unwrap_err()
             .to_string();
         assert!(

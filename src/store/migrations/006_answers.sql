@@ -1,4 +1,4 @@
--- Version 5. What became of answers and why: rows are only ever added, and each is bound to
+-- Version 6. What became of answers and why: rows are only ever added, and each is bound to
 -- the one before it by its hash, as those of the facts are.
 CREATE TABLE answer_log (
     number  INTEGER PRIMARY KEY, -- 1, 2, 3, ... without a gap
