@@ -290,13 +290,12 @@ fn labels_meet_their_patients_under_pseudonyms_and_nobody_is_named() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     drop(run);
     let log = json(folder, &["audit", "show"]);
-    let entered = log.iter().filter(|row| row["kind"] == "pathology");
-    assert!(entered.clone().count() == 2);
-    assert!(
-        entered
-            .into_iter()
-            .all(|row| row["fact"]["patient"] == pseudonym)
-    );
+    let entered: Vec<_> = log
+        .iter()
+        .filter(|row| row["kind"] == "pathology")
+        .map(|row| &row["fact"]["patient"])
+        .collect();
+    assert_eq!(entered, [pseudonym; 2]);
     let bytes = fs::read(folder.join("results.sqlite")).unwrap();
     let wal = fs::read(folder.join("results.sqlite-wal")).unwrap_or_default();
     for bytes in [bytes, wal] {

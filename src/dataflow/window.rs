@@ -79,6 +79,7 @@ impl Windower {
 
     /// Trusts every clip fully: a live stream loses frames because this machine is
     /// late, too, and that says nothing of its pictures.
+    #[must_use]
     pub fn of_live_stream(mut self) -> Self {
         self.surroundings = None;
         self

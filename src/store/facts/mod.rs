@@ -217,7 +217,7 @@ impl Store {
     }
 }
 
-/// Columns number, time_ns, actor, reason, change and fact.
+/// Columns `number`, `time_ns`, `actor`, `reason`, `change` and `fact`.
 fn logged(row: &Row<'_>) -> Result<LoggedChange, DatabaseFault> {
     let fact = row.json(5)?;
     Ok(LoggedChange {
