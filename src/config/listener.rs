@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::section::{Count, Section};
+use super::sink::is_ae_title;
 use super::tls::read_tls;
 
 /// The keys of a source of kind `listener`.
@@ -37,14 +38,11 @@ pub(super) fn read_listener(base: &Path, section: &Section<'_>) -> Option<Listen
     let associations = section.or("associations", Count(16)).0;
     let largest = section.or("largest_mib", Count(4096)).0;
     let timeout = section.or("timeout", Duration::from_secs(30));
-    let tls = read_tls(base, section);
-    let clients = section.optional::<String>("clients");
-    // PS3.5 section 6.2: at most 16 characters, no control characters.
-    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
+    let (tls, clients) = read_tls(base, section);
     for (key, title) in
         std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
     {
-        if !is_title(title) {
+        if !is_ae_title(title) {
             section.mistake(
                 key,
                 section.span(),
@@ -64,16 +62,6 @@ pub(super) fn read_listener(base: &Path, section: &Section<'_>) -> Option<Listen
             "add `allow = [\"SCANNER1\", ..]`, the titles of those who may",
         );
     }
-    if let Some(clients) = &clients
-        && !section.has("certificate")
-    {
-        section.mistake(
-            "clients",
-            clients.span.clone(),
-            "peers show certificates only where this listener has one itself",
-            "add `certificate` and `key`, PEM files",
-        );
-    }
     Some(ListenerSection {
         listen: listen?.value,
         ae_title,
@@ -83,6 +71,6 @@ pub(super) fn read_listener(base: &Path, section: &Section<'_>) -> Option<Listen
         largest: (largest as u64) << 20,
         timeout,
         tls,
-        clients: clients.map(|clients| base.join(clients.value)),
+        clients,
     })
 }

@@ -12,6 +12,7 @@
 mod diagnostic;
 mod key;
 mod listener;
+mod model;
 mod pipeline;
 mod place;
 mod section;
@@ -21,9 +22,10 @@ mod tls;
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use key::{KeyError, pseudonym_key};
 pub use listener::ListenerSection;
+pub use model::ModelConfig;
 pub use pipeline::{
-    DEFAULTS, IngestConfig, ModelConfig, Pipeline, PipelineError, ServeConfig, SourceConfig,
-    SourceKind, WindowConfig,
+    DEFAULTS, IngestConfig, Pipeline, PipelineError, ServeConfig, SourceConfig, SourceKind,
+    WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::listener::{ListenerSection, read_listener};
+use super::model::{ModelConfig, read_models};
 use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::tls::read_tls;
@@ -38,8 +39,11 @@ pub enum PipelineError {
 pub struct Pipeline {
     file: PathBuf,
     text: String,
-    /// Which model, and what executes it.
+    /// Which model, and what executes it. Its answers are the current ones, unless
+    /// another one's were made so.
     pub model: ModelConfig,
+    /// Further models that score the same windows.
+    pub beside: Vec<ModelConfig>,
     /// How frames become clips.
     pub window: WindowConfig,
     /// How sources are read.
@@ -66,6 +70,8 @@ pub struct ServeConfig {
     pub tokens: Option<PathBuf>,
     /// Certificate chain and private key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities: without one by them nobody gets in.
+    pub clients: Option<PathBuf>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -76,22 +82,10 @@ impl Default for ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             tokens: None,
             tls: None,
+            clients: None,
             hosts: Vec::new(),
         }
     }
-}
-
-/// `[model]`
-#[derive(Clone, Debug)]
-pub struct ModelConfig {
-    /// The model directory.
-    pub path: Located<PathBuf>,
-    /// `auto`, `cpu` or `cuda`.
-    pub device: &'static str,
-    /// `f32`, `bf16` or `f16`.
-    pub precision: &'static str,
-    /// Inference threads, at least one.
-    pub threads: usize,
 }
 
 /// `[window]`
@@ -233,6 +227,11 @@ impl Pipeline {
         &self.text
     }
 
+    /// All models, the first one first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.model).chain(&self.beside)
+    }
+
     /// Looks for what the file names and reports what is not there.
     ///
     /// A run goes on without a missing source; `hepaflow check` does not.
@@ -249,15 +248,31 @@ impl Pipeline {
                 help: help.to_owned(),
             });
         };
-        let model = &self.model.path;
-        if !model.value.join("model.toml").is_file() {
-            note(
-                "model.path".to_owned(),
-                &model.span,
-                format!("{} holds no model.toml", model.value.display()),
-                "a model directory holds model.toml and weights.safetensors; \
-                 `hepaflow model import` makes one",
-            );
+        for (position, model) in self.models().enumerate() {
+            let table = match self.beside.len() {
+                0 => "model".to_owned(),
+                _ => format!("model[{position}]"),
+            };
+            let path = &model.path;
+            if !path.value.join("model.toml").is_file() {
+                note(
+                    format!("{table}.path"),
+                    &path.span,
+                    format!("{} holds no model.toml", path.value.display()),
+                    "a model directory holds model.toml and weights.safetensors; \
+                     `hepaflow model import` makes one",
+                );
+            }
+            if let Some(key) = &model.signed_by
+                && !key.value.is_file()
+            {
+                note(
+                    format!("{table}.signed_by"),
+                    &key.span,
+                    format!("no file at {}", key.value.display()),
+                    "name the Ed25519 public key, in PEM, of whoever signs the models",
+                );
+            }
         }
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
@@ -314,18 +329,7 @@ impl Pipeline {
 /// `None` only if a mistake was noted.
 fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline> {
     let base = file.parent().unwrap_or(Path::new(""));
-    let model = match root.table("model") {
-        Some(section) => read_model(base, section),
-        None => {
-            root.mistake(
-                "model",
-                root.span(),
-                "this table is missing",
-                "add `[model]` with `path = \"...\"`, the directory of a model",
-            );
-            None
-        }
-    };
+    let models = read_models(base, root);
     let window = root.table("window").map_or_else(
         || WindowConfig {
             stride: 8,
@@ -377,16 +381,27 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .and_then(|section| read_store(base, section))
         .unwrap_or_else(|| base.join("results.sqlite").into());
     let mut names = HashSet::new();
-    let sinks = root
+    let sinks: Vec<_> = root
         .tables("sink")
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
+    let files_reports = |sink: &SinkConfig| matches!(sink.kind, SinkKind::Dicom { .. });
+    if root.has("privacy") && sinks.iter().any(files_reports) {
+        root.mistake(
+            "privacy",
+            root.span(),
+            "reports under pseudonyms belong into no patient's study",
+            "take out `[privacy]`, or the sink of kind \"dicom\"",
+        );
+    }
     let serve = root.table("serve").map(|section| read_serve(base, section));
+    let (model, beside) = models?;
     Some(Pipeline {
         file: file.to_owned(),
         text: text.to_owned(),
-        model: model?,
+        model,
+        beside,
         window,
         ingest,
         privacy_key,
@@ -394,24 +409,6 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         store,
         sinks,
         serve: serve.unwrap_or_default(),
-    })
-}
-
-fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
-    let path = section.required::<String>("path");
-    let device = section.one_of("device", &["auto", "cpu", "cuda"]);
-    let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
-    let threads = section.or("threads", Count(cores()));
-    section.finish();
-    let path = path?;
-    Some(ModelConfig {
-        path: Located {
-            value: base.join(path.value),
-            span: path.span,
-        },
-        device: device.unwrap_or("auto"),
-        precision: precision.unwrap_or("f32"),
-        threads: threads.0,
     })
 }
 
@@ -567,7 +564,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let tokens = section
         .optional::<String>("tokens")
         .map(|path| base.join(path.value));
-    let tls = read_tls(base, &section);
+    let (tls, clients) = read_tls(base, &section);
     let hosts = section.or("hosts", Vec::new());
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
@@ -587,12 +584,13 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
+        clients,
         hosts,
     }
 }
 
 /// Cores that this process may use, at least one.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 

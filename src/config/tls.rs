@@ -31,11 +31,9 @@ pub enum TlsError {
         /// Why.
         error: rustls::Error,
     },
-    /// Nobody could show a certificate of theirs.
-    #[error(
-        "{} holds no authority whose certificates could be checked: {problem}; expected its certificate as PEM", file.display()
-    )]
-    Authority {
+    /// No client can be recognised by it.
+    #[error("{}: {problem}; expected the certificates of those who sign clients' ones", file.display())]
+    Authorities {
         /// The file of the authorities.
         file: PathBuf,
         /// Why.
@@ -85,7 +83,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let authority = |problem: String| TlsError::Authority {
+    let authority = |problem: String| TlsError::Authorities {
         file: file.to_owned(),
         problem,
     };
@@ -99,24 +97,45 @@ fn verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         .map_err(|error| authority(error.to_string()))
 }
 
-/// The keys `certificate` and `key`, which go together.
-pub(super) fn read_tls(base: &Path, section: &Section<'_>) -> Option<(PathBuf, PathBuf)> {
+/// The keys `certificate` and `key`, which go together, and `clients`, which needs
+/// them.
+pub(super) fn read_tls(
+    base: &Path,
+    section: &Section<'_>,
+) -> (Option<(PathBuf, PathBuf)>, Option<PathBuf>) {
     let path = |key| {
         section
             .optional::<String>(key)
             .map(|path| base.join(path.value))
     };
-    let missing = match (path("certificate"), path("key")) {
-        (Some(certificate), Some(key)) => return Some((certificate, key)),
-        (None, None) => return None,
-        (Some(_), None) => "key",
-        (None, Some(_)) => "certificate",
+    let clients = section.optional::<String>("clients");
+    let tls = match (path("certificate"), path("key")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (certificate, _) => {
+            let missing = if certificate.is_some() {
+                "key"
+            } else {
+                "certificate"
+            };
+            section.mistake(
+                missing,
+                section.span(),
+                "a certificate and its private key go together",
+                "give both: PEM files with the chain, and with the key",
+            );
+            None
+        }
     };
-    section.mistake(
-        missing,
-        section.span(),
-        "a certificate and its private key go together",
-        "give both: PEM files with the chain, and with the key",
-    );
-    None
+    if let Some(clients) = &clients
+        && tls.is_none()
+    {
+        section.mistake(
+            "clients",
+            clients.span.clone(),
+            "without TLS nobody shows a certificate",
+            "give `certificate` and `key`, too",
+        );
+    }
+    (tls, clients.map(|clients| base.join(clients.value)))
 }
