@@ -34,7 +34,7 @@ fn the_pipeline_file_opens_closes_and_binds_scanners_while_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let write = |sources: &str| pipeline(folder.path(), 3, sources, "");
     let are_open = |names: &[&str]| {
-        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         move |answer: &Answer| open(answer).0 == names
     };
     // Nothing is open, and the run waits for an exam.

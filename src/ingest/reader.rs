@@ -349,7 +349,8 @@ impl Reader {
         let region = facts.tissue.map(|region| region.crop);
         let region = region.filter(|crop| fits(*crop, picture));
         let mut view = View::new(self.request.look, self.request.crop, region, picture);
-        if facts.is_dual_screen {
+        // Where the operator says which of two to look at, the other does no harm.
+        if facts.is_dual_screen && self.request.crop.is_none() {
             view = view.of_dual_screen();
         }
         if let Some(mapped) = mapped(sample, info)
