@@ -20,6 +20,8 @@ mod evaluate;
 mod explain;
 mod export;
 mod facts;
+#[cfg(feature = "gstreamer")]
+mod follow;
 mod gpu_suite;
 mod infer;
 #[cfg(feature = "gstreamer")]

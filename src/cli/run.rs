@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::BadInput;
 use super::archive::{self, Report};
+use super::follow::{Follower, Sources};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
@@ -20,7 +21,7 @@ use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
 use crate::domain::{Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
-use crate::ingest::listener::{Listener, ListenerConfig};
+use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
@@ -117,6 +118,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let reports = archives(&pipeline, &intake, &control, &mut openings, &mut failures);
     let listeners = listeners(&pipeline, &intake, &control, &metrics, &mut openings)?;
 
+    let sources = Sources::of(&pipeline);
+    let follower = Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control)?;
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
     let (mut beside, mut served_beside, mut models) = (Vec::new(), Vec::new(), vec![model.hash()]);
     for Opened {
@@ -146,7 +149,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         beside: served_beside,
         pseudonyms: intake.key.clone(),
         sources: pipeline.sources.iter().map(served).collect(),
-        open: on_request(&pipeline, &intake),
+        open: on_request(&pipeline, &sources, &intake),
     };
     let server = Server::start(&pipeline.serve, subject).map_err(BadInput::new)?;
     tracing::info!(
@@ -176,6 +179,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         openings,
     };
     let outcome = dataflow::run(job, &control);
+    drop(follower);
     drop(progress);
     drop(stay);
     // Until here, what was pushed while the run ended was still kept.
@@ -278,11 +282,12 @@ fn openings(pipeline: &Pipeline, intake: &Intake) -> (Vec<Opening>, Vec<String>)
     (openings, failures)
 }
 
-type Recording = (Media, Option<PatientId>);
+pub(super) type Recording = (Media, Option<PatientId>);
 
-fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
+pub(super) fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
     let patient = || source.patient.clone();
     match &source.kind {
+        _ if !source.open => Ok(Vec::new()),
         SourceKind::Launch(line) => Ok(vec![(Media::Launch(line.clone()), patient())]),
         SourceKind::File(path) if path.value.exists() => {
             Ok(vec![(Media::File(path.value.clone()), patient())])
@@ -371,6 +376,11 @@ fn listeners(
             associations: section.associations,
             largest: section.largest,
             timeout: section.timeout,
+            tls: section.tls.clone().map(|(certificate, key)| ListenerTls {
+                certificate,
+                key,
+                clients: section.clients.clone(),
+            }),
         };
         // What was pushed here is ours to move.
         let quarantine = section.folder.join("quarantine");
@@ -455,10 +465,10 @@ fn served(source: &SourceConfig) -> ServedSource {
 /// Opens what the API asks for: a launch line or a file that the pipeline file
 /// names, for another patient, or an RTSP address. Never a launch line from
 /// outside: that could read and write any file.
-fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
-    let (pipeline, intake) = (pipeline.clone(), intake.clone());
+fn on_request(pipeline: &Pipeline, sources: &Sources, intake: &Intake) -> OpenStream {
+    let (pipeline, sources, intake) = (pipeline.clone(), sources.clone(), intake.clone());
     Box::new(move |new: NewStream| {
-        let known = pipeline.sources.iter().find(|it| it.name == new.source);
+        let known = sources.named(&new.source);
         let patient = Some(new.patient);
         if let Some(location) = &new.location {
             if known.is_some() {
@@ -469,6 +479,7 @@ fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
                 name: named(new.source)?,
                 patient: patient.clone(),
                 live: true,
+                open: true,
                 crop: None,
                 span: 0..0,
             };
@@ -481,7 +492,7 @@ fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
             SourceKind::File(path) if path.value.is_file() => Media::File(path.value.clone()),
             _ => return Err("this source names its patients itself".into()),
         };
-        Ok(opening(&pipeline, source, media, patient, &intake))
+        Ok(opening(&pipeline, &source, media, patient, &intake))
     })
 }
 
@@ -509,7 +520,7 @@ fn rtsp(location: &str) -> Result<String, String> {
     }
 }
 
-fn opening(
+pub(super) fn opening(
     pipeline: &Pipeline,
     source: &SourceConfig,
     media: Media,
@@ -563,7 +574,7 @@ fn opening(
 
 /// What every stream of a run is opened with.
 #[derive(Clone)]
-struct Intake {
+pub(super) struct Intake {
     /// The model's input.
     size: FrameSize,
     sandbox: Sandbox,

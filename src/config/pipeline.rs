@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::listener::{ListenerSection, read_listener};
 use super::model::{ModelConfig, read_models};
 use super::section::{Count, Located, Section};
-use super::sink::{SinkConfig, SinkKind, is_ae_title, read_sink};
+use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::tls::read_tls;
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{Crop, PatientId};
 
@@ -143,6 +145,9 @@ pub struct SourceConfig {
     pub patient: Option<PatientId>,
     /// Keep the source's own pace and drop the oldest frame when late.
     pub live: bool,
+    /// Read it from the start; a source that is not open waits to be opened by
+    /// request, or by a change of the pipeline file.
+    pub open: bool,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
     /// Where in the pipeline file the table stands.
@@ -168,25 +173,6 @@ pub enum SourceKind {
     },
     /// A DICOM listener to which scanners and archives push.
     Listener(ListenerSection),
-}
-
-/// The keys of a source of kind `listener`.
-#[derive(Clone, Debug)]
-pub struct ListenerSection {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// The title that peers must call.
-    pub ae_title: String,
-    /// The titles that may call; empty only on a loopback address.
-    pub allow: Vec<String>,
-    /// Where received instances are kept.
-    pub folder: PathBuf,
-    /// Associations at once.
-    pub associations: usize,
-    /// The largest instance, in bytes.
-    pub largest: u64,
-    /// A peer that is silent for this long is cut off.
-    pub timeout: Duration,
 }
 
 const SOURCE_KINDS: [&str; 5] = ["file", "cohort", "archive", "launch", "listener"];
@@ -234,6 +220,11 @@ impl Pipeline {
             Some(pipeline) if mistakes.is_empty() => Ok(pipeline),
             _ => Err(ConfigError::new(file, text, mistakes)),
         }
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// All models, the first one first.
@@ -470,6 +461,7 @@ fn read_source(
                 "path", "line", "report", "listen", "ae_title", "allow", "folder",
             ]);
             section.allow(&["associations", "largest_mib", "timeout"]);
+            section.allow(&["certificate", "key", "clients"]);
             None
         }
     };
@@ -478,6 +470,10 @@ fn read_source(
         // Recordings, read as fast as they can be.
         Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
         _ => section.or("live", false),
+    };
+    let open = match &kind {
+        Some(SourceKind::Launch(_) | SourceKind::File(_)) | None => section.or("open", true),
+        Some(_) => true,
     };
     let crop = section.table("crop").and_then(|crop| {
         let (x, y) = (crop.required("x"), crop.required("y"));
@@ -501,11 +497,11 @@ fn read_source(
     });
     let span = section.span();
     match (&kind, &patient) {
-        (Some(SourceKind::Launch(_)), None) => section.mistake(
+        (Some(SourceKind::Launch(_)), None) if open => section.mistake(
             "patient",
             section.span(),
             "a launch line does not say whose picture it gives",
-            "add `patient = \"...\"`",
+            "add `patient = \"...\"`; or `open = false`, until it is known",
         ),
         (Some(SourceKind::Listener(_)), Some(patient)) => section.mistake(
             "patient",
@@ -527,50 +523,9 @@ fn read_source(
         kind: kind?,
         patient: patient.map(|patient| PatientId::new(patient.value)),
         live,
+        open,
         crop,
         span,
-    })
-}
-
-fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> {
-    let listen = section.required::<SocketAddr>("listen");
-    let ae_title = section.or("ae_title", "HEPAFLOW".to_owned());
-    let allow = section.or("allow", Vec::new());
-    let folder = section.required::<String>("folder");
-    let associations = section.or("associations", Count(16)).0;
-    let largest = section.or("largest_mib", Count(4096)).0;
-    let timeout = section.or("timeout", Duration::from_secs(30));
-    for (key, title) in
-        std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
-    {
-        if !is_ae_title(title) {
-            section.mistake(
-                key,
-                section.span(),
-                format!("\"{title}\" is no application entity title"),
-                "expected at most 16 characters, letters and digits as a rule",
-            );
-        }
-    }
-    if let Some(listen) = &listen
-        && !listen.value.ip().is_loopback()
-        && allow.is_empty()
-    {
-        section.mistake(
-            "allow",
-            listen.span.clone(),
-            "this address can be reached from other machines, and everyone may push to it",
-            "add `allow = [\"SCANNER1\", ..]`, the titles of those who may",
-        );
-    }
-    Some(ListenerSection {
-        listen: listen?.value,
-        ae_title,
-        allow,
-        folder: base.join(folder?.value),
-        associations,
-        largest: (largest as u64) << 20,
-        timeout,
     })
 }
 
@@ -606,42 +561,11 @@ fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
 
 fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let listen = section.optional::<SocketAddr>("listen");
-    let path = |key| {
-        section
-            .optional::<String>(key)
-            .map(|path| base.join(path.value))
-    };
-    let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
-    let clients = section.optional::<String>("clients");
+    let tokens = section
+        .optional::<String>("tokens")
+        .map(|path| base.join(path.value));
+    let (tls, clients) = read_tls(base, &section);
     let hosts = section.or("hosts", Vec::new());
-    let tls = match (certificate, key) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        (certificate, _) => {
-            let missing = if certificate.is_some() {
-                "key"
-            } else {
-                "certificate"
-            };
-            section.mistake(
-                missing,
-                section.span(),
-                "a certificate and its private key go together",
-                "give both: PEM files with the chain, and with the key",
-            );
-            None
-        }
-    };
-    if let Some(clients) = &clients
-        && tls.is_none()
-    {
-        section.mistake(
-            "clients",
-            clients.span.clone(),
-            "without TLS nobody shows a certificate",
-            "give `certificate` and `key`, too",
-        );
-    }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (tokens.is_none() || tls.is_none())
@@ -660,7 +584,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
-        clients: clients.map(|file| base.join(file.value)),
+        clients,
         hosts,
     }
 }

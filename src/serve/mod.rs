@@ -24,7 +24,6 @@ mod picture;
 mod problem;
 mod router;
 mod site;
-mod tls;
 pub mod tokens;
 
 pub mod outbox;
@@ -35,15 +34,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use auth::Access;
 use ids::Ids;
 use site::Site;
 pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
-pub use tls::TlsError;
 use tokens::{TokenError, Tokens};
 
-use crate::config::{KeyError, ServeConfig};
+use crate::config::{KeyError, ServeConfig, TlsError, server_tls};
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -100,9 +99,9 @@ impl Server {
         }
         let tokens = config.tokens.as_deref().map(Tokens::load).transpose()?;
         let tls = config.tls.as_ref();
-        let tls = tls
-            .map(|(certificate, key)| tls::acceptor(certificate, key, config.clients.as_deref()));
-        let tls = tls.transpose()?;
+        let tls =
+            tls.map(|(certificate, key)| server_tls(certificate, key, config.clients.as_deref()));
+        let tls = tls.transpose()?.map(TlsAcceptor::from);
         let ids = Ids::open(&subject.ids)?;
         let bind = || {
             let listener = TcpListener::bind(listen)?;
