@@ -24,6 +24,8 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(chromium chromium-driver fonts-wqy-microhei prometheus)
   # an archive of DICOM to pull from
   packages+=(orthanc)
+  # network namespaces, between which a network is cut
+  packages+=(iproute2)
   # the store's other database, started by the tests
   packages+=(postgresql)
 fi

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
-use crate::domain::{Crop, PatientId};
+use crate::domain::{ContentHash, Crop, PatientId};
 
 /// A pipeline file with every key and its default, for people to read.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -151,6 +151,8 @@ pub struct SourceConfig {
     pub live: bool,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
+    /// In a group of processes, the one that reads it.
+    pub process: Option<usize>,
     /// Where in the pipeline file the table stands.
     pub span: std::ops::Range<usize>,
 }
@@ -240,6 +242,11 @@ impl Pipeline {
             Some(pipeline) if mistakes.is_empty() => Ok(pipeline),
             _ => Err(ConfigError::new(file, text, mistakes)),
         }
+    }
+
+    /// Over the file's text.
+    pub fn digest(&self) -> ContentHash {
+        ContentHash::of(self.text.as_bytes())
     }
 
     /// Looks for what the file names and reports what is not there.
@@ -502,6 +509,7 @@ fn read_source(
         }
         Some(crop)
     });
+    let process = section.optional::<u32>("process");
     let span = section.span();
     match (&kind, &patient) {
         (Some(SourceKind::Launch(_)), None) => section.mistake(
@@ -531,6 +539,7 @@ fn read_source(
         patient: patient.map(|patient| PatientId::new(patient.value)),
         live,
         crop,
+        process: process.map(|process| process.value as usize),
         span,
     })
 }

@@ -3,9 +3,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
-use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Operator;
+use timely::dataflow::operators::{Operator, Probe};
+use timely::dataflow::{ProbeHandle, StreamVec};
 
 use super::views::{ClipFact, PatientAnswer, PatientKey, Views};
 use super::{Epoch, WriterHandle};
@@ -89,13 +89,14 @@ impl StoredViews {
 }
 
 /// Sends every change of the views to the store once its epoch is over: all of
-/// a patient's rows of one epoch in one batch, which is one transaction.
+/// a patient's rows of one epoch in one batch, which is one transaction. What it
+/// gives shows which epochs are over.
 pub(super) fn store_views(
     views: Views<'_>,
     stored: StoredViews,
     writer: WriterHandle,
     metrics: Metrics,
-) {
+) -> ProbeHandle<Epoch> {
     let scope = views.answers.inner.scope();
     let stored = timely::dataflow::operators::ToStream::to_stream(
         stored.retractions().collect::<Vec<_>>(),
@@ -129,6 +130,8 @@ pub(super) fn store_views(
         )
         .map(Standing::Other);
     let rows = answers.concat(others).concat(stored.as_collection()).inner;
+    let progress = ProbeHandle::new();
+    let rows = rows.probe_with(&progress);
 
     let mut waiting: BTreeMap<Epoch, Vec<(Standing, isize)>> = BTreeMap::new();
     let by_patient = Exchange::new(|(row, _, _): &(Standing, Epoch, isize)| home(row));
@@ -148,6 +151,7 @@ pub(super) fn store_views(
             }
         }
     });
+    progress
 }
 
 /// Rows of one patient meet on one worker.

@@ -191,9 +191,10 @@ pub(super) fn facts<'scope>(
     following: Option<Following>,
     context: &SourceContext,
 ) -> VecCollection<'scope, Epoch, Fact, isize> {
-    let (clock, control, reading) = (
+    let (clock, control, claims, reading) = (
         context.clock.clone(),
         context.control.clone(),
+        context.claims.clone(),
         Arc::clone(&context.reading),
     );
     source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Facts", |capability, info| {
@@ -207,7 +208,7 @@ pub(super) fn facts<'scope>(
                 return;
             };
             // Asked first: what was entered before the last stream ended is read.
-            let is_last = reading.load(Ordering::Acquire) == 0;
+            let is_last = reading.load(Ordering::Acquire) == 0 && claims.others_have_read();
             let known = mem::take(&mut following.known);
             output
                 .session(&held)

@@ -1,7 +1,7 @@
 //! Names for patients and studies that tell nothing about them: what addresses
 //! and pages show instead of an identifier.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -25,24 +25,25 @@ impl std::fmt::Debug for Ids {
 
 impl Ids {
     /// With the key in `file`, which is made if it is not there: names stay the
-    /// same from run to run.
+    /// same from run to run, and in all processes that run at once. It appears whole
+    /// or not at all, and the first one made stays.
     pub(super) fn open(file: &Path) -> io::Result<Self> {
         let mut key = [0; 32];
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(file) {
-            Ok(mut made) => {
-                random(&mut key)?;
-                made.write_all(&key)?;
-                made.sync_all()?;
+        if !file.exists() {
+            random(&mut key)?;
+            let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
+            // For this user alone: temporary files are.
+            let mut made = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+            made.write_all(&key)?;
+            made.as_file().sync_all()?;
+            match made.persist_noclobber(file) {
+                Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error.error);
+                }
+                _ => {}
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::File::open(file)?.read_exact(&mut key)?;
-            }
-            Err(error) => return Err(error),
         }
+        File::open(file)?.read_exact(&mut key)?;
         Ok(Self(key))
     }
 
