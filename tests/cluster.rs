@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use assert_cmd::cargo::cargo_bin;
 use hepaflow::domain::{ClipPrediction, PatientResult};
 use hepaflow::store::Store;
-use recordings::{AVI, MP4, pydicom, record_pattern};
+use recordings::{MP4, pydicom, record_pattern};
 use tempfile::TempDir;
 
 /// W of the small model.
@@ -286,14 +286,19 @@ fn one_two_and_four_processes_give_the_same_rows() {
     assert_eq!([named("b.dcm"), named("notes.txt")], [1, 1], "{parts:?}");
 }
 
-/// Two long films of two patients: one for each process.
-fn long_films(folder: &Path, frames: u32) -> usize {
-    for (name, pattern) in [("a.avi", "ball"), ("b.avi", "snow")] {
-        record_pattern(folder, name, pattern, AVI, frames);
-    }
-    let sources =
-        source("a", &folder.join("a.avi"), "P1") + &source("b", &folder.join("b.avi"), "P2");
-    pipeline(folder, 1, &sources);
+/// Two streams of two patients, one for each process, that give a frame each 8 ms on
+/// any machine, and the same frames each time. How many windows they have.
+fn long_streams(folder: &Path, frames: u32) -> usize {
+    let stream = |(name, patient, motion): (&str, &str, &str)| {
+        format!(
+            "[[source]]\nname = '{name}'\npatient = '{patient}'\nkind = 'launch'\n\
+             line = 'videotestsrc pattern=ball motion={motion} num-buffers={frames} \
+             ! video/x-raw,width=160,height=120,framerate=25/1 \
+             ! identity sleep-time=8000'\n"
+        )
+    };
+    let streams = [("a", "P1", "wavy"), ("b", "P2", "hsweep")];
+    pipeline(folder, 1, &streams.map(stream).concat());
     2 * (frames as usize - LENGTH + 1)
 }
 
@@ -314,7 +319,7 @@ fn assert_whole(folder: &Path, windows: usize) {
 fn a_process_that_is_killed_ends_the_others_who_name_it_and_the_next_run_goes_on() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    let windows = long_films(folder, 400);
+    let windows = long_streams(folder, 400);
     let hosts = hosts(folder, 2);
     let [mut first, second] = start_two(folder);
     wait_until("clips are stored", NOTICED * 3, || stored(folder) > 0);
@@ -334,7 +339,7 @@ fn a_process_that_is_killed_ends_the_others_who_name_it_and_the_next_run_goes_on
 fn a_process_that_is_stopped_is_noticed_and_named_in_time() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    long_films(folder, 1500);
+    long_streams(folder, 1500);
     let hosts = hosts(folder, 2);
     let [mut first, second] = start_two(folder);
     wait_until("clips are stored", NOTICED * 3, || stored(folder) > 0);
@@ -349,7 +354,7 @@ fn a_process_that_is_stopped_is_noticed_and_named_in_time() {
 fn a_supervised_group_recovers_from_a_kill_and_from_a_stop() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    let windows = long_films(folder, 1000);
+    let windows = long_streams(folder, 600);
     hosts(folder, 2);
     let args = ["supervise", "p.toml", "-n", "2", "--hostfile", "hosts.txt"];
     let mut supervisor = Running::start(hepaflow(folder, &args));
@@ -407,7 +412,7 @@ fn sigterm_to_a_supervisor_ends_its_group_in_order() {
 fn what_cannot_become_a_group_says_why() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    long_films(folder, 30);
+    long_streams(folder, 30);
     let bad = |args: &[&str], expected: &[&str]| {
         let output = hepaflow(folder, args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -522,7 +527,7 @@ fn a_cut_network_is_noticed_on_both_sides() {
     };
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    long_films(folder, 1500);
+    long_streams(folder, 1500);
     let hosts = ["10.211.7.1:2101", "10.211.7.2:2101"];
     fs::write(folder.join("hosts.txt"), hosts.join("\n")).unwrap();
     let mut members = [0, 1].map(|index| cable.member(folder, index));

@@ -3,6 +3,9 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "dataflow/group.rs"]
+mod group;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
@@ -10,9 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use hepaflow::dataflow::cluster::{Files, Group, Hosts, Lost, Passport, Reason, join};
 use hepaflow::dataflow::{
-    Control, Facts, Feed, Job, Opening, Outcome, RunError, Scorer, WindowShape, run, run_together,
+    Control, Facts, Feed, Job, Opening, Outcome, RunError, Scorer, WindowShape, run,
 };
 use hepaflow::domain::{
     Abstention, Clip, ClipPrediction, ContentHash, Crop, EventTime, Frame, FrameSize, ModelHash,
@@ -461,169 +463,4 @@ fn every_frame_is_counted_once() {
     assert_eq!(metrics.clips_in_flight.get(), 0);
     assert_eq!(metrics.source("film").up.get(), 0);
     assert_eq!(metrics.patients.get(), 3);
-}
-
-/// Two processes that have met, within this one.
-fn two_groups(workers: usize) -> [Group; 2] {
-    let ports: Vec<_> = (0..2)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let text: String = ports
-        .iter()
-        .map(|port| format!("{}\n", port.local_addr().unwrap()))
-        .collect();
-    drop(ports);
-    let passport = Passport {
-        version: String::new(),
-        pipeline: ContentHash::of(b""),
-        model: model(),
-        workers,
-        files: Files {
-            count: 0,
-            digest: ContentHash::of(b""),
-        },
-    };
-    let meet = |index| {
-        let hosts = Hosts::parse(&text, 2, index).unwrap();
-        let (passport, control) = (passport.clone(), Control::default());
-        std::thread::spawn(move || join(&hosts, &passport, Duration::from_secs(20), &control))
-    };
-    [0, 1].map(meet).map(|met| met.join().unwrap().unwrap())
-}
-
-/// Runs the graph as one process of a group, on a thread of its own.
-fn together(
-    job: Job,
-    control: Control,
-    group: Group,
-    lost: Sender<Lost>,
-) -> std::thread::JoinHandle<Result<Outcome, RunError>> {
-    std::thread::spawn(move || {
-        run_together(job, &control, group, move |who| {
-            lost.send(who.clone()).ok();
-        })
-    })
-}
-
-#[test]
-fn the_same_bytes_in_two_processes_are_scored_and_counted_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let films = films();
-    let (lost, nobody) = unbounded();
-    // Both find the same films, in another order.
-    let jobs = [0, 3].map(|first| {
-        let mut films = films.clone();
-        films.rotate_left(first);
-        let openings = films.iter().map(|film| film.opening(Ok(()))).collect();
-        job(&folder, openings, 2)
-    });
-    let running: Vec<_> = jobs
-        .into_iter()
-        .zip(two_groups(2))
-        .map(|(job, group)| together(job, Control::default(), group, lost.clone()))
-        .collect();
-    let outcomes: Vec<_> = running
-        .into_iter()
-        .map(|run| run.join().unwrap().unwrap())
-        .collect();
-    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
-    assert_eq!(sum(|it| it.streams), films.len());
-    assert_eq!(sum(|it| it.duplicates), films.len());
-    let (patients, clips) = stored(&folder);
-    assert_eq!(patients, expected(&films));
-    let counted: u64 = patients.iter().map(|patient| patient.clips).sum();
-    assert_eq!(clips.len() as u64, counted);
-    assert!(nobody.is_empty());
-
-    // What is known is known to the group once.
-    let groups = two_groups(1);
-    let running = groups.map(|group| {
-        let job = job(&folder, Vec::new(), 1);
-        together(job, Control::default(), group, lost.clone())
-    });
-    for run in running {
-        run.join().unwrap().unwrap();
-    }
-    assert_eq!(stored(&folder).0, expected(&films));
-}
-
-#[test]
-fn an_end_of_one_process_is_an_end_of_all_in_its_own_way() {
-    for fails in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let (lost, _nobody) = unbounded();
-        let controls = [Control::default(), Control::default()];
-        let open: Vec<_> = controls.iter().map(Control::keep_open).collect();
-        let mut running = Vec::new();
-        for (index, group) in two_groups(1).into_iter().enumerate() {
-            let film = &films()[0];
-            let mut job = job(&folder, vec![film.opening(Ok(()))], 1);
-            if fails && index == 1 {
-                job.scorers = vec![Box::new(NoNumbers)];
-                // The other process must not have asked for these bytes first.
-                let own = Film {
-                    content: "own",
-                    ..film.clone()
-                };
-                job.openings = vec![own.opening(Ok(()))];
-            }
-            running.push(together(job, controls[index].clone(), group, lost.clone()));
-        }
-        if !fails {
-            controls[1].stop();
-        }
-        let results: Vec<_> = running.into_iter().map(|it| it.join().unwrap()).collect();
-        drop(open);
-        match (fails, &results[0], &results[1]) {
-            (false, Ok(_), Ok(_)) | (true, Err(RunError::Peer(_)), Err(RunError::NotANumber)) => {}
-            _ => panic!("{fails}: {results:?}"),
-        }
-    }
-}
-
-/// An engine with broken weights.
-struct NoNumbers;
-
-impl Scorer for NoNumbers {
-    fn score(&mut self, clips: &[Clip]) -> Result<Vec<Vec<f64>>, Box<dyn Error + Send + Sync>> {
-        Ok(vec![vec![f64::NAN]; clips.len()])
-    }
-}
-
-/// A feed that breaks its promise never to wait.
-struct Stuck;
-
-impl Feed for Stuck {
-    fn try_next(&self) -> Option<Arrival> {
-        std::thread::sleep(Duration::from_mins(10));
-        None
-    }
-}
-
-#[test]
-fn a_worker_that_stands_still_is_noticed_though_its_process_lives_and_beats() {
-    let folder = tempfile::tempdir().unwrap();
-    let live = |feed: fn() -> Box<dyn Feed>| Opening {
-        source: "scanner".to_owned(),
-        live: true,
-        open: Box::new(move |_, _| feed()),
-    };
-    let quiet = || live(|| Box::new(Channel(crossbeam::channel::never())) as Box<dyn Feed>);
-    let stuck = || live(|| Box::new(Stuck) as Box<dyn Feed>);
-    // Live streams are dealt out to the workers: the second gets the stuck one.
-    let openings = [vec![quiet()], vec![quiet(), stuck()]];
-    let mut told = Vec::new();
-    for (openings, group) in openings.into_iter().zip(two_groups(2)) {
-        let (lost, who) = unbounded();
-        together(job(&folder, openings, 2), Control::default(), group, lost);
-        told.push(who);
-    }
-    let limit = Duration::from_secs(12);
-    let lost: Vec<_> = told
-        .iter()
-        .map(|who| who.recv_timeout(limit).unwrap())
-        .collect();
-    assert_eq!(lost[0].reason, Reason::Stuck { worker: 1 });
-    assert_eq!(lost[1].reason, Reason::StuckHere { worker: 1 });
-    assert!(lost.iter().all(|lost| lost.peer.index == 1));
 }

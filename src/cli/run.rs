@@ -126,7 +126,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let passport = Passport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pipeline: pipeline.digest(),
-        model: model.hash(),
+        models: vec![model.hash()],
         workers: usize::from(args.workers),
         files: share::files(&all, args.pipeline.parent()),
     };

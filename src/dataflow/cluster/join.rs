@@ -29,8 +29,8 @@ pub struct Passport {
     pub version: String,
     /// The bytes of the pipeline file.
     pub pipeline: ContentHash,
-    /// The model.
-    pub model: ModelHash,
+    /// The models, in the order of the pipeline file.
+    pub models: Vec<ModelHash>,
     /// Timely workers of each process.
     pub workers: usize,
     /// The recorded files to be divided.
@@ -69,9 +69,9 @@ impl Passport {
         );
         compare(
             "another model",
-            self.model.short(),
-            theirs.model.short(),
-            self.model != theirs.model,
+            self.models(),
+            theirs.models(),
+            self.models != theirs.models,
         );
         compare(
             "another number of --workers",
@@ -80,6 +80,11 @@ impl Passport {
             self.workers != theirs.workers,
         );
         found
+    }
+
+    fn models(&self) -> String {
+        let models: Vec<_> = self.models.iter().map(ModelHash::short).collect();
+        models.join(", ")
     }
 }
 
@@ -464,7 +469,7 @@ mod tests {
         Passport {
             version: "1.0.0".to_owned(),
             pipeline: ContentHash::of(b"pipeline"),
-            model: ModelHash::of(b"model"),
+            models: vec![ModelHash::of(b"model")],
             workers: 1,
             files: Files {
                 count: 3,
@@ -515,7 +520,7 @@ mod tests {
             ("another pipeline file", |it| {
                 it.pipeline = ContentHash::of(b"")
             }),
-            ("another model", |it| it.model = ModelHash::of(b"")),
+            ("another model", |it| it.models = vec![ModelHash::of(b"")]),
             ("--workers: ", |it| it.workers = 2),
         ];
         for (expected, change) in changes {
