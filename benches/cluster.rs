@@ -232,6 +232,7 @@ fn header(number: u64) -> Arrival {
         content: ContentHash::of(&number.to_le_bytes()),
         patient: PatientId::new(format!("PAT-{number:08}")),
         study: None,
+        instance: None,
         frame_interval: Some(Duration::from_millis(33)),
         picture: FrameSize {
             height: 1,

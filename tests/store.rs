@@ -115,7 +115,7 @@ fn batch(clips: Vec<ClipPrediction>, patients: Vec<PatientChange>) -> Batch {
     Batch {
         clips,
         patients,
-        rows: Vec::new(),
+        ..Batch::default()
     }
 }
 

@@ -72,6 +72,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let what = match &sink.kind {
             SinkKind::Webhook { .. } => "changes posted to its URL".to_owned(),
             SinkKind::JsonLines { path } => format!("changes appended to {}", path.display()),
+            SinkKind::Dicom { address, title, .. } => {
+                format!("DICOM reports filed with {title} at {address}")
+            }
         };
         text += &format!("  sink     {}: {what}\n", sink.name);
     }

@@ -14,17 +14,19 @@ use super::results::{patient_rows, print};
 use super::scorer::Scoring;
 use super::share::{self, Found};
 use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace, pseudonym_key};
+use crate::config::{
+    IngestConfig, Pipeline, SinkKind, SourceConfig, SourceKind, StorePlace, pseudonym_key,
+};
 use crate::dataflow::cluster::{self, Hosts, JoinError, Passport};
 use crate::dataflow::{self, Control, Facts, Feed, Job, KeepOpen, Opening, Outcome, WindowShape};
-use crate::domain::{FrameSize, PatientId, PseudonymKey};
+use crate::domain::{Crop, FrameSize, PatientId, PseudonymKey};
 use crate::engine::Engine;
 use crate::ingest::listener::{Listener, ListenerConfig};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::serve::outbox::Outbox;
+use crate::serve::outbox::{Explainer, Outbox};
 use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
 use crate::store::{Store, StoredModel};
 
@@ -69,7 +71,12 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
-    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
+    let directory = &pipeline.model.path.value;
+    let model = match &pipeline.model.signed_by {
+        Some(key) => Model::load_signed(directory, &key.value),
+        None => Model::load(directory),
+    };
+    let model = model.map_err(BadInput::new)?;
     let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
     let spec = model.spec();
 
@@ -92,7 +99,20 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         size,
         sandbox,
         key: key.transpose().map_err(BadInput::new)?,
+        reports: files_reports(&pipeline),
     };
+    let engine = Arc::new(engine);
+    let explainer = intake.reports.then(|| {
+        Arc::new(Explainer {
+            engine: Arc::clone(&engine),
+            model: model.hash(),
+            synthetic: spec.synthetic,
+            size,
+            look: look(&pipeline.ingest),
+            crops: pipeline.sources.iter().filter_map(cropped).collect(),
+            sandbox: intake.sandbox.clone(),
+        })
+    });
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -142,7 +162,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let store = early.map_or_else(open_store, Ok)?;
     // What all processes write for the sinks, the first one delivers.
     let outbox = (index == 0)
-        .then(|| Outbox::start(&pipeline.store, &pipeline.sinks, &metrics))
+        .then(|| {
+            let explainer = explainer.as_ref();
+            Outbox::start(&pipeline.store, &pipeline.sinks, &metrics, explainer)
+        })
         .transpose()
         .map_err(BadInput::new)?;
     let mine = match &hosts {
@@ -246,9 +269,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         outcome.duplicates += copies;
     } else {
         failures.clear();
-        reports
-            .iter()
-            .for_each(|(_, report)| report.leave_skipped());
+        for (_, report) in &reports {
+            report.leave_skipped();
+        }
     }
     for (_, report) in &reports {
         report.write()?;
@@ -591,17 +614,19 @@ fn opening(
         media,
         patient,
         crop: source.crop,
-        look: Look {
-            find: ingest.find_crop,
-            gate: ingest.gate,
-        },
+        look: look(ingest),
         size: intake.size,
         queue: ingest.queue,
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
     };
-    let Intake { sandbox, key, .. } = intake.clone();
+    let Intake {
+        sandbox,
+        key,
+        reports,
+        ..
+    } = intake.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
@@ -612,10 +637,11 @@ fn opening(
             } else {
                 Stream::open_in(sandbox, request, wake, counters)
             };
-            match key {
-                Some(key) => Box::new(Pseudonymised { stream, key }),
-                None => Box::new(stream),
-            }
+            Box::new(Discreet {
+                stream,
+                key,
+                reports,
+            })
         }),
     }
 }
@@ -628,23 +654,48 @@ struct Intake {
     sandbox: Sandbox,
     /// Of the pseudonyms, if patients are to have some.
     key: Option<PseudonymKey>,
+    /// Whether reports are filed, which have to say whom they are about.
+    reports: bool,
 }
 
-/// A stream that names nobody: behind it there are pseudonyms alone.
-struct Pseudonymised {
+/// A stream that says no more of a patient than the run needs: behind it there are
+/// pseudonyms, if there are any, and names only for reports.
+struct Discreet {
     stream: Stream,
-    key: PseudonymKey,
+    key: Option<PseudonymKey>,
+    reports: bool,
 }
 
-impl Feed for Pseudonymised {
+impl Feed for Discreet {
     fn try_next(&self) -> Option<Arrival> {
         let mut arrival = self.stream.try_next()?;
         if let Arrival::Opened(header) = &mut arrival {
-            header.patient = self.key.patient(&header.patient);
-            header.study = header.study.as_ref().map(|study| self.key.study(study));
+            header.instance.take_if(|_| !self.reports);
+            if let Some(key) = &self.key {
+                header.patient = key.patient(&header.patient);
+                header.study = header.study.as_ref().map(|study| key.study(study));
+                header.instance = None;
+            }
         }
         Some(arrival)
     }
+}
+
+fn files_reports(pipeline: &Pipeline) -> bool {
+    let mut sinks = pipeline.sinks.iter();
+    sinks.any(|sink| matches!(sink.kind, SinkKind::Dicom { .. }))
+}
+
+fn look(ingest: &IngestConfig) -> Look {
+    Look {
+        find: ingest.find_crop,
+        gate: ingest.gate,
+    }
+}
+
+/// The crop that the operator set for a source, with its name.
+fn cropped(source: &SourceConfig) -> Option<(String, Crop)> {
+    Some((source.name.clone(), source.crop?))
 }
 
 /// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::section::{Count, Located, Section};
-use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::sink::{SinkConfig, SinkKind, is_ae_title, read_sink};
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{ContentHash, Crop, PatientId};
 
@@ -64,6 +64,8 @@ pub struct ServeConfig {
     pub tokens: Option<PathBuf>,
     /// Certificate chain and private key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities: without one by them nobody gets in.
+    pub clients: Option<PathBuf>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Default for ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             tokens: None,
             tls: None,
+            clients: None,
             hosts: Vec::new(),
         }
     }
@@ -90,6 +93,8 @@ pub struct ModelConfig {
     pub precision: &'static str,
     /// Inference threads, at least one.
     pub threads: usize,
+    /// The public key that must have signed the directory's sums.
+    pub signed_by: Option<Located<PathBuf>>,
 }
 
 /// `[window]`
@@ -275,6 +280,16 @@ impl Pipeline {
                  `hepaflow model import` makes one",
             );
         }
+        if let Some(key) = self.model.signed_by.as_ref()
+            && !key.value.is_file()
+        {
+            note(
+                "model.signed_by".to_owned(),
+                &key.span,
+                format!("no file at {}", key.value.display()),
+                "name the Ed25519 public key, in PEM, of whoever signs the models",
+            );
+        }
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
             match &source.kind {
@@ -393,11 +408,20 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .and_then(|section| read_store(base, section))
         .unwrap_or_else(|| base.join("results.sqlite").into());
     let mut names = HashSet::new();
-    let sinks = root
+    let sinks: Vec<_> = root
         .tables("sink")
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
+    let files_reports = |sink: &SinkConfig| matches!(sink.kind, SinkKind::Dicom { .. });
+    if root.has("privacy") && sinks.iter().any(files_reports) {
+        root.mistake(
+            "privacy",
+            root.span(),
+            "reports under pseudonyms belong into no patient's study",
+            "take out `[privacy]`, or the sink of kind \"dicom\"",
+        );
+    }
     let serve = root.table("serve").map(|section| read_serve(base, section));
     Some(Pipeline {
         file: file.to_owned(),
@@ -418,6 +442,7 @@ fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
     let device = section.one_of("device", &["auto", "cpu", "cuda"]);
     let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
     let threads = section.or("threads", Count(cores()));
+    let signed_by = section.optional::<String>("signed_by");
     section.finish();
     let path = path?;
     Some(ModelConfig {
@@ -428,6 +453,10 @@ fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
         device: device.unwrap_or("auto"),
         precision: precision.unwrap_or("f32"),
         threads: threads.0,
+        signed_by: signed_by.map(|key| Located {
+            value: base.join(key.value),
+            span: key.span,
+        }),
     })
 }
 
@@ -552,12 +581,10 @@ fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> 
     let associations = section.or("associations", Count(16)).0;
     let largest = section.or("largest_mib", Count(4096)).0;
     let timeout = section.or("timeout", Duration::from_secs(30));
-    // PS3.5 section 6.2: at most 16 characters, no control characters.
-    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
     for (key, title) in
         std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
     {
-        if !is_title(title) {
+        if !is_ae_title(title) {
             section.mistake(
                 key,
                 section.span(),
@@ -626,6 +653,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             .map(|path| base.join(path.value))
     };
     let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
+    let clients = section.optional::<String>("clients");
     let hosts = section.or("hosts", Vec::new());
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -645,6 +673,16 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
             None
         }
     };
+    if let Some(clients) = &clients
+        && tls.is_none()
+    {
+        section.mistake(
+            "clients",
+            clients.span.clone(),
+            "without TLS nobody shows a certificate",
+            "give `certificate` and `key`, too",
+        );
+    }
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (tokens.is_none() || tls.is_none())
@@ -663,6 +701,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
+        clients: clients.map(|file| base.join(file.value)),
         hosts,
     }
 }

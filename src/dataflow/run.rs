@@ -216,6 +216,7 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
             credits: credits.clone(),
             metrics: job.metrics.clone(),
             outcome: Arc::clone(&outcome),
+            writer: writer.clone(),
             reading,
         },
         infer: InferContext {

@@ -11,10 +11,11 @@ use timely::dataflow::{Scope, StreamVec};
 use super::cluster::Claims;
 use super::control::lock;
 use super::run::Outcome;
-use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker};
+use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker, WriterHandle};
 use crate::domain::{ContentHash, Frame, PatientId, StreamId, StudyUid};
 use crate::ingest::{Arrival, IngestError, StreamHeader, Wake};
 use crate::metrics::{Metrics, SourceMetrics};
+use crate::store::Batch;
 
 /// Frames that one turn of a source operator hands on before the operators
 /// behind it get theirs.
@@ -137,6 +138,7 @@ pub(super) struct SourceContext {
     pub(super) control: Control,
     pub(super) credits: Credits,
     pub(super) metrics: Metrics,
+    pub(super) writer: WriterHandle,
     pub(super) outcome: Arc<Mutex<Outcome>>,
     /// Workers that still read or may read.
     pub(super) reading: Arc<AtomicUsize>,
@@ -364,6 +366,13 @@ impl Desk {
             return StreamEvent::Ended;
         }
         self.context.metrics.streams_opened.inc();
+        // Before any of its clips: what is on its way keeps its order.
+        if let Some(instance) = header.instance {
+            self.context.writer.send(Batch {
+                instances: vec![(header.content, instance)],
+                ..Batch::default()
+            });
+        }
         lock(&self.context.outcome).streams += 1;
         self.context.control.live().opened(LiveStream::new(
             stream.id,

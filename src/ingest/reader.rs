@@ -450,6 +450,7 @@ impl Reader {
             content: opening.content,
             patient: opening.patient.clone(),
             study: facts.study.clone(),
+            instance: facts.instance.clone().map(Arc::new),
             frame_interval: stream.timeline.interval(),
             picture: stream.picture,
             crop: stream.view.crop(),
@@ -499,7 +500,10 @@ impl Reader {
         })?;
         let (time, gap) = stream.timeline.stamp(sample);
         stream.is_cut |= gap || changed;
-        let Some(made) = self.make(stream, sample) else {
+        let timer = self.metrics.preprocess.start_timer();
+        let made = self.make(stream, sample);
+        timer.observe_duration();
+        let Some(made) = made else {
             self.metrics.dropped(DropReason::Unreadable).inc();
             return Ok(());
         };

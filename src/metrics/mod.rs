@@ -198,6 +198,7 @@ pub struct Metrics {
     pub group_bytes_sent: IntCounter,
     /// Bytes that came from other processes of the group.
     pub group_bytes_received: IntCounter,
+    preprocess: Histogram,
     /// Seconds from the arrival of a window's last frame until inference began.
     pub queue: Histogram,
     /// Seconds that inference took for one batch of clips.
@@ -227,6 +228,9 @@ pub struct SourceMetrics {
     pub last_frame: Gauge,
     /// Streams of this source that ended with an error.
     pub failures: IntCounter,
+    /// Seconds that examining, cropping and resizing a picture took, of all sources
+    /// together.
+    pub preprocess: Histogram,
     dropped: [IntCounter; DropReason::ALL.len()],
     interruptions: [IntCounter; Interruption::ALL.len()],
 }
@@ -407,6 +411,12 @@ impl Metrics {
                 "hepaflow_group_received_bytes_total",
                 "Bytes that came from other processes of the group.",
             )?,
+            preprocess: histogram(
+                "hepaflow_preprocess_seconds",
+                "Time that examining, cropping and resizing a picture took, where that was \
+                 not done in a process of its own.",
+                0.000_05,
+            )?,
             queue: histogram(
                 "hepaflow_queue_seconds",
                 "Time from the arrival of a window's last frame until inference began.",
@@ -445,6 +455,7 @@ impl Metrics {
                     .with_label_values(&[name, reason.as_str()])
             }),
             failures: self.source_failures.with_label_values(&[name]),
+            preprocess: self.preprocess.clone(),
             dropped: DropReason::ALL.map(|reason| {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])

@@ -106,7 +106,8 @@ impl Server {
         }
         let tokens = config.tokens.as_deref().map(Tokens::load).transpose()?;
         let tls = config.tls.as_ref();
-        let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
+        let tls = tls
+            .map(|(certificate, key)| tls::acceptor(certificate, key, config.clients.as_deref()));
         let tls = tls.transpose()?;
         let file = subject.ids.clone();
         let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;

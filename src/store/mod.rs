@@ -18,6 +18,7 @@ mod outbox;
 mod postgres_link;
 mod read;
 mod replace;
+mod reports;
 mod row;
 mod sqlite;
 pub mod tls;
@@ -25,6 +26,7 @@ mod views;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::sync::Arc;
 
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};
@@ -33,14 +35,15 @@ use outbox::Event;
 pub use outbox::{OutboxSink, Outgoing};
 pub use read::{Page, Summary};
 pub use replace::replace_file;
+pub use reports::FiledReport;
 use row::{Row, Value, wrong};
 use serde::{Deserialize, Serialize};
 pub use views::{RowChange, ViewRow};
 
 use crate::config::StorePlace;
 use crate::domain::{
-    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId, PatientResult,
-    Probability, StageRange, StudyUid,
+    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, Instance, ModelHash, PatientId,
+    PatientResult, Probability, StageRange, StudyUid,
 };
 
 /// What the store remembers of a model.
@@ -63,12 +66,17 @@ pub struct Batch {
     pub patients: Vec<PatientChange>,
     /// Changed rows of the other views, later ones winning.
     pub rows: Vec<RowChange>,
+    /// The DICOM instances that streams are, for reports; later ones winning.
+    pub instances: Vec<(ContentHash, Arc<Instance>)>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
+        self.clips.is_empty()
+            && self.patients.is_empty()
+            && self.rows.is_empty()
+            && self.instances.is_empty()
     }
 
     /// Adds what `later` holds behind this.
@@ -76,6 +84,7 @@ impl Batch {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
         self.rows.extend(later.rows);
+        self.instances.extend(later.instances);
     }
 }
 
@@ -186,9 +195,11 @@ impl Store {
             .iter()
             .map(|change| (change.key(), Event::of(change)))
             .collect();
+        let instances: BTreeMap<_, _> = batch.instances.iter().cloned().collect();
         let sinks = &self.sinks;
         self.database
             .change(|transaction| {
+                reports::write_instances(transaction, &instances)?;
                 let end = "ON CONFLICT (content, first_frame, model) DO NOTHING";
                 transaction.insert("clip_predictions", &clips, end, |_| Ok(()))?;
                 let changed = write_answers(transaction, &events)?;

@@ -13,10 +13,10 @@ fn two_groups(workers: usize) -> [Group; 2] {
     let ports: Vec<_> = (0..2)
         .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
-    let text: String = ports
+    let lines = ports
         .iter()
-        .map(|port| format!("{}\n", port.local_addr().unwrap()))
-        .collect();
+        .map(|port| format!("{}\n", port.local_addr().unwrap()));
+    let text = lines.collect::<Vec<_>>().concat();
     drop(ports);
     let passport = Passport {
         version: String::new(),
@@ -135,12 +135,14 @@ impl Scorer for NoNumbers {
     }
 }
 
-/// A feed that breaks its promise never to wait.
-struct Stuck;
+/// A feed that breaks its promise never to wait, when it is read after this moment.
+struct Stuck(Instant);
 
 impl Feed for Stuck {
     fn try_next(&self) -> Option<Arrival> {
-        std::thread::sleep(Duration::from_mins(10));
+        if Instant::now() > self.0 {
+            std::thread::sleep(Duration::from_mins(10));
+        }
         None
     }
 }
@@ -148,13 +150,24 @@ impl Feed for Stuck {
 #[test]
 fn a_worker_that_stands_still_is_noticed_though_its_process_lives_and_beats() {
     let folder = tempfile::tempdir().unwrap();
-    let live = |feed: fn() -> Box<dyn Feed>| Opening {
+    let quiet = || Opening {
         source: "scanner".to_owned(),
         live: true,
-        open: Box::new(move |_, _| feed()),
+        open: Box::new(|_, _| Box::new(Channel(crossbeam::channel::never()))),
     };
-    let quiet = || live(|| Box::new(Channel(crossbeam::channel::never())) as Box<dyn Feed>);
-    let stuck = || live(|| Box::new(Stuck) as Box<dyn Feed>);
+    // Once everybody has taken up what the store knows, which may take longer.
+    let stuck = || Opening {
+        source: "scanner".to_owned(),
+        live: true,
+        open: Box::new(|wake, _| {
+            let moment = Instant::now() + Duration::from_secs(1);
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(1_100));
+                wake();
+            });
+            Box::new(Stuck(moment))
+        }),
+    };
     // Live streams are dealt out to the workers: the second gets the stuck one.
     let openings = [vec![quiet()], vec![quiet(), stuck()]];
     let mut told = Vec::new();

@@ -126,7 +126,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     let configs = configs(folder, &receiver.url);
     let metrics = Metrics::new().unwrap();
     let mut store = open(place, &configs);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     let mut clips = 0;
     for mood in [
         Mood::Takes,
@@ -157,7 +157,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     change(&mut store, clips + 1);
     assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
     receiver.set(Mood::Takes);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     assert_eq!(outbox.finish(), []);
 
     let taken = receiver.taken();
@@ -234,7 +234,7 @@ fn a_secret_that_is_missing_or_short_is_named() {
     let metrics = Metrics::new().unwrap();
     fs::write(folder.path().join("secret"), "short").unwrap();
     for expected in ["16 bytes", "No such file"] {
-        let error = Outbox::start(&place, &configs, &metrics)
+        let error = Outbox::start(&place, &configs, &metrics, None)
             .unwrap_err()
             .to_string();
         assert!(

@@ -483,10 +483,10 @@ mod tests {
         let listeners: Vec<_> = (0..processes)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
-        listeners
+        let lines = listeners
             .iter()
-            .map(|listener| format!("{}\n", listener.local_addr().unwrap()))
-            .collect()
+            .map(|listener| format!("{}\n", listener.local_addr().unwrap()));
+        lines.collect::<Vec<_>>().concat()
     }
 
     fn meet(passports: Vec<Passport>, patience: Duration) -> Vec<Result<Group, JoinError>> {
@@ -515,10 +515,11 @@ mod tests {
 
     #[test]
     fn either_side_refuses_what_runs_something_else_and_says_in_what() {
-        let changes: [(&str, fn(&mut Passport)); 4] = [
+        type Change = fn(&mut Passport);
+        let changes: [(&str, Change); 4] = [
             ("another version", |it| it.version = "2.0.0".to_owned()),
             ("another pipeline file", |it| {
-                it.pipeline = ContentHash::of(b"")
+                it.pipeline = ContentHash::of(b"");
             }),
             ("another model", |it| it.models = vec![ModelHash::of(b"")]),
             ("--workers: ", |it| it.workers = 2),

@@ -335,7 +335,7 @@ fn letters<'scope>(
     post: &Arc<Post>,
 ) -> StreamVec<'scope, Epoch, Letter> {
     source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Outbox", |capability, info| {
-        let writes = scope.index() % post.workers == 0;
+        let writes = scope.index().is_multiple_of(post.workers);
         let waker = Waker::new(scope.worker().sync_activator_for(info.address.to_vec()));
         let activator = scope.activator_for(info.address);
         if writes {

@@ -11,7 +11,7 @@ use dicom_object::{InMemDicomObject, OpenFileOptions};
 
 use super::palette::Palette;
 use super::{DicomError, Facts, Region, Timing};
-use crate::domain::{Crop, PatientId, StudyUid};
+use crate::domain::{Crop, Instance, PatientId, StudyUid};
 
 /// Pixels of the largest picture: 8192 x 8192, several times what any scanner
 /// gives, and little enough that a hostile size does no harm.
@@ -52,6 +52,7 @@ pub(super) fn read(path: &Path) -> Result<Header, DicomError> {
         // PS3.3 sections C.7.1.1 and C.7.2.1.
         patient: text(&object, tags::PATIENT_ID).map(PatientId::new),
         study: text(&object, tags::STUDY_INSTANCE_UID).map(StudyUid::new),
+        instance: instance(path, &object, image.frames),
         frame_interval: timing.interval(),
         tissue: tissue(&object, &image),
     };
@@ -59,6 +60,39 @@ pub(super) fn read(path: &Path) -> Result<Header, DicomError> {
         facts,
         timing,
         image,
+    })
+}
+
+/// What reports repeat of the Patient module (PS3.3 section C.7.1.1) and of the
+/// General Study module (C.7.2.1), where it is there.
+const REPEATED: [Tag; 12] = [
+    tags::STUDY_DATE,
+    tags::STUDY_TIME,
+    tags::ACCESSION_NUMBER,
+    tags::REFERRING_PHYSICIAN_NAME,
+    tags::STUDY_DESCRIPTION,
+    tags::PATIENT_NAME,
+    tags::PATIENT_ID,
+    tags::ISSUER_OF_PATIENT_ID,
+    tags::PATIENT_BIRTH_DATE,
+    tags::PATIENT_SEX,
+    tags::PATIENT_AGE,
+    tags::STUDY_ID,
+];
+
+/// The instance as a report refers to it; nothing if it lacks an identifier, so
+/// that nobody could find it again.
+fn instance(path: &Path, object: &InMemDicomObject, frames: u64) -> Option<Instance> {
+    let value = |tag: Tag| Some((tag.group(), tag.element(), text(object, tag)?));
+    Some(Instance {
+        class: text(object, tags::SOP_CLASS_UID)?,
+        uid: text(object, tags::SOP_INSTANCE_UID)?,
+        series: text(object, tags::SERIES_INSTANCE_UID)?,
+        study: text(object, tags::STUDY_INSTANCE_UID).map(StudyUid::new)?,
+        frames,
+        // Reports are written later, and maybe from another folder.
+        file: std::path::absolute(path).ok()?,
+        repeated: REPEATED.into_iter().filter_map(value).collect(),
     })
 }
 

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Crop, PatientId, StudyUid};
+use crate::domain::{Crop, Instance, PatientId, StudyUid};
 use layout::Extent;
 pub(super) use pixels::Coding;
 use pixels::Unpacking;
@@ -173,6 +173,8 @@ impl From<io::Error> for DicomError {
 pub(super) struct Facts {
     pub(super) patient: Option<PatientId>,
     pub(super) study: Option<StudyUid>,
+    /// What a report refers to.
+    pub(super) instance: Option<Instance>,
     /// The nominal time between frames.
     pub(super) frame_interval: Option<Duration>,
     /// The 2D tissue region, if one is marked.
