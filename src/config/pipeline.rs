@@ -13,7 +13,7 @@ use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::tls::read_tls;
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
-use crate::domain::{Crop, PatientId};
+use crate::domain::{ContentHash, Crop, PatientId};
 
 /// A pipeline file with every key and its default, for people to read.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -150,6 +150,8 @@ pub struct SourceConfig {
     pub open: bool,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
+    /// In a group of processes, the one that reads it.
+    pub process: Option<usize>,
     /// Where in the pipeline file the table stands.
     pub span: std::ops::Range<usize>,
 }
@@ -225,6 +227,11 @@ impl Pipeline {
     /// The file's text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Over the file's text.
+    pub fn digest(&self) -> ContentHash {
+        ContentHash::of(self.text.as_bytes())
     }
 
     /// All models, the first one first.
@@ -495,6 +502,7 @@ fn read_source(
         }
         Some(crop)
     });
+    let process = section.optional::<u32>("process");
     let span = section.span();
     match (&kind, &patient) {
         (Some(SourceKind::Launch(_)), None) if open => section.mistake(
@@ -525,6 +533,7 @@ fn read_source(
         live,
         open,
         crop,
+        process: process.map(|process| process.value as usize),
         span,
     })
 }
