@@ -253,7 +253,7 @@ fn kubernetes_manifests_are_of_its_schema_and_hold_a_pipeline_that_is_right() {
     let text = fs::read_to_string(deploy(file)).unwrap();
     let (_, pipeline) = text.split_once("pipeline.toml: |\n").unwrap();
     let (pipeline, _) = pipeline.split_once("---").unwrap();
-    let pipeline: Vec<_> = pipeline.lines().map(|line| line.trim_start()).collect();
+    let pipeline: Vec<_> = pipeline.lines().map(str::trim_start).collect();
     let compose = fs::read_to_string(deploy("compose/pipeline.toml")).unwrap();
     for text in [pipeline.join("\n"), compose] {
         Pipeline::parse(Path::new("/etc/hepaflow/pipeline.toml"), &text)

@@ -42,7 +42,7 @@ fn root(path: &str) -> PathBuf {
 /// A scanner that sends JPEG in RTP.
 fn scanner(port: u16) -> Process {
     let line = format!(
-        "videotestsrc is-live=true pattern=ball ! video/x-raw,width=64,height=48,framerate=25/1 \
+        "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=64,height=48,framerate=25/1 \
          ! jpegenc ! rtpjpegpay ! udpsink host=127.0.0.1 port={port}"
     );
     let mut command = Command::new("gst-launch-1.0");

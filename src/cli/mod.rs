@@ -20,6 +20,8 @@ mod evaluate;
 mod explain;
 mod export;
 mod facts;
+#[cfg(feature = "gstreamer")]
+mod follow;
 mod gpu_suite;
 #[cfg(feature = "gstreamer")]
 mod group;
@@ -30,6 +32,7 @@ mod labels;
 mod log;
 mod model;
 mod models;
+mod outbox;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]
@@ -44,6 +47,7 @@ mod run;
 mod scorer;
 #[cfg(feature = "gstreamer")]
 mod share;
+mod side_by_side;
 mod stream_bench;
 #[cfg(feature = "train")]
 mod study;
@@ -95,6 +99,7 @@ enum Command {
     Exams(facts::ExamsArgs),
     Models(models::ModelsArgs),
     Audit(audit::AuditArgs),
+    Outbox(outbox::OutboxArgs),
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
@@ -170,6 +175,7 @@ fn run(command: Command, log_json: bool) -> anyhow::Result<()> {
         Command::Exams(args) => facts::exams(args),
         Command::Models(args) => models::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Outbox(args) => outbox::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::StreamBench(args) => stream_bench::run(&args),

@@ -33,6 +33,7 @@ mod infer;
 mod live;
 mod run;
 mod source;
+mod surroundings;
 pub mod views;
 mod waker;
 mod window;

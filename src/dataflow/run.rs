@@ -16,6 +16,7 @@ use super::control::lock;
 use super::facts::{Following, facts};
 use super::infer::InferContext;
 use super::source::{Intake, SourceContext, sources};
+use super::views::Arrangements;
 use super::{
     Clock, Control, Credits, Epoch, Facts, Infer, InferenceThreads, Opening, Scorer, WindowShape,
     Windows, WriterHandle, views,
@@ -231,9 +232,13 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
         metrics: job.metrics,
     };
     let metrics = plan.metrics.clone();
-    let work = move |worker: &mut Worker| match &post {
-        Some(post) => post.work(worker, |scope| plan.build(scope)),
-        None => drop(worker.dataflow(|scope| plan.build(scope))),
+    let work = move |worker: &mut Worker| {
+        let arrangements = Arrangements::follow(worker, &plan.metrics);
+        let build = |scope: Scope<'_, Epoch>| plan.build(scope, &arrangements);
+        match &post {
+            Some(post) => post.work(worker, build),
+            None => drop(worker.dataflow(build)),
+        }
     };
     let (guards, _held) = match (group, watch) {
         (Some((mut group, on_lost)), Some(watch)) => {
@@ -290,7 +295,7 @@ struct Plan {
 
 impl Plan {
     /// Gives what shows how far the answers have come.
-    fn build(&self, scope: Scope<'_, Epoch>) -> ProbeHandle<Epoch> {
+    fn build(&self, scope: Scope<'_, Epoch>, arrangements: &Arrangements) -> ProbeHandle<Epoch> {
         let frames = sources(scope, self.source.clone());
         for (_, tasks) in &self.infer.lanes {
             frames.clone().look_ahead(tasks.clone());
@@ -328,10 +333,12 @@ impl Plan {
         let models = known.models.into_iter();
         let models = models.map(|model| ((model.hash, model.classes), 0, 1));
         let models = models.collect::<Vec<_>>().to_stream(scope).as_collection();
-        let facts = facts(scope, following, &self.source);
+        let (facts, came) = facts(scope, following, &self.source);
         let views = views::maintain(clips, models, facts);
+        arrangements.name(&views.parts);
         store_views(
             views,
+            came,
             known.views,
             self.writer.clone(),
             self.metrics.clone(),
