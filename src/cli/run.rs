@@ -23,7 +23,7 @@ use crate::dataflow::cluster::{self, Hosts, JoinError, Passport};
 use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
-use crate::domain::{Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::domain::{ContentHash, Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
 use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
@@ -79,6 +79,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .chain(&others)
         .map(Opened::stored)
         .collect();
+    let models: Vec<_> = stored.iter().map(|model| model.hash).collect();
     let Opened {
         model,
         engine,
@@ -149,8 +150,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let early = (index == 0).then(open_store).transpose()?;
     let passport = Passport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        pipeline: pipeline.digest(),
-        models: stored.iter().map(|model| model.hash).collect(),
+        pipeline: ContentHash::of(pipeline.text().as_bytes()),
+        models: models.clone(),
         workers: usize::from(args.workers),
         files: share::files(&all, args.pipeline.parent()),
     };
@@ -197,13 +198,13 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     )?;
 
     let sources = Sources::of(&pipeline);
-    // A group agrees on its sources once, when it meets.
+    // A group has agreed on what the file said, and stays with it.
     let follower = hosts
         .is_none()
         .then(|| Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control))
         .transpose()?;
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
-    let (mut beside, mut served_beside, mut models) = (Vec::new(), Vec::new(), vec![model.hash()]);
+    let (mut beside, mut served_beside) = (Vec::new(), Vec::new());
     for Opened {
         model,
         engine,
@@ -213,7 +214,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         // What these see is not drawn.
         let (engine, unseen) = (Arc::new(engine), Live::default());
         let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &unseen);
-        models.push(model.hash());
         served_beside.push(served_model(&model, &pipeline, &scoring));
         beside.push((model.hash(), scoring.scorers(threads)?));
     }

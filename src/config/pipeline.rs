@@ -13,7 +13,7 @@ use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::tls::read_tls;
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
-use crate::domain::{ContentHash, Crop, PatientId};
+use crate::domain::{Crop, PatientId};
 
 /// A pipeline file with every key and its default, for people to read.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -227,11 +227,6 @@ impl Pipeline {
     /// The file's text.
     pub fn text(&self) -> &str {
         &self.text
-    }
-
-    /// Over the file's text.
-    pub fn digest(&self) -> ContentHash {
-        ContentHash::of(self.text.as_bytes())
     }
 
     /// All models, the first one first.
