@@ -64,6 +64,7 @@ fn studies_of_some_days_come_once_and_a_second_start_asks_for_the_rest() {
         associations: 8,
         largest: 64 << 20,
         timeout: Duration::from_secs(10),
+        tls: None,
     };
     let metrics = Metrics::new().unwrap().listener("ward");
     let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));

@@ -60,6 +60,8 @@ fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeE
             window: (9, 3),
             engine: "none".to_owned(),
         },
+        beside: Vec::new(),
+        pseudonyms: None,
         sources: Vec::new(),
         open: Box::new(|_| Err("nothing can be added here".to_owned())),
     };

@@ -6,6 +6,9 @@ use ureq::http::Uri;
 
 use super::section::{Count, Located, Section};
 
+/// Refusals of one change; with the pauses between them this takes minutes.
+const PARK_AFTER: usize = 10;
+
 /// `[[sink]]`: where changes of answers go.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
@@ -18,6 +21,9 @@ pub struct SinkConfig {
     pub backlog: u64,
     /// The longest pause between two attempts.
     pub retry_pause: Duration,
+    /// A change that a webhook has refused so often, at least, is put aside as soon
+    /// as it takes another one.
+    pub park_after: u32,
 }
 
 /// What a sink is.
@@ -120,12 +126,17 @@ pub(super) fn read_sink(
         _ => section.or("backlog", Count(65_536)).0 as u64,
     };
     let retry_pause = section.or("retry_pause", Duration::from_mins(1));
+    let park_after = match &kind {
+        Some(SinkKind::JsonLines { .. } | SinkKind::Dicom { .. }) => Count(PARK_AFTER),
+        _ => section.or("park_after", Count(PARK_AFTER)),
+    };
     section.finish();
     Some(SinkConfig {
         name: name?.value,
         kind: kind?,
         backlog,
         retry_pause,
+        park_after: park_after.0 as u32,
     })
 }
 

@@ -8,12 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::database::Transaction;
 use super::row::{Row, Value, wrong};
-use super::{DatabaseFault, Page, Store, StoreError};
+use super::{DatabaseFault, Page, Store, StoreError, records};
 use crate::clinical::{Deletion, Exam, Fact, Merges};
-use crate::domain::{
-    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, Instance, ModelHash, PatientId,
-    Probability, StudyUid,
-};
+use crate::domain::{ClipPrediction, ContentHash, Instance, ModelHash, PatientId, StudyUid};
 
 /// A report that a sink has taken, as its successor names it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +145,7 @@ impl Store {
             clips.extend(recorded.into_iter().map(|clip| (clip.key, clip)));
         }
         let mut clips: Vec<_> = clips.into_values().collect();
-        clips.retain(|clip| assignments.patient_of(clip) == Some(patient));
+        clips.retain(|clip| clip.span.weight > 0 && assignments.patient_of(clip) == Some(patient));
         Ok(clips)
     }
 
@@ -159,31 +156,11 @@ impl Store {
         model: ModelHash,
     ) -> Result<Vec<ClipPrediction>, StoreError> {
         let values = [content.to_string().into(), model.to_string().into()];
-        let sql = "SELECT first_frame, last_frame, begin_ns, end_ns, gaps_before,
-                          patient, study, source, probabilities
-                   FROM clip_predictions WHERE content = $1 AND model = $2";
-        self.read(sql, &values, |row| {
-            let first_frame = row.unsigned(0)?;
-            let raw: Vec<i64> = row.json(8)?;
-            Ok(ClipPrediction {
-                key: ClipKey {
-                    content,
-                    first_frame,
-                    model,
-                },
-                span: ClipSpan {
-                    first_frame,
-                    last_frame: row.unsigned(1)?,
-                    begin: EventTime::from_nanos(row.unsigned(2)?),
-                    end: EventTime::from_nanos(row.unsigned(3)?),
-                    gaps_before: row.unsigned(4)?,
-                },
-                patient: PatientId::new(row.text(5)?),
-                study: row.optional_text(6)?.map(StudyUid::new),
-                source: row.text(7)?,
-                probabilities: raw.into_iter().map(Probability::from_raw).collect(),
-            })
-        })
+        let sql = format!(
+            "SELECT {} FROM clip_predictions WHERE content = $1 AND model = $2",
+            records::CLIP
+        );
+        self.read(&sql, &values, records::clip)
     }
 
     /// Exams, merges and deletions in force, in the order of the log.

@@ -179,6 +179,9 @@ pub(super) struct Facts {
     pub(super) frame_interval: Option<Duration>,
     /// The 2D tissue region, if one is marked.
     pub(super) tissue: Option<Region>,
+    /// Two of them stand side by side: which shows the liver as it is now, and
+    /// which a picture that is kept beside it, the header does not say.
+    pub(super) is_dual_screen: bool,
 }
 
 /// An ultrasound region, PS3.3 section C.8.5.5.

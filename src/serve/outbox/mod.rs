@@ -6,6 +6,11 @@
 //! else waits for it. A change may arrive more than once, after a crash or a lost
 //! acknowledgement, always under the same event name.
 //!
+//! A webhook that refuses one change for ever would hold up all that wait behind it.
+//! So, after some refusals, another patient's change is offered: where that one is
+//! taken and the first is refused once more, it is not the sink that is down, and the
+//! first is parked (`hepaflow outbox`). Each patient's changes keep their order.
+//!
 //! A sink of kind `dicom` is told of an answer only when that has settled, or when
 //! the run ends.
 
@@ -14,11 +19,13 @@ mod lines;
 mod payload;
 mod webhook;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rand::seq::IndexedRandom;
 
 use crate::config::{SinkConfig, SinkKind, StorePlace};
 use crate::ingest::pull::Archive;
@@ -33,6 +40,8 @@ use webhook::Webhook;
 
 /// Changes taken from the store at a time.
 const BATCH: usize = 64;
+/// Waiting changes among which one is chosen that is offered in place of a refused one.
+const OTHERS: usize = 1024;
 /// How often the store is asked for more.
 const POLL: Duration = Duration::from_millis(200);
 /// The pause after a first failure.
@@ -209,6 +218,8 @@ impl Outbox {
                 payloads: Payloads::default(),
                 metrics: metrics.sink(&config.name),
                 longest_pause: config.retry_pause,
+                park_after: config.park_after,
+                refused: None,
                 stopped: stopped.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -243,6 +254,9 @@ struct Delivery {
     payloads: Payloads,
     metrics: SinkMetrics,
     longest_pause: Duration,
+    park_after: u32,
+    /// The change that was refused last, and how often in a row.
+    refused: Option<(String, u32)>,
     stopped: Receiver<()>,
 }
 
@@ -310,13 +324,62 @@ impl Delivery {
             self.store.delivered(taken).map_err(refused)?;
             self.metrics.delivered.inc_by(taken.len() as u64);
         }
-        match refusal {
-            Some(refusal) => Err(refusal),
-            None => Ok(Some(taken)),
+        let Some(refusal) = refusal else {
+            return Ok(Some(taken));
+        };
+        if let Some(first) = batch.get(taken) {
+            self.look_past(first, &refusal)?;
         }
+        Err(refusal)
+    }
+
+    /// Parks `first`, which was refused, if it has been so often enough and the sink
+    /// takes another change.
+    fn look_past(&mut self, first: &Outgoing, refusal: &Refusal) -> Result<(), Refusal> {
+        let failed = |error: StoreError| Refusal(error.to_string());
+        let times = match &self.refused {
+            Some((event, times)) if *event == first.event => times + 1,
+            _ => 1,
+        };
+        self.refused = Some((first.event.clone(), times));
+        // A file takes all lines or none.
+        if times < self.park_after || !matches!(self.sink, Sink::Webhook(_)) {
+            return Ok(());
+        }
+        let waiting = self.store.outgoing(&self.name, OTHERS).map_err(failed)?;
+        // The first of each other patient: each patient's changes keep their order.
+        let mut seen = HashSet::from([first.change.patient()]);
+        let others: Vec<_> = waiting
+            .iter()
+            .filter(|outgoing| seen.insert(outgoing.change.patient()))
+            .collect();
+        let Some(other) = others.choose(&mut rand::rng()) else {
+            return Ok(());
+        };
+        if !self.takes(other).map_err(failed)? || self.takes(first).map_err(failed)? {
+            return Ok(());
+        }
+        self.store.park(first, &refusal.0).map_err(failed)?;
+        tracing::warn!(sink = self.name, event = first.event, error = %refusal,
+            "a sink refuses a change and takes others: it is parked, see `hepaflow outbox`");
+        Ok(())
+    }
+
+    /// Whether the sink takes this one change; then it is struck off.
+    fn takes(&mut self, outgoing: &Outgoing) -> Result<bool, StoreError> {
+        let one = std::slice::from_ref(outgoing);
+        let Taken(taken, _) = self.sink.take(&mut self.payloads, &mut self.store, one);
+        if taken > 0 {
+            self.store.delivered(one)?;
+            self.metrics.delivered.inc();
+        }
+        Ok(taken > 0)
     }
 
     fn count(&self) {
+        if let Ok(parked) = self.store.parked_for(&self.name) {
+            self.metrics.parked.set(parked as i64);
+        }
         if let Ok(backlog) = self.store.backlog(&self.name) {
             self.metrics.backlog.set(backlog as i64);
         }
