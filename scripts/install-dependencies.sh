@@ -28,6 +28,8 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(orthanc dicom3tools)
   # what reads a compose file
   packages+=(docker-compose)
+  # network namespaces, between which a network is cut
+  packages+=(iproute2)
   # the store's other database, started by the tests
   packages+=(postgresql)
 fi

@@ -3,6 +3,9 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "dataflow/group.rs"]
+mod group;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;

@@ -75,7 +75,7 @@ impl Scorer for Broken {
 
 /// What the child does.
 fn panic_in(place: &str) {
-    hepaflow::cli::exit_on_panic();
+    hepaflow::cli::exit_on_panic(|_| None);
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path().join("r.sqlite")).unwrap();
     let model = ModelHash::of(b"m");

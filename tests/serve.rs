@@ -417,7 +417,7 @@ fn client(
     })
 }
 
-fn https(client: Arc<ClientConfig>, port: u16, path: &str, more: &[&str]) -> served::Answer {
+fn https(client: Arc<ClientConfig>, port: u16, path: &str, more: &[&str]) -> Answer {
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(client, name).unwrap();
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -52,6 +52,22 @@ impl Report {
         self.rows().insert(path.to_owned(), row);
     }
 
+    /// Another file of the run has the bytes of `path`.
+    pub(super) fn copy(&self, path: &Path) {
+        let detail = "another file has the same bytes".to_owned();
+        self.set(path, "skipped", 0, "duplicate", detail);
+    }
+
+    /// Leaves it to another process to tell what becomes of `path`.
+    pub(super) fn leave(&self, path: &Path) {
+        self.rows().remove(path);
+    }
+
+    /// Leaves it to the first process to tell what nobody reads.
+    pub(super) fn leave_skipped(&self) {
+        self.rows().retain(|_, row| row.status != "skipped");
+    }
+
     /// Writes the report: one row for every file, in the order of their paths.
     pub(super) fn write(&self) -> anyhow::Result<()> {
         replace_file(&self.path, |file| {
@@ -303,9 +319,7 @@ impl<F> Drop for Followed<F> {
         // A stream that is let go at its very beginning has the bytes of
         // another.
         if progress.is_open && progress.frames == 0 && !self.control.is_stopping() {
-            let detail = "another file has the same bytes".to_owned();
-            self.report
-                .set(&self.path, "skipped", 0, "duplicate", detail);
+            self.report.copy(&self.path);
         } else {
             let detail = "the run was stopped before its end".to_owned();
             self.report

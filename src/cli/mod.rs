@@ -23,6 +23,8 @@ mod facts;
 #[cfg(feature = "gstreamer")]
 mod follow;
 mod gpu_suite;
+#[cfg(feature = "gstreamer")]
+mod group;
 mod infer;
 #[cfg(feature = "gstreamer")]
 mod ingest;
@@ -43,10 +45,14 @@ mod results;
 mod run;
 #[cfg(feature = "gstreamer")]
 mod scorer;
+#[cfg(feature = "gstreamer")]
+mod share;
 mod side_by_side;
 mod stream_bench;
 #[cfg(feature = "train")]
 mod study;
+#[cfg(feature = "gstreamer")]
+mod supervise;
 #[cfg(feature = "gstreamer")]
 mod token;
 #[cfg(feature = "train")]
@@ -84,6 +90,8 @@ struct Cli {
 enum Command {
     #[cfg(feature = "gstreamer")]
     Run(run::RunArgs),
+    #[cfg(feature = "gstreamer")]
+    Supervise(supervise::SuperviseArgs),
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
     Labels(labels::LabelsArgs),
@@ -141,7 +149,7 @@ impl BadInput {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log::to_stderr(cli.log_json);
-    match run(cli.command) {
+    match run(cli.command, cli.log_json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -151,8 +159,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+#[cfg_attr(not(feature = "gstreamer"), allow(unused_variables))]
+fn run(command: Command, log_json: bool) -> anyhow::Result<()> {
     match command {
+        #[cfg(feature = "gstreamer")]
+        Command::Supervise(args) => supervise::run(&args, log_json),
         #[cfg(feature = "gstreamer")]
         Command::Phantom(args) => phantom::run(&args),
         #[cfg(feature = "gstreamer")]
@@ -219,10 +230,17 @@ fn engine_options(config: &ModelConfig) -> Result<EngineOptions, BadInput> {
 
 /// Makes a panic of any thread end the process, after its message.
 ///
-/// Without this, a worker that panics leaves its fellows waiting for ever.
-pub fn exit_on_panic() {
+/// Without this, a worker that panics leaves its fellows waiting for ever. In a
+/// group, a thread that serves a connection panics when that breaks: then the
+/// message names the process at its other end, as `peer` knows it, and the code
+/// is 1.
+pub fn exit_on_panic(peer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if let Some(peer) = std::thread::current().name().and_then(&peer) {
+            tracing::error!("{peer} is gone, its connection broke; the group ends");
+            std::process::exit(1);
+        }
         report(panic);
         std::process::exit(101);
     }));

@@ -10,17 +10,20 @@ use clap::Args;
 use super::BadInput;
 use super::archive::{self, Report};
 use super::follow::{Follower, Sources};
+use super::group::{self, GroupArgs};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
+use super::share::{self, Found};
 use super::side_by_side::{self, Opened};
 use crate::config::{
     IngestConfig, Pipeline, SinkKind, SourceConfig, SourceKind, StorePlace, pseudonym_key,
 };
+use crate::dataflow::cluster::{self, Hosts, JoinError, Passport};
 use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
-use crate::domain::{Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::domain::{ContentHash, Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
 use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
@@ -32,6 +35,10 @@ use crate::store::Store;
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
 /// answer per patient.
+///
+/// With -n, -p and --hostfile, several processes run it together: recordings are
+/// dealt out among them, and each patient has one answer. All must see the same
+/// files and write one store; an end of one is an end of all.
 ///
 /// Windows that an earlier run has scored under the same model are not scored
 /// again, so a run that was interrupted is resumed by starting it once more.
@@ -46,6 +53,16 @@ pub(super) struct RunArgs {
     /// threads of its own, see `[model]` in the pipeline file.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    #[command(flatten)]
+    group: GroupArgs,
+    /// Which process of the group this one is, from 0.
+    #[arg(
+        short = 'p',
+        long = "process",
+        value_name = "INDEX",
+        requires = "processes"
+    )]
+    index: Option<u16>,
     /// End after this time, such as 20s or 5min; what is under way is finished.
     #[arg(long, value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
@@ -58,17 +75,24 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
     let (opened, others) = side_by_side::open(&pipeline)?;
-    let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
-    for opened in std::iter::once(&opened).chain(&others) {
-        store.register(&opened.stored())?;
-    }
+    let stored: Vec<_> = std::iter::once(&opened)
+        .chain(&others)
+        .map(Opened::stored)
+        .collect();
+    let models: Vec<_> = stored.iter().map(|model| model.hash).collect();
     let Opened {
         model,
         engine,
         threads,
     } = opened;
     let spec = model.spec();
-    store.deliver_to(Outbox::sinks(&pipeline.sinks));
+
+    let hosts = args.group.hosts(args.index)?;
+    let index = hosts.as_ref().map_or(0, Hosts::index);
+    let owners = match &hosts {
+        Some(hosts) => share::owners(&pipeline, hosts)?,
+        None => vec![None; pipeline.sources.len()],
+    };
 
     let metrics = Metrics::new()?;
     let size = FrameSize {
@@ -96,14 +120,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             sandbox: intake.sandbox.clone(),
         })
     });
-    let outbox = Outbox::start(
-        &pipeline.store,
-        &pipeline.sinks,
-        &metrics,
-        explainer.as_ref(),
-    )
-    .map_err(BadInput::new)?;
-    let (mut openings, mut failures) = openings(&pipeline, &intake);
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -114,14 +130,81 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let stay = args.stay.then(|| control.keep_open());
     end_on_signal(&control)?;
     end_after(args.duration, &control)?;
-    super::exit_on_panic();
-    let reports = archives(&pipeline, &intake, &control, &mut openings, &mut failures);
-    let listeners = listeners(&pipeline, &intake, &control, &metrics, &mut openings)?;
+    let peers = hosts.clone();
+    super::exit_on_panic(move |thread| {
+        let peer = cluster::peer_of_thread(thread)?;
+        Some(peers.as_ref()?.peer(peer).to_string())
+    });
+
+    let mut found = Findings::of(&pipeline, index);
+    let (all, copies) = share::without_copies(std::mem::take(&mut found.recordings));
+    let open_store = || -> anyhow::Result<Store> {
+        let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
+        for model in &stored {
+            store.register(model)?;
+        }
+        store.deliver_to(Outbox::sinks(&pipeline.sinks));
+        Ok(store)
+    };
+    // The first process makes the tables, if need be, before it meets the others.
+    let early = (index == 0).then(open_store).transpose()?;
+    let passport = Passport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pipeline: ContentHash::of(pipeline.text().as_bytes()),
+        models: models.clone(),
+        workers: usize::from(args.workers),
+        files: share::files(&all, args.pipeline.parent()),
+    };
+    let group = hosts
+        .as_ref()
+        .map(|hosts| cluster::join(hosts, &passport, args.group.wait, &control))
+        .transpose();
+    let group = match group {
+        // Nothing was begun that would have to be finished.
+        Err(JoinError::Stopped) => return Ok(()),
+        group => group.map_err(group::join_error)?,
+    };
+    let store = early.map_or_else(open_store, Ok)?;
+    // What all processes write for the sinks, the first one delivers.
+    let outbox = (index == 0)
+        .then(|| {
+            let explainer = explainer.as_ref();
+            Outbox::start(&pipeline.store, &pipeline.sinks, &metrics, explainer)
+        })
+        .transpose()
+        .map_err(BadInput::new)?;
+    let mine = match &hosts {
+        Some(hosts) => share::mine(all, &owners, hosts),
+        None => all,
+    };
+    let mut openings: Vec<_> = mine
+        .into_iter()
+        .map(|found| opening_of(&pipeline, found, &intake, &control))
+        .collect();
+    let is_mine = |source: usize| {
+        owners
+            .get(source)
+            .copied()
+            .flatten()
+            .is_none_or(|it| it == index)
+    };
+    let listeners = listeners(
+        &pipeline,
+        &is_mine,
+        &intake,
+        &control,
+        &metrics,
+        &mut openings,
+    )?;
 
     let sources = Sources::of(&pipeline);
-    let follower = Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control)?;
+    // A group has agreed on what the file said, and stays with it.
+    let follower = hosts
+        .is_none()
+        .then(|| Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control))
+        .transpose()?;
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
-    let (mut beside, mut served_beside, mut models) = (Vec::new(), Vec::new(), vec![model.hash()]);
+    let (mut beside, mut served_beside) = (Vec::new(), Vec::new());
     for Opened {
         model,
         engine,
@@ -131,7 +214,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         // What these see is not drawn.
         let (engine, unseen) = (Arc::new(engine), Live::default());
         let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &unseen);
-        models.push(model.hash());
         served_beside.push(served_model(&model, &pipeline, &scoring));
         beside.push((model.hash(), scoring.scorers(threads)?));
     }
@@ -151,7 +233,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         sources: pipeline.sources.iter().map(served).collect(),
         open: on_request(&pipeline, &sources, &intake),
     };
-    let server = Server::start(&pipeline.serve, subject).map_err(BadInput::new)?;
+    let mut serve = pipeline.serve.clone();
+    serve.listen = group::listen(serve.listen, index)?;
+    let server = Server::start(&serve, subject).map_err(BadInput::new)?;
     tracing::info!(
         model = %model.hash().short(),
         architecture = %spec.architecture,
@@ -161,7 +245,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics = %format!("{}metrics", server.url()),
         "running"
     );
-    let progress = Progress::start(&metrics, openings.len(), args.duration);
+    // Of a group, one shows how far it is.
+    let progress = (index == 0).then(|| Progress::start(&metrics, openings.len(), args.duration));
     let job = Job {
         decoders: pipeline.ingest.decoders,
         window: WindowShape {
@@ -178,16 +263,35 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         openings,
     };
-    let outcome = dataflow::run(job, &control);
+    let outcome = match group {
+        Some(group) => dataflow::run_together(job, &control, group, group::end_group),
+        None => dataflow::run(job, &control),
+    };
     drop(follower);
     drop(progress);
     drop(stay);
     // Until here, what was pushed while the run ended was still kept.
     drop(listeners);
-    for (sink, left) in outbox.finish() {
-        eprintln!("{left} changes wait for sink `{sink}`; the next run delivers them");
+    if let Some(outbox) = outbox {
+        for (sink, left) in outbox.finish() {
+            eprintln!("{left} changes wait for sink `{sink}`; the next run delivers them");
+        }
     }
-    let outcome = outcome?;
+    let mut outcome = outcome?;
+    let Findings {
+        reports,
+        mut failures,
+        ..
+    } = found;
+    // What all processes know, the first one tells.
+    if index == 0 {
+        outcome.duplicates += copies;
+    } else {
+        failures.clear();
+        for (_, report) in &reports {
+            report.leave_skipped();
+        }
+    }
     for (_, report) in &reports {
         report.write()?;
         eprintln!("{}", report.summary());
@@ -201,8 +305,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
-    let synthetic = model.spec().synthetic;
-    report(&pipeline, &models, synthetic, &metrics, &outcome)?;
+    if index == 0 {
+        answers(&pipeline, &models, model.spec().synthetic)?;
+    }
+    report(&pipeline, &metrics, &outcome);
     if failures.is_empty() {
         return Ok(());
     }
@@ -214,25 +320,24 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     .into())
 }
 
-/// The answers on stdout; what was done, and where it lies, on stderr.
-fn report(
-    pipeline: &Pipeline,
-    models: &[ModelHash],
-    synthetic: bool,
-    metrics: &Metrics,
-    outcome: &Outcome,
-) -> anyhow::Result<()> {
+/// The answers, on stdout.
+fn answers(pipeline: &Pipeline, models: &[ModelHash], synthetic: bool) -> anyhow::Result<()> {
     let store = Store::open_existing(&pipeline.store)?;
-    let place = match &pipeline.store {
-        StorePlace::File(file) => short(file).into(),
-        place @ StorePlace::Postgres(_) => place.clone(),
-    };
     let mut results = store.patient_results()?;
     results.retain(|result| models.contains(&result.model));
     print(&patient_rows(&results, &store.models()?).to_table())?;
     if synthetic {
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
+    Ok(())
+}
+
+/// What was done, and where it lies, on stderr.
+fn report(pipeline: &Pipeline, metrics: &Metrics, outcome: &Outcome) {
+    let place = match &pipeline.store {
+        StorePlace::File(file) => short(file).into(),
+        place @ StorePlace::Postgres(_) => place.clone(),
+    };
     eprintln!(
         "{} streams read, {} clips scored, {} scored before; results in {place}",
         outcome.streams,
@@ -246,7 +351,6 @@ fn report(
         );
     }
     eprintln!("See them again: hepaflow results patients --store {place}");
-    Ok(())
 }
 
 /// A file's path as a person would type it: without detours, from here.
@@ -259,27 +363,74 @@ fn short(file: &Path) -> PathBuf {
         .unwrap_or(whole)
 }
 
-/// All streams that the pipeline names, and what could not be found.
-fn openings(pipeline: &Pipeline, intake: &Intake) -> (Vec<Opening>, Vec<String>) {
-    let mut openings = Vec::new();
-    let mut failures = Vec::new();
-    for source in &pipeline.sources {
-        match recordings(source) {
-            Ok(recordings) => {
-                openings.extend(
-                    recordings
-                        .into_iter()
-                        .map(|(media, patient)| opening(pipeline, source, media, patient, intake)),
-                );
-            }
-            Err(error) => {
+/// All recordings and scanners that the pipeline names, and what could not be
+/// found.
+#[derive(Default)]
+struct Findings {
+    recordings: Vec<Found>,
+    failures: Vec<String>,
+    /// Of each archive, by the name of its source.
+    reports: Vec<(String, Report)>,
+}
+
+impl Findings {
+    /// Looks for them; the archives' reports are those of process `index`.
+    fn of(pipeline: &Pipeline, index: usize) -> Self {
+        let mut findings = Self::default();
+        for (position, source) in pipeline.sources.iter().enumerate() {
+            if let Err(error) = findings.look(position, source, index) {
                 let error = format!("source `{}`: {error:#}", source.name);
                 tracing::error!("{error}");
-                failures.push(error);
+                findings.failures.push(error);
             }
         }
+        findings
     }
-    (openings, failures)
+
+    fn look(&mut self, position: usize, source: &SourceConfig, index: usize) -> anyhow::Result<()> {
+        let found = |(media, patient), report| Found {
+            source: position,
+            media,
+            patient,
+            report,
+        };
+        if let SourceKind::Archive { path, report } = &source.kind {
+            let report = share::report_path(report, index);
+            let (entries, report) =
+                archive::discover(&path.value, source.patient.as_ref(), &report)?;
+            self.recordings.extend(entries.into_iter().map(|entry| {
+                let media = Media::File(entry.path);
+                found((media, entry.patient), Some(report.clone()))
+            }));
+            self.reports.push((source.name.clone(), report));
+        } else {
+            let recordings = recordings(source)?.into_iter();
+            self.recordings.extend(recordings.map(|it| found(it, None)));
+        }
+        Ok(())
+    }
+}
+
+/// The stream of what was found; an archive's report follows it.
+fn opening_of(pipeline: &Pipeline, found: Found, intake: &Intake, control: &Control) -> Opening {
+    let source = &pipeline.sources[found.source];
+    let file = match &found.media {
+        Media::File(path) => Some(path.clone()),
+        Media::Launch(_) => None,
+    };
+    let plain = opening(pipeline, source, found.media, found.patient, intake);
+    let (Some(report), Some(path)) = (found.report, file) else {
+        return plain;
+    };
+    let control = control.clone();
+    Opening {
+        source: plain.source,
+        live: plain.live,
+        open: Box::new(move |wake, counters| {
+            let feed = (plain.open)(wake, counters);
+            report.follow(path, feed, control)
+        }),
+    }
 }
 
 pub(super) type Recording = (Media, Option<PatientId>);
@@ -308,65 +459,30 @@ pub(super) fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>
             Ok(files)
         }
         SourceKind::Cohort(directory) => cohort(&directory.value),
-        // Opened elsewhere: one with a report, the other by and by.
+        // Found elsewhere: one with a report, the other by and by.
         SourceKind::Archive { .. } | SourceKind::Listener(_) => Ok(Vec::new()),
     }
 }
 
-/// Finds the recordings of the pipeline's archives, with the report of each.
-fn archives(
-    pipeline: &Pipeline,
-    intake: &Intake,
-    control: &Control,
-    openings: &mut Vec<Opening>,
-    failures: &mut Vec<String>,
-) -> Vec<(String, Report)> {
-    let mut reports = Vec::new();
-    for source in &pipeline.sources {
-        let SourceKind::Archive { path, report } = &source.kind else {
-            continue;
-        };
-        match archive::discover(&path.value, source.patient.as_ref(), report) {
-            Ok((entries, report)) => {
-                openings.extend(entries.into_iter().map(|entry| {
-                    let media = Media::File(entry.path.clone());
-                    let plain = opening(pipeline, source, media, entry.patient, intake);
-                    let (report, control) = (report.clone(), control.clone());
-                    Opening {
-                        source: plain.source,
-                        live: plain.live,
-                        open: Box::new(move |wake, counters| {
-                            let feed = (plain.open)(wake, counters);
-                            report.follow(entry.path, feed, control)
-                        }),
-                    }
-                }));
-                reports.push((source.name.clone(), report));
-            }
-            Err(error) => {
-                let error = format!("source `{}`: {error:#}", source.name);
-                tracing::error!("{error}");
-                failures.push(error);
-            }
-        }
-    }
-    reports
-}
-
-/// Starts the pipeline's listeners: what they receive becomes a stream of the
-/// run, and what an earlier run received becomes one of `openings`.
+/// Starts those of the pipeline's listeners that `is_mine` says: what they receive
+/// becomes a stream of the run, and what an earlier run received becomes one of
+/// `openings`.
 fn listeners(
     pipeline: &Pipeline,
+    is_mine: &dyn Fn(usize) -> bool,
     intake: &Intake,
     control: &Control,
     metrics: &Metrics,
     openings: &mut Vec<Opening>,
 ) -> anyhow::Result<Vec<(Listener, KeepOpen)>> {
     let mut listeners = Vec::new();
-    for source in &pipeline.sources {
+    for (position, source) in pipeline.sources.iter().enumerate() {
         let SourceKind::Listener(section) = &source.kind else {
             continue;
         };
+        if !is_mine(position) {
+            continue;
+        }
         let config = ListenerConfig {
             name: source.name.clone(),
             address: section.listen,
@@ -481,6 +597,7 @@ fn on_request(pipeline: &Pipeline, sources: &Sources, intake: &Intake) -> OpenSt
                 live: true,
                 open: true,
                 crop: None,
+                process: None,
                 span: 0..0,
             };
             let media = Media::Launch(rtsp(location)?);

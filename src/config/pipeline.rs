@@ -150,6 +150,8 @@ pub struct SourceConfig {
     pub open: bool,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
+    /// In a group of processes, the one that reads it.
+    pub process: Option<usize>,
     /// Where in the pipeline file the table stands.
     pub span: std::ops::Range<usize>,
 }
@@ -495,6 +497,7 @@ fn read_source(
         }
         Some(crop)
     });
+    let process = section.optional::<u32>("process");
     let span = section.span();
     match (&kind, &patient) {
         (Some(SourceKind::Launch(_)), None) if open => section.mistake(
@@ -525,6 +528,7 @@ fn read_source(
         live,
         open,
         crop,
+        process: process.map(|process| process.value as usize),
         span,
     })
 }

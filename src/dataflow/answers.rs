@@ -3,10 +3,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
-use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::vec::Map;
-use timely::dataflow::operators::{Concat, Operator};
+use timely::dataflow::operators::{Concat, Operator, Probe};
+use timely::dataflow::{ProbeHandle, StreamVec};
 
 use super::facts::Came;
 use super::views::{ClipFact, PatientAnswer, PatientKey, Views};
@@ -104,14 +104,15 @@ impl StoredViews {
 }
 
 /// Sends every change of the views to the store once its epoch is over: all of
-/// a patient's rows of one epoch in one batch, which is one transaction.
+/// a patient's rows of one epoch in one batch, which is one transaction. What it
+/// gives shows which epochs are over.
 pub(super) fn store_views<'scope>(
     views: Views<'scope>,
     came: StreamVec<'scope, Epoch, Came>,
     stored: StoredViews,
     writer: WriterHandle,
     metrics: Metrics,
-) {
+) -> ProbeHandle<Epoch> {
     let scope = views.answers.inner.scope();
     let stored = timely::dataflow::operators::ToStream::to_stream(
         stored.retractions().collect::<Vec<_>>(),
@@ -160,7 +161,9 @@ pub(super) fn store_views<'scope>(
 
     let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
     let by_patient = Exchange::new(|(_, told): &(Epoch, Told)| home(told));
+    let progress = ProbeHandle::new();
     rows.concat(came)
+        .probe_with(&progress)
         .sink(by_patient, "Views", move |(input, frontier)| {
             input.for_each(|_, told| {
                 for (epoch, told) in told.drain(..) {
@@ -188,6 +191,7 @@ pub(super) fn store_views<'scope>(
                 }
             }
         });
+    progress
 }
 
 /// Rows of one patient meet on one worker.

@@ -44,6 +44,12 @@ impl Clock {
         self.now.load(Ordering::Acquire)
     }
 
+    /// Moves on to `epoch`, which another process has reached; true if that was
+    /// news.
+    pub(super) fn advance_to(&self, epoch: Epoch) -> bool {
+        self.now.fetch_max(epoch, Ordering::AcqRel) < epoch
+    }
+
     /// Something was sent at the present epoch: there shall be a next one.
     pub(super) fn touch(&self) {
         // Full means that a tick is due already.

@@ -114,6 +114,10 @@ impl Control {
         self.stop();
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.0.fatal).is_some()
+    }
+
     pub(super) fn take_failure(&self) -> Option<RunError> {
         lock(&self.0.fatal).take()
     }

@@ -199,9 +199,10 @@ pub(super) fn facts<'scope>(
     VecCollection<'scope, Epoch, Fact, isize>,
     StreamVec<'scope, Epoch, Came>,
 ) {
-    let (clock, control, reading) = (
+    let (clock, control, claims, reading) = (
         context.clock.clone(),
         context.control.clone(),
+        context.claims.clone(),
         Arc::clone(&context.reading),
     );
     let steps =
@@ -216,7 +217,7 @@ pub(super) fn facts<'scope>(
                     return;
                 };
                 // Asked first: what was entered before the last stream ended is read.
-                let is_last = reading.load(Ordering::Acquire) == 0;
+                let is_last = reading.load(Ordering::Acquire) == 0 && claims.others_have_read();
                 let known = mem::take(&mut following.known);
                 output.session(&held).give_iterator(known.into_iter());
                 let now = clock.now();

@@ -17,12 +17,16 @@
 //! `Credits`: a feed is read only while fewer clips than a fixed number are
 //! on their way to the disk.
 //!
+//! Several processes run the graph together as a [`cluster`]: pixels stay where
+//! they were decoded, and predictions go to the worker that keeps the patient.
+//!
 //! A run ends when its feeds have ended, when it is told to ([`Control`]), or
 //! when the engine or the store fails; what was committed stays.
 
 mod ahead;
 mod answers;
 mod clock;
+pub mod cluster;
 mod control;
 mod facts;
 mod infer;
@@ -39,7 +43,7 @@ pub use control::{Control, KeepOpen};
 pub use facts::Facts;
 pub use infer::Scorer;
 pub use live::{AttentionWanted, Live, LiveAttention, LivePrediction, LiveStream};
-pub use run::{Job, Outcome, RunError, StreamFailure, run};
+pub use run::{Job, Outcome, RunError, StreamFailure, run, run_together};
 pub use source::{Feed, Opening, StreamEvent, StreamInfo, StreamItem};
 pub use window::{WindowShape, WindowedClip, Windower, Windows};
 

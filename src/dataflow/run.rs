@@ -4,12 +4,14 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use differential_dataflow::AsCollection;
-use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concat, Operator, ToStream};
+use timely::dataflow::{ProbeHandle, Scope};
+use timely::worker::Worker;
 
 use super::ahead::LookAhead;
 use super::answers::{ClipFacts, StoredViews, store_views};
+use super::cluster::{self, Claims, Group, Lost, Peer, Post, Pulse, Watch};
 use super::control::lock;
 use super::facts::{Following, facts};
 use super::infer::InferContext;
@@ -91,6 +93,9 @@ pub enum RunError {
     /// The dataflow could not be started.
     #[error("cannot start the dataflow: {0}")]
     Timely(String),
+    /// Another process of the group failed, and with it the group.
+    #[error("{0} failed, and with it the group; its own log says why")]
+    Peer(Peer),
     /// A thread panicked; its message is above.
     #[error("a thread panicked ({0})")]
     Panicked(&'static str),
@@ -106,22 +111,60 @@ pub enum RunError {
 /// A panic of a timely worker makes its fellows wait for ever; a process that
 /// calls this should therefore exit on any panic, as the command line does.
 pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
+    execute(job, control, None)
+}
+
+/// Runs the graph together with the other processes of `group`, each with its
+/// share of the streams: an end of one is an end of all.
+///
+/// `on_lost` is called, from a thread of its own, when a process of the group is
+/// stopped, cut off or stuck; it should end this process, since the workers may
+/// wait for ever.
+///
+/// # Errors
+/// As for [`run`], or if another process failed.
+///
+/// # Panics
+/// As for [`run`]; threads of timely's panic when a connection breaks, see
+/// [`cluster::peer_of_thread`].
+pub fn run_together(
+    job: Job,
+    control: &Control,
+    group: Group,
+    on_lost: impl FnOnce(&Lost) + Send + 'static,
+) -> Result<Outcome, RunError> {
+    execute(job, control, Some((group, Box::new(on_lost))))
+}
+
+/// A group, and what is done when one of it is lost.
+type Together = (Group, Box<dyn FnOnce(&Lost) + Send>);
+
+fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outcome, RunError> {
+    // Of several processes, the first takes up what is known: facts, models, clips
+    // and rows go on from there to the workers that keep them.
+    let is_first = group
+        .as_ref()
+        .is_none_or(|(group, _)| group.hosts().index() == 0);
     let finished = Arc::new(job.store.finished()?);
     let lanes: Vec<_> = std::iter::once((job.model, job.scorers))
         .chain(job.beside)
         .collect();
     let models: Vec<_> = lanes.iter().map(|(model, _)| *model).collect();
-    job.facts.activate_one_of(&models)?;
-    let answers = job.store.patient_results()?;
-    let current = answers.iter().filter(|answer| answer.current).count();
-    job.metrics.patients.set(current as i64);
-    let known = Known {
-        clips: job.store.clip_predictions()?,
-        models: job.store.models()?.into_values().collect(),
-        views: StoredViews {
-            answers,
-            others: job.store.view_rows()?,
-        },
+    let known = if is_first {
+        job.facts.activate_one_of(&models)?;
+        let answers = job.store.patient_results()?;
+        let current = answers.iter().filter(|answer| answer.current).count();
+        job.metrics.patients.set(current as i64);
+        Some(Known {
+            clips: job.store.clip_predictions()?,
+            models: job.store.models()?.into_values().collect(),
+            views: StoredViews {
+                answers,
+                others: job.store.view_rows()?,
+            },
+        })
+    } else {
+        None
     };
 
     let threads: usize = lanes.iter().map(|(_, scorers)| scorers.len()).sum();
@@ -134,7 +177,10 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
         threads.push(started);
         queues.push((model, tasks));
     }
-    let (following, follower) = job.facts.follow(control.clone())?;
+    let (following, follower) = is_first
+        .then(|| job.facts.follow(control.clone()))
+        .transpose()?
+        .unzip();
     let (writer, writer_thread) = WriterHandle::start(
         job.store,
         credits.clone(),
@@ -143,18 +189,36 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
     )?;
     let outcome = Arc::new(Mutex::new(Outcome::default()));
     let workers = job.workers.max(1);
+    let reading = Arc::new(AtomicUsize::new(workers));
+    let watch = group.as_ref().map(|(group, _)| {
+        let pulse = Arc::new(Pulse::new(workers));
+        Arc::new(Watch::new(group.hosts().clone(), pulse))
+    });
+    let post = watch.as_ref().map(|watch| {
+        Arc::new(Post::new(
+            workers,
+            control.clone(),
+            clock.clone(),
+            writer.clone(),
+            Arc::clone(&reading),
+            Arc::clone(watch),
+        ))
+    });
 
     let plan = Plan {
-        known: Mutex::new(Some((known, following))),
+        known: Mutex::new(known.zip(following)),
         source: SourceContext {
             intake: Arc::new(Intake::new(job.openings, workers, job.decoders)),
+            claims: post
+                .clone()
+                .map_or_else(|| Claims::Alone(Arc::default()), Claims::Group),
             clock,
             control: control.clone(),
             credits: credits.clone(),
             metrics: job.metrics.clone(),
             outcome: Arc::clone(&outcome),
             writer: writer.clone(),
-            reading: Arc::new(AtomicUsize::new(workers)),
+            reading,
         },
         infer: InferContext {
             lanes: queues,
@@ -167,22 +231,37 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
         window: job.window,
         metrics: job.metrics,
     };
-    let config = match workers {
-        1 => timely::Config::thread(),
-        _ => timely::Config::process(workers),
-    };
-    let guards = timely::execute(config, move |worker| {
+    let metrics = plan.metrics.clone();
+    let work = move |worker: &mut Worker| {
         let arrangements = Arrangements::follow(worker, &plan.metrics);
-        worker.dataflow(|scope| plan.build(scope, &arrangements));
-    })
-    .map_err(RunError::Timely)?;
+        match &post {
+            Some(post) => post.work(worker, |scope| plan.build(scope, &arrangements)),
+            None => drop(worker.dataflow(|scope| plan.build(scope, &arrangements))),
+        }
+    };
+    let (guards, _held) = match (group, watch) {
+        (Some((mut group, on_lost)), Some(watch)) => {
+            let (builders, guard) = cluster::allocators(&mut group, workers, &metrics)?;
+            let lookout = watch.start(control.clone(), on_lost)?;
+            let config = timely::WorkerConfig::default();
+            let guards = timely::execute::execute_from(builders, guard, config, work);
+            (guards, Some((group, lookout)))
+        }
+        _ if workers == 1 => (timely::execute(timely::Config::thread(), work), None),
+        _ => (
+            timely::execute(timely::Config::process(workers), work),
+            None,
+        ),
+    };
     // The plan is dropped with the last worker, and with it every sender: the
     // threads find their queues closed, finish what is in them, and end.
-    for worker in guards.join() {
+    for worker in guards.map_err(RunError::Timely)?.join() {
         worker.map_err(|_| RunError::Panicked("worker"))?;
     }
     threads.into_iter().try_for_each(InferenceThreads::join)?;
-    follower.join().map_err(|_| RunError::Panicked("facts"))?;
+    if let Some(follower) = follower {
+        follower.join().map_err(|_| RunError::Panicked("facts"))?;
+    }
     writer_thread
         .join()
         .map_err(|_| RunError::Panicked("store"))?;
@@ -214,7 +293,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn build(&self, scope: Scope<'_, Epoch>, arrangements: &Arrangements) {
+    /// Gives what shows how far the answers have come.
+    fn build(&self, scope: Scope<'_, Epoch>, arrangements: &Arrangements) -> ProbeHandle<Epoch> {
         let frames = sources(scope, self.source.clone());
         for (_, tasks) in &self.infer.lanes {
             frames.clone().look_ahead(tasks.clone());
@@ -261,6 +341,6 @@ impl Plan {
             known.views,
             self.writer.clone(),
             self.metrics.clone(),
-        );
+        )
     }
 }

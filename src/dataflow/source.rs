@@ -1,4 +1,4 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,11 +8,12 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::operator::source;
 use timely::dataflow::{Scope, StreamVec};
 
+use super::cluster::Claims;
 use super::control::lock;
 use super::run::Outcome;
 use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker, WriterHandle};
 use crate::domain::{ContentHash, Frame, PatientId, StreamId, StudyUid};
-use crate::ingest::{Arrival, Wake};
+use crate::ingest::{Arrival, IngestError, StreamHeader, Wake};
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::store::Batch;
 
@@ -105,9 +106,6 @@ pub(super) struct Intake {
     next_stream: AtomicU32,
     /// Recorded streams that one worker keeps open.
     decoders: usize,
-    /// What was read in this run. The same bytes are the same evidence, and
-    /// evidence counts once.
-    seen: Mutex<HashSet<ContentHash>>,
 }
 
 impl Intake {
@@ -126,7 +124,6 @@ impl Intake {
             live: live.into_iter().map(Mutex::new).collect(),
             next_stream: AtomicU32::new(0),
             decoders: decoders.div_ceil(workers).max(1),
-            seen: Mutex::default(),
         }
     }
 }
@@ -135,6 +132,8 @@ impl Intake {
 #[derive(Clone, Debug)]
 pub(super) struct SourceContext {
     pub(super) intake: Arc<Intake>,
+    /// Which bytes are read already.
+    pub(super) claims: Claims,
     pub(super) clock: Clock,
     pub(super) control: Control,
     pub(super) credits: Credits,
@@ -150,6 +149,8 @@ struct OpenStream {
     id: StreamId,
     source: String,
     live: bool,
+    /// Its first words, while other processes are asked whether they read it.
+    asked: Option<StreamHeader>,
     feed: Box<dyn Feed>,
     counters: SourceMetrics,
 }
@@ -162,7 +163,9 @@ pub(super) fn sources(
     source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Sources", |capability, info| {
         let waker = Waker::new(scope.worker().sync_activator_for(info.address.to_vec()));
         context.control.register_source(waker.clone());
-        let waiting_live = std::mem::take(&mut *lock(&context.intake.live[scope.index()]));
+        // Of this process's workers.
+        let worker = scope.index() % context.intake.live.len();
+        let waiting_live = std::mem::take(&mut *lock(&context.intake.live[worker]));
         let mut desk = Desk {
             waiting_live,
             removals_seen: 0,
@@ -183,7 +186,11 @@ pub(super) fn sources(
             }
             let mut session = output.session(&*held);
             desk.make_changes(|item| session.give(item));
-            desk.open_what_waits();
+            let stops = desk.context.control.is_stopping();
+            // Nothing is stored before everybody has read the ledger.
+            if stops || desk.context.claims.everybody_is_here() {
+                desk.open_what_waits();
+            }
             let more = desk.read(|item| session.give(item));
             drop(session);
             if desk.is_done() {
@@ -273,6 +280,7 @@ impl Desk {
             ),
             source: opening.source,
             live: opening.live,
+            asked: None,
             feed: (opening.open)(wake, counters.clone()),
             counters,
         });
@@ -292,17 +300,16 @@ impl Desk {
                 // Whoever gives credit back wakes the sources.
                 break;
             }
-            let Some(stream) = self.streams.pop_front() else {
+            let Some(mut stream) = self.streams.pop_front() else {
                 break;
             };
-            let Some(arrival) = stream.feed.try_next() else {
+            let Some(event) = self.next_event(&mut stream) else {
                 idle += 1;
                 self.streams.push_back(stream);
                 continue;
             };
             idle = 0;
             budget -= 1;
-            let event = self.accept(&stream, arrival);
             let ended = matches!(event, StreamEvent::Ended);
             give(StreamItem {
                 stream: stream.id,
@@ -321,62 +328,80 @@ impl Desk {
         false
     }
 
-    fn accept(&self, stream: &OpenStream, arrival: Arrival) -> StreamEvent {
-        let live = self.context.control.live();
-        match arrival {
-            Arrival::Opened(header) => {
-                if !lock(&self.context.intake.seen).insert(header.content) {
-                    tracing::warn!(
-                        source = stream.source,
-                        content = header.content.short(),
-                        "left out: another stream has the same bytes"
-                    );
-                    lock(&self.context.outcome).duplicates += 1;
-                    return StreamEvent::Ended;
+    /// What is next on `stream`, if it is there already.
+    fn next_event(&self, stream: &mut OpenStream) -> Option<StreamEvent> {
+        let claims = &self.context.claims;
+        let (header, granted) = match stream.asked.take() {
+            Some(header) => (header, claims.verdict(stream.id)),
+            None => match stream.feed.try_next()? {
+                Arrival::Opened(header) => {
+                    let granted = claims.claim(header.content, stream.id);
+                    (header, granted)
                 }
-                self.context.metrics.streams_opened.inc();
-                // Before any of its clips: what is on its way keeps its order.
-                if let Some(instance) = header.instance {
-                    self.context.writer.send(Batch {
-                        instances: vec![(header.content, instance)],
-                        ..Batch::default()
-                    });
+                Arrival::Frame(frame) => {
+                    stream.counters.used.inc();
+                    self.context.control.live().frame(stream.id, &frame);
+                    return Some(StreamEvent::Frame(frame));
                 }
-                lock(&self.context.outcome).streams += 1;
-                live.opened(LiveStream::new(
-                    stream.id,
-                    stream.source.clone(),
-                    stream.live,
-                    header.patient.clone(),
-                    (header.picture, header.crop),
-                ));
-                StreamEvent::Opened(Arc::new(StreamInfo {
-                    source: stream.source.clone(),
-                    content: header.content,
-                    patient: header.patient,
-                    study: header.study,
-                    frame_interval: header.frame_interval,
-                    live: stream.live,
-                }))
-            }
-            Arrival::Frame(frame) => {
-                stream.counters.used.inc();
-                live.frame(stream.id, &frame);
-                StreamEvent::Frame(frame)
-            }
-            Arrival::Ended(result) => {
-                live.ended(stream.id);
-                if let Err(error) = result {
-                    stream.counters.failures.inc();
-                    tracing::error!(source = stream.source, %error, "a stream failed");
-                    let source = stream.source.clone();
-                    lock(&self.context.outcome)
-                        .failures
-                        .push(StreamFailure { source, error });
-                }
-                StreamEvent::Ended
+                Arrival::Ended(result) => return Some(self.end(stream, result)),
+            },
+        };
+        match granted {
+            Some(granted) => Some(self.begin(stream, header, granted)),
+            None => {
+                stream.asked = Some(header);
+                None
             }
         }
+    }
+
+    fn begin(&self, stream: &OpenStream, header: StreamHeader, granted: bool) -> StreamEvent {
+        if !granted {
+            tracing::warn!(
+                source = stream.source,
+                content = header.content.short(),
+                "left out: another stream has the same bytes"
+            );
+            lock(&self.context.outcome).duplicates += 1;
+            return StreamEvent::Ended;
+        }
+        self.context.metrics.streams_opened.inc();
+        // Before any of its clips: what is on its way keeps its order.
+        if let Some(instance) = header.instance {
+            self.context.writer.send(Batch {
+                instances: vec![(header.content, instance)],
+                ..Batch::default()
+            });
+        }
+        lock(&self.context.outcome).streams += 1;
+        self.context.control.live().opened(LiveStream::new(
+            stream.id,
+            stream.source.clone(),
+            stream.live,
+            header.patient.clone(),
+            (header.picture, header.crop),
+        ));
+        StreamEvent::Opened(Arc::new(StreamInfo {
+            source: stream.source.clone(),
+            content: header.content,
+            patient: header.patient,
+            study: header.study,
+            frame_interval: header.frame_interval,
+            live: stream.live,
+        }))
+    }
+
+    fn end(&self, stream: &OpenStream, result: Result<(), IngestError>) -> StreamEvent {
+        self.context.control.live().ended(stream.id);
+        if let Err(error) = result {
+            stream.counters.failures.inc();
+            tracing::error!(source = stream.source, %error, "a stream failed");
+            let source = stream.source.clone();
+            lock(&self.context.outcome)
+                .failures
+                .push(StreamFailure { source, error });
+        }
+        StreamEvent::Ended
     }
 
     fn is_done(&self) -> bool {

@@ -49,7 +49,11 @@ impl Credits {
 /// Hands facts to the writer thread; never waits. [`Credits`] bounds what can
 /// be queued.
 #[derive(Clone, Debug)]
-pub(super) struct WriterHandle(Sender<Batch>);
+pub(super) struct WriterHandle {
+    batches: Sender<Batch>,
+    /// Batches that were sent and are not committed.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl WriterHandle {
     /// Starts the thread that owns the store; it ends when the last handle is
@@ -61,22 +65,34 @@ impl WriterHandle {
         metrics: Metrics,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, batches) = unbounded();
+        let waiting = Arc::<AtomicUsize>::default();
+        let handle = Self {
+            batches: sender,
+            waiting: Arc::clone(&waiting),
+        };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || commit_all(store, &batches, &credits, &control, &metrics))?;
-        Ok((Self(sender), thread))
+            .spawn(move || commit_all(store, &batches, &waiting, &credits, &control, &metrics))?;
+        Ok((handle, thread))
     }
 
     pub(super) fn send(&self, batch: Batch) {
         // The thread outlives every handle unless it panicked, which ends the
         // run by other ways.
-        let _ = self.0.send(batch);
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _ = self.batches.send(batch);
+    }
+
+    /// Whether everything that was sent is on disk.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
     }
 }
 
 fn commit_all(
     mut store: Store,
     batches: &Receiver<Batch>,
+    waiting: &AtomicUsize,
     credits: &Credits,
     control: &Control,
     metrics: &Metrics,
@@ -84,6 +100,7 @@ fn commit_all(
     let mut broken = false;
     while let Ok(mut batch) = batches.recv() {
         let deadline = Instant::now() + GATHER;
+        let mut gathered = 1;
         while batch.clips.len() + batch.patients.len() + batch.rows.len() < ROWS_A_COMMIT {
             // Sources short of credit wait for this thread: then it does not.
             let more = if batch.clips.len() < credits.limit / 4 {
@@ -92,6 +109,7 @@ fn commit_all(
                 batches.try_recv().ok()
             };
             let Some(more) = more else { break };
+            gathered += 1;
             batch.extend(more);
         }
         if !broken && !batch.is_empty() {
@@ -105,6 +123,7 @@ fn commit_all(
             timer.observe_duration();
         }
         credits.give(batch.clips.len());
+        waiting.fetch_sub(gathered, Ordering::AcqRel);
         control.wake_sources();
     }
 }

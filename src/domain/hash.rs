@@ -48,6 +48,13 @@ macro_rules! sha256_newtype {
                 Self(digest.finalize().into())
             }
 
+            /// Which of `parts` equal parts of all hashes this one falls into.
+            pub fn share(&self, parts: usize) -> usize {
+                let head = self.0.iter().take(8);
+                let head = head.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+                (head % parts.max(1) as u64) as usize
+            }
+
             /// The first 12 hexadecimal digits, for people to read.
             pub fn short(&self) -> String {
                 let mut text = self.to_string();

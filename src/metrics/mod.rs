@@ -209,6 +209,10 @@ pub struct Metrics {
     pub engine_rebuilds: IntGauge,
     /// 1 when the card was given up, and the CPU computes.
     pub engine_fell_back: IntGauge,
+    /// Bytes sent to other processes of the group.
+    pub group_bytes_sent: IntCounter,
+    /// Bytes that came from other processes of the group.
+    pub group_bytes_received: IntCounter,
     preprocess: Histogram,
     /// Seconds from the arrival of a window's last frame until inference began.
     pub queue: Histogram,
@@ -421,6 +425,14 @@ impl Metrics {
             engine_fell_back: gauge(
                 "hepaflow_engine_fell_back",
                 "1 when the card was given up, and the CPU computes.",
+            )?,
+            group_bytes_sent: counter(
+                "hepaflow_group_sent_bytes_total",
+                "Bytes sent to other processes of the group.",
+            )?,
+            group_bytes_received: counter(
+                "hepaflow_group_received_bytes_total",
+                "Bytes that came from other processes of the group.",
             )?,
             preprocess: histogram(
                 "hepaflow_preprocess_seconds",

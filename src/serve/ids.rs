@@ -17,7 +17,7 @@ pub(super) struct Ids(PseudonymKey);
 
 impl Ids {
     /// With the key in `file`, which is made if it is not there: names stay the
-    /// same from run to run.
+    /// same from run to run, and in all processes that run at once.
     pub(super) fn open(file: &Path) -> Result<Self, KeyError> {
         pseudonym_key(file).map(Self)
     }
