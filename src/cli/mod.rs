@@ -28,6 +28,7 @@ mod labels;
 mod log;
 mod model;
 mod models;
+mod numerics;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]

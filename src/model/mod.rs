@@ -96,7 +96,7 @@ impl Model {
             })
         };
         let toml_bytes = read(&toml_file)?;
-        let weight_bytes = read(&weights_file)?;
+        let weight_bytes = weights::read_file(&weights_file)?;
         let spec = ModelSpec::parse(&toml_file, &toml_bytes)?;
         let graph = spec.graph().map_err(|problem| ModelError::Impossible {
             file: toml_file,
