@@ -58,6 +58,10 @@ study: setup ## Train and judge the three kinds of network on a synthetic cohort
 bench-ingest: setup-tests ## Time ingest beside OpenCV, PyAV and storescp; live streams a core takes
 	scripts/bench_ingest.sh
 
+.PHONY: fuzz
+fuzz: setup-tests ## Feed damaged bytes to every door for a minute each (needs nightly Rust)
+	scripts/fuzz.sh
+
 .PHONY: setup
 setup:
 	@scripts/install-dependencies.sh

@@ -228,6 +228,7 @@ fn header(name: &str) -> Arrival {
         content: ContentHash::of(name.as_bytes()),
         patient: PatientId::new(name),
         study: None,
+        instance: None,
         frame_interval: Some(Duration::from_millis(33)),
         picture: SIZE,
         crop: Crop {

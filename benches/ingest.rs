@@ -192,6 +192,7 @@ fn pushed(folder: &Path, count: usize) -> Result<(), Box<dyn Error>> {
         associations: 4,
         largest: 1 << 30,
         timeout: Duration::from_secs(30),
+        tls: None,
     };
     let metrics = Metrics::new()?.listener("bench");
     let (listener, _) = Listener::start(&config, Arc::new(|_| {}), metrics)?;

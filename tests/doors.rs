@@ -145,6 +145,17 @@ fn what_is_whole_is_taken() {
     assert_eq!(doors::frame(&[]).unwrap(), 0);
 }
 
+/// Behind it, lengths would be read where there are none.
+#[test]
+fn a_number_that_is_cut_short_is_refused_before_the_header_is_parsed() {
+    let mut bytes = cine();
+    let cine_rate = [0x18, 0, 0x40, 0, b'I', b'S'];
+    let at = bytes.windows(6).position(|six| six == cine_rate).unwrap();
+    let of_six_bytes = [0x18, 0, 0x2C, 0x60, b'F', b'D', 6, 0, 0, 0, 0, 0, 0, 0];
+    bytes.splice(at..at, of_six_bytes);
+    assert_eq!(doors::dicom(&bytes).unwrap_err().code(), "dicom_malformed");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 

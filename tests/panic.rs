@@ -34,6 +34,7 @@ impl Feed for Endless {
                 content: ContentHash::of(b"endless"),
                 patient: PatientId::new("p"),
                 study: None,
+                instance: None,
                 frame_interval: None,
                 picture: FrameSize {
                     height: 1,

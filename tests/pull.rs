@@ -2,86 +2,23 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "support/orthanc.rs"]
+mod orthanc;
 #[path = "support/recordings.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod recordings;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
 use hepaflow::ingest::listener::{Listener, ListenerConfig};
 use hepaflow::metrics::Metrics;
+use orthanc::{Orthanc, dcmtk, free_port};
 use recordings::pydicom;
-
-const DEADLINE: Duration = Duration::from_secs(40);
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// Orthanc with its data in a folder of its own; ended when dropped.
-struct Orthanc {
-    process: Child,
-    port: u16,
-}
-
-impl Orthanc {
-    fn start(folder: &Path, listener: SocketAddr) -> Self {
-        let port = free_port();
-        let config = folder.join("orthanc.json");
-        let text = format!(
-            "{{\"Name\": \"test\", \"StorageDirectory\": \"{0}/orthanc\", \
-             \"IndexDirectory\": \"{0}/orthanc\", \"HttpServerEnabled\": false, \
-             \"DicomAet\": \"ARCHIVE\", \"DicomPort\": {port}, \"Plugins\": [], \
-             \"DicomAlwaysAllowStore\": true, \"DicomCheckModalityHost\": false, \
-             \"DicomModalities\": {{\"hepaflow\": [\"HEPAFLOW\", \"{1}\", {2}]}}}}",
-            folder.display(),
-            listener.ip(),
-            listener.port()
-        );
-        fs::write(&config, text).unwrap();
-        let process = Command::new("Orthanc")
-            .env("PATH", "/usr/sbin:/usr/bin:/bin")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Debian's orthanc is needed");
-        let orthanc = Self { process, port };
-        let begin = Instant::now();
-        while !dcmtk("echoscu", "-aec ARCHIVE", orthanc.port, &[])
-            .status
-            .success()
-        {
-            assert!(begin.elapsed() < DEADLINE, "Orthanc does not answer");
-            thread::sleep(Duration::from_millis(100));
-        }
-        orthanc
-    }
-}
-
-impl Drop for Orthanc {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-fn dcmtk(tool: &str, options: &str, port: u16, files: &[PathBuf]) -> Output {
-    Command::new(tool)
-        .args(options.split_whitespace())
-        .args(["127.0.0.1", &port.to_string()])
-        .args(files)
-        .output()
-        .expect("Debian's dcmtk is needed")
-}
 
 /// Copies of a cine, as studies of these days.
 fn studies(folder: &Path, days: &[&str]) -> Vec<PathBuf> {
@@ -127,6 +64,7 @@ fn studies_of_some_days_come_once_and_a_second_start_asks_for_the_rest() {
         associations: 8,
         largest: 64 << 20,
         timeout: Duration::from_secs(10),
+        tls: None,
     };
     let metrics = Metrics::new().unwrap().listener("ward");
     let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));

@@ -25,7 +25,7 @@ use hepaflow::serve::{ServeError, ServedModel, Server, Subject};
 use hepaflow::store::{Store, StoredModel};
 use serde_json::{Value, json};
 use served::{Answer, Running, pipeline, scanner, send, talk};
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const SECRET: &str = "DOE-JANE-1970";
@@ -60,6 +60,8 @@ fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeE
             window: (9, 3),
             engine: "none".to_owned(),
         },
+        beside: Vec::new(),
+        pseudonyms: None,
         sources: Vec::new(),
         open: Box::new(|_| Err("nothing can be added here".to_owned())),
     };
@@ -368,26 +370,10 @@ fn other_machines_are_served_with_tls_and_tokens_or_not_at_all() {
     };
     let (server, _) = idle(folder.path(), &config).unwrap();
     assert!(server.url().starts_with("https://"));
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let provider = rustls::crypto::ring::default_provider();
-    let client = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = Arc::new(client);
+    let trusted = made.cert.der();
     let get = |path: &str, more: &[&str]| {
-        let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(Arc::clone(&client), name).unwrap();
-        let stream = TcpStream::connect(("127.0.0.1", server.address().port())).unwrap();
-        talk(
-            StreamOwned::new(connection, stream),
-            "localhost",
-            ("GET", path),
-            more,
-            "",
-        )
+        let port = server.address().port();
+        https(client(trusted, None), port, path, more)
     };
     let bearer = format!("Authorization: Bearer {viewer}");
     let answer = get("/api/v1/info", &[&bearer]);
@@ -407,6 +393,69 @@ fn other_machines_are_served_with_tls_and_tokens_or_not_at_all() {
     };
     let error = idle(folder.path(), &broken).unwrap_err();
     assert!(error.to_string().contains("chain.pem"), "{error}");
+}
+
+/// A client that trusts this certificate, and shows that one.
+fn client(
+    trusted: &CertificateDer<'static>,
+    own: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>,
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = rustls::crypto::ring::default_provider();
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    Arc::new(match own {
+        Some(own) => {
+            let key = own.signing_key.serialize_der().try_into().unwrap();
+            let chain = vec![own.cert.der().clone()];
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    })
+}
+
+fn https(client: Arc<ClientConfig>, port: u16, path: &str, more: &[&str]) -> served::Answer {
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(client, name).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let stream = StreamOwned::new(connection, stream);
+    talk(stream, "localhost", ("GET", path), more, "")
+}
+
+#[test]
+fn where_clients_need_a_certificate_nobody_gets_in_without_one_by_the_right_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server_s, anna_s, other_s] = ["localhost", "anna", "other"]
+        .map(|name| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap());
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let chain = file("chain.pem", server_s.cert.pem());
+    let key = file("key.pem", server_s.signing_key.serialize_pem());
+    let config = ServeConfig {
+        tls: Some((chain, key.clone())),
+        clients: Some(file("clients.pem", anna_s.cert.pem())),
+        ..any_port()
+    };
+    let (server, _) = idle(folder.path(), &config).unwrap();
+    let status = |own| {
+        let client = client(server_s.cert.der(), own);
+        https(client, server.address().port(), "/livez", &[]).status
+    };
+    assert_eq!(status(Some(&anna_s)), 200);
+    assert_eq!(status(None), 0);
+    assert_eq!(status(Some(&other_s)), 0);
+    let broken = ServeConfig {
+        clients: Some(key),
+        ..config
+    };
+    let error = idle(folder.path(), &broken).unwrap_err();
+    assert!(error.to_string().contains("key.pem"), "{error}");
 }
 
 #[test]

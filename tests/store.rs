@@ -9,7 +9,8 @@ mod postgres_server;
 use std::path::Path;
 
 use hepaflow::clinical::{
-    Activation, Agreement, BloodTest, Dated, Evaluation, Fact, Indices, Rater,
+    Activation, Agreement, BloodTest, Dated, Deletion, Elastography, ElastographyMethod,
+    Evaluation, Fact, Indices, Rater,
 };
 use hepaflow::config::StorePlace;
 use hepaflow::domain::{
@@ -17,8 +18,8 @@ use hepaflow::domain::{
     PatientResult, Probability, Stage, StudyUid,
 };
 use hepaflow::store::{
-    Batch, Change, Effect, LogFault, PatientChange, RowChange, Store, StoreError, StoredModel,
-    ViewRow,
+    Batch, Cause, Change, Effect, LogFault, PatientChange, RowChange, Store, StoreError,
+    StoredModel, ViewRow,
 };
 use postgres_server::Server;
 
@@ -84,6 +85,7 @@ fn clip(first_frame: u64) -> ClipPrediction {
             begin: EventTime::from_nanos(first_frame * 33),
             end: EventTime::from_nanos((first_frame + 15) * 33),
             gaps_before: 0,
+            weight: 200,
         },
         patient: PatientId::new("p'1 ä"),
         study: (first_frame == 0).then(|| StudyUid::new("1.2.3")),
@@ -115,7 +117,7 @@ fn batch(clips: Vec<ClipPrediction>, patients: Vec<PatientChange>) -> Batch {
     Batch {
         clips,
         patients,
-        rows: Vec::new(),
+        ..Batch::default()
     }
 }
 
@@ -127,7 +129,7 @@ fn open(place: &StorePlace) -> Store {
 
 type Case = (&'static str, fn(&dyn Places));
 
-const SUITE: [Case; 10] = [
+const SUITE: [Case; 12] = [
     (
         "what was committed is read back, and the same fact twice is one",
         |places| {
@@ -312,6 +314,115 @@ const SUITE: [Case; 10] = [
             let tampered = store.verify_facts(None).unwrap();
             let faults = [LogFault::Changed(7), LogFault::CutOff { from: 41, to: 44 }];
             assert_eq!(tampered.faults, faults);
+        },
+    ),
+    (
+        "every change of an answer is logged with its cause, and tampering is found",
+        |places| {
+            let place = places.next();
+            let mut store = open(&place);
+            let commit = |store: &mut Store, patients, facts| {
+                let cause = Cause {
+                    facts,
+                    beginning: false,
+                };
+                let batch = Batch {
+                    patients,
+                    cause,
+                    ..Batch::default()
+                };
+                store.commit(&batch).unwrap();
+            };
+            commit(&mut store, vec![stands("P", 3), stands("Q", 3)], None);
+            // One that stays as it was is no change.
+            commit(
+                &mut store,
+                vec![stands("P", 3), stands("Q", 4)],
+                Some((7, 9)),
+            );
+            let gone = PatientChange::Withdrawn(PatientId::new("Q"), model().hash);
+            commit(&mut store, vec![gone.clone()], Some((10, 10)));
+            commit(&mut store, vec![gone], Some((11, 11)));
+            let rows = store.answers_after(0, 99).unwrap();
+            let told: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let clips = row.answer.as_ref().map(|answer| answer.clips);
+                    (row.number, row.patient.expose(), row.reason.as_str(), clips)
+                })
+                .collect();
+            assert_eq!(
+                told,
+                [
+                    (1, "P", "clips", Some(3)),
+                    (2, "Q", "clips", Some(3)),
+                    (
+                        3,
+                        "Q",
+                        "facts 7 to 9, or clips that came with them",
+                        Some(4)
+                    ),
+                    (4, "Q", "fact 10, or clips that came with it", None),
+                ]
+            );
+            assert_eq!(rows[2].answer, Some(answer("Q", 4)));
+            assert!(rows.iter().all(|row| row.model == model().hash));
+            assert_eq!(store.answers_after(3, 99).unwrap(), rows[3..]);
+
+            let sound = store.verify_answers(None).unwrap();
+            assert_eq!((sound.rows, sound.faults), (4, vec![]));
+            assert_eq!(store.verify_facts(None).unwrap().rows, 0);
+            places.tamper(
+                &place,
+                "UPDATE answer_log SET reason = 'clips' WHERE number = 3",
+            );
+            let faults = store.verify_answers(None).unwrap().faults;
+            assert_eq!(faults, [LogFault::Changed(3)]);
+            places.tamper(
+                &place,
+                "DELETE FROM answer_log WHERE number > 2;
+                 UPDATE answer_log_head SET number = 2,
+                     hash = (SELECT hash FROM answer_log WHERE number = 2)",
+            );
+            assert_eq!(store.verify_answers(None).unwrap().faults, []);
+            let faults = store.verify_answers(Some(&sound.head)).unwrap().faults;
+            assert_eq!(faults, [LogFault::CutOff { from: 3, to: 4 }]);
+        },
+    ),
+    (
+        "a summary shows the elastography of merged records and none of deleted ones",
+        |places| {
+            let mut store = open(&places.next());
+            let current = PatientResult {
+                current: true,
+                ..answer("INTO", 3)
+            };
+            let patients = vec![PatientChange::Stands(current)];
+            store.commit(&batch(vec![], patients)).unwrap();
+            let [from, into] = ["FROM", "INTO"].map(PatientId::new);
+            let measured = |patient: &PatientId, day, pascal| {
+                let method = ElastographyMethod::SuperSonic;
+                Fact::Elastography(Dated {
+                    patient: patient.clone(),
+                    day,
+                    value: Elastography::from_pascal(method, pascal).unwrap(),
+                })
+            };
+            let shown = |store: &Store| {
+                let summary = store.summary(&into).unwrap().unwrap();
+                summary.elastography.map(|measured| measured.stiffness)
+            };
+            assert_eq!(shown(&store), None);
+            for (fact, expected) in [
+                (measured(&into, 3, 7_000), 7_000),
+                (measured(&from, 5, 9_000), 7_000),
+                (Fact::Merge(from.clone(), into.clone()), 9_000),
+                (Fact::Deletion(Deletion::Patient(from.clone())), 7_000),
+            ] {
+                let change = [Change::Enter(fact)];
+                store.enter(&change, "test", "").unwrap();
+                assert_eq!(shown(&store), Some(expected));
+            }
         },
     ),
     ("rows of views are replaced and withdrawn", |places| {

@@ -72,6 +72,10 @@ fn a_study_goes_through_and_goes_on_where_it_was_killed() {
             assert_eq!(training["epochs"].as_array().unwrap().len(), 2);
             let curves = fs::read_to_string(model.join("curves.svg")).unwrap();
             assert!(curves.contains("<svg"));
+            let card = fs::read_to_string(model.join("README.md")).unwrap();
+            assert!(card.contains("synthetic recordings alone"), "{card}");
+            assert!(card.contains(training["model_hash"].as_str().unwrap()));
+            assert!(card.contains("| APRI |"), "{card}");
         }
     }
     let judged = |row: &hepaflow::study::predictions::Prediction| {

@@ -231,6 +231,85 @@ fn each_kind_learns_and_the_engine_gives_the_trainers_logits() {
     }
 }
 
+/// Area under the curve of how likely `network` finds class 1, by counting pairs.
+fn auc(network: &Network, films: &[Film], class: impl Fn(usize) -> usize) -> f64 {
+    let scores: Vec<(f32, usize)> = films
+        .iter()
+        .enumerate()
+        .map(|(number, film)| {
+            let pixels = (0..9).flat_map(|time| film.frame(time));
+            let batch = Batch {
+                clips: pixels
+                    .map(|&pixel| f32::from(pixel) / 255.0 / 0.25 - 2.0)
+                    .collect(),
+                labels: vec![0],
+            };
+            let logits = network.logits(&batch);
+            (logits[1] - logits[0], class(number))
+        })
+        .collect();
+    let of = |class| scores.iter().filter(move |(_, of)| *of == class);
+    let (mut won, mut pairs) = (0.0, 0.0);
+    for (case, _) in of(1) {
+        for (control, _) in of(0) {
+            won += f64::from(u8::from(case > control)) + 0.5 * f64::from(u8::from(case == control));
+            pairs += 1.0;
+        }
+    }
+    won / pairs
+}
+
+/// Of what is dealt out by chance nothing can be known about a patient who was not
+/// learnt from. A trainer or a judge that finds more has let the answer leak.
+#[test]
+fn labels_dealt_out_by_chance_cannot_be_learnt_and_true_ones_can() {
+    // A hash's bit: it knows nothing of what the films show.
+    let chance = |seed: u32| {
+        move |number: usize| {
+            let mixed = (number as u32 ^ seed).wrapping_mul(0x85eb_ca6b);
+            ((mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35) >> 30 & 1) as usize
+        }
+    };
+    let unseen = films(160, 40_000);
+    for kind in [
+        Architecture::Fibro2d,
+        Architecture::Fibro2dLstm,
+        Architecture::Fibro3d,
+    ] {
+        for is_random in [false, true] {
+            let (mut training, mut validation) = (films(24, 1), films(8, 9_000));
+            if is_random {
+                for (number, film) in training.iter_mut().enumerate() {
+                    film.class = chance(1)(number);
+                }
+                for (number, film) in validation.iter_mut().enumerate() {
+                    film.class = chance(2)(number);
+                }
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let task = Task {
+                spec: &spec(kind),
+                config: &config(),
+                training: &training.iter().collect::<Vec<_>>(),
+                validation: &validation.iter().collect::<Vec<_>>(),
+                folder: folder.path(),
+            };
+            let (network, _) = fit(&task, &mut onwards).unwrap();
+            if is_random {
+                // The standard error of 160 is 0.046.
+                let auc = auc(&network, &unseen, chance(3));
+                assert!(
+                    (0.35..0.65).contains(&auc),
+                    "{kind} on random labels: {auc}"
+                );
+            } else {
+                let auc = auc(&network, &unseen, |number| number % 2);
+                assert!(auc > 0.95, "{kind} on true labels: {auc}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_run_that_was_killed_ends_as_one_that_was_not() {
     let spec = spec(Architecture::Fibro3d);

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::rc::Rc;
 
-use differential_dataflow::input::Input;
+use differential_dataflow::input::{Input, InputSession};
 use hepaflow::clinical::{Fact, Merges};
 use hepaflow::dataflow::Epoch;
-use hepaflow::dataflow::views::maintain;
+use hepaflow::dataflow::views::{Arrangements, maintain};
+use hepaflow::metrics::Metrics;
 use oracle::{Facts, Known, Rows, State, fact, from_scratch};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
@@ -150,4 +151,95 @@ fn after_every_random_correction_the_views_are_what_recomputing_gives() {
     assert!(changed > 1_000, "{changed} changes");
     assert!(!seen.current.is_empty() && !seen.discordance.is_empty());
     assert!(seen.evaluation.iter().any(|(_, e)| e.auc.area().is_some()));
+}
+
+/// Updates that the arrangements hold, part by part.
+fn sizes(metrics: &Metrics) -> BTreeMap<&'static str, i64> {
+    PARTS
+        .into_iter()
+        .map(|part| (part, metrics.arrangement(part).records.get()))
+        .collect()
+}
+
+const PARTS: [&str; 7] = [
+    "identities",
+    "clips",
+    "answers",
+    "current",
+    "values",
+    "agreement",
+    "evaluation",
+];
+
+#[test]
+fn arrangements_stay_as_small_as_what_they_hold_however_often_it_is_corrected() {
+    let metrics = Metrics::new().unwrap();
+    let counted = metrics.clone();
+    timely::execute_directly(move |worker| {
+        let arrangements = Arrangements::follow(worker, &counted);
+        let probe = timely::dataflow::ProbeHandle::new();
+        let mut inputs = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (clips, clip_facts) = scope.new_collection();
+            let (models, classes) = scope.new_collection();
+            let (facts, changes) = scope.new_collection();
+            let views = maintain(clip_facts, classes, changes);
+            arrangements.name(&views.parts);
+            views.answers.probe_with(&probe);
+            views.current.probe_with(&probe);
+            views.discordance.probe_with(&probe);
+            views.evaluation.probe_with(&probe);
+            (clips, models, facts)
+        });
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut facts = Facts::new();
+        let mut merges = Merges::default();
+        let mut epoch = 0;
+        let mut settle = |inputs: &mut (_, _, _), changes: Vec<(Known, isize)>| {
+            let (clips, models, facts): &mut (
+                InputSession<Epoch, _, isize>,
+                InputSession<Epoch, _, isize>,
+                InputSession<Epoch, _, isize>,
+            ) = inputs;
+            for (known, by) in changes {
+                match known {
+                    Known::Clip(clip) => clips.update(clip, by),
+                    Known::Model(model, classes) => models.update((model, classes), by),
+                    Known::Fact(fact) => facts.update(fact, by),
+                }
+            }
+            epoch += 1;
+            clips.advance_to(epoch);
+            clips.flush();
+            models.advance_to(epoch);
+            models.flush();
+            facts.advance_to(epoch);
+            facts.flush();
+            worker.step_while(|| probe.less_than(&epoch));
+        };
+        for _ in 0..300 {
+            let changes = change(&mut rng, &mut facts, &mut merges);
+            settle(&mut inputs, changes);
+        }
+        let before = sizes(&counted);
+        assert!(before.values().all(|&size| size > 0), "{before:?}");
+        // Everything is withdrawn and entered again, one thing after the other.
+        let all: Vec<_> = facts.iter().cloned().collect();
+        let mut corrections = 0;
+        while corrections < 3_000 {
+            for known in &all {
+                // A merge that is taken back for a moment is no cycle.
+                settle(&mut inputs, vec![(known.clone(), -1)]);
+                settle(&mut inputs, vec![(known.clone(), 1)]);
+                corrections += 2;
+            }
+        }
+        let after = sizes(&counted);
+        let sum = |sizes: &BTreeMap<_, i64>| sizes.values().sum::<i64>();
+        assert!(
+            sum(&after) < 3 * sum(&before) + 500,
+            "{before:?}, and after {corrections} corrections {after:?}"
+        );
+    });
+    // What is dropped is counted no more.
+    assert!(sizes(&metrics).values().all(|&size| size == 0));
 }

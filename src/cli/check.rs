@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::results::print;
-use super::{BadInput, engine_options};
+use super::{BadInput, side_by_side};
 use crate::config::{DEFAULTS, Pipeline, SinkKind, SourceKind};
-use crate::engine::Engine;
-use crate::model::Model;
 
 /// Checks a pipeline file without running it.
 ///
@@ -30,24 +28,12 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     };
     let pipeline = Pipeline::load(file).map_err(BadInput::new)?;
     pipeline.missing_files().map_err(BadInput::new)?;
-    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
-    let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
-    let spec = model.spec();
+    let (model, beside) = side_by_side::open(&pipeline)?;
     let mut text = format!("{}: no mistakes\n", file.display());
-    text += &format!(
-        "  model    {} {} on {}: {} frames of {}x{}, classes {}\n",
-        spec.architecture,
-        model.hash().short(),
-        engine.description(),
-        spec.input.frames,
-        spec.input.height,
-        spec.input.width,
-        spec.classes
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
+    text += &format!("  model    {}\n", model.description());
+    for model in &beside {
+        text += &format!("  beside   {}\n", model.description());
+    }
     for source in &pipeline.sources {
         let what = match &source.kind {
             SourceKind::File(path) => format!("files {}", path.value.display()),
@@ -72,6 +58,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let what = match &sink.kind {
             SinkKind::Webhook { .. } => "changes posted to its URL".to_owned(),
             SinkKind::JsonLines { path } => format!("changes appended to {}", path.display()),
+            SinkKind::Dicom { address, title, .. } => {
+                format!("DICOM reports filed with {title} at {address}")
+            }
         };
         text += &format!("  sink     {}: {what}\n", sink.name);
     }

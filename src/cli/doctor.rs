@@ -9,11 +9,9 @@ use gstreamer as gst;
 use serde::Serialize;
 
 use super::results::print;
-use super::{BadInput, engine_options};
+use super::{BadInput, side_by_side};
 use crate::config::{Pipeline, SourceKind, StorePlace};
-use crate::engine::Engine;
 use crate::engine::devices::{self, Cuda};
-use crate::model::Model;
 use crate::serve::tokens::Tokens;
 use crate::store::Store;
 
@@ -178,21 +176,11 @@ fn pipeline(findings: &mut Findings, file: &Path) {
         ),
         Err(error) => findings.add(Health::Bad, "pipeline", error.to_string()),
     }
-    let opened = Model::load(&pipeline.model.path.value)
-        .map_err(anyhow::Error::from)
-        .and_then(|model| {
-            let engine = Engine::open(&model, engine_options(&pipeline.model)?)?;
-            Ok((model, engine))
-        });
-    match opened {
-        Ok((model, engine)) => {
-            let hash = model.hash().short();
-            let text = format!(
-                "{} {hash} on {}",
-                model.spec().architecture,
-                engine.description()
-            );
-            findings.add(Health::Good, "model", text);
+    match side_by_side::open(&pipeline) {
+        Ok((model, beside)) => {
+            for model in std::iter::once(&model).chain(&beside) {
+                findings.add(Health::Good, "model", model.description());
+            }
         }
         Err(error) => findings.add(Health::Bad, "model", format!("{error:#}")),
     }

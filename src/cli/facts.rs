@@ -1,5 +1,7 @@
 //! `hepaflow patients` and `hepaflow exams`: who is who, and whose is what.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
@@ -14,6 +16,10 @@ use crate::store::{Change, Effect, Store};
 pub(super) struct Why {
     #[command(flatten)]
     place: Place,
+    /// The key of the pseudonyms, where the store holds some and no pipeline file with
+    /// `[privacy]` is named: patients are then called by their identifiers.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Why, for the audit log.
     #[arg(long, default_value = "by hand")]
     reason: String,
@@ -26,6 +32,10 @@ impl Why {
 
     /// Takes one change into the log, and says what it did.
     pub(super) fn enter(&self, store: &mut Store, change: Change) -> anyhow::Result<()> {
+        let change = match self.place.pseudonyms(self.key.as_deref())? {
+            Some(key) => change.renamed(|patient| key.known(patient)),
+            None => change,
+        };
         let receipt = store.enter(&[change], &actor(), &self.reason)?;
         let outcome = receipt.outcomes.into_iter().next();
         let effect = outcome.context("the log gave no answer")?;

@@ -42,6 +42,9 @@ enum LabelsCommand {
 /// Bad rows are named by line and left out, the others are taken; the exit code
 /// is then 2. Importing a table again changes nothing. Patients need not be
 /// known yet: their values wait for them.
+///
+/// Where patients have pseudonyms, give `--pipeline` or `--key`: the table's
+/// identifiers become the pseudonyms that the run uses. Pseudonyms stay as they are.
 #[derive(Args)]
 struct ImportArgs {
     /// The table.
@@ -49,6 +52,10 @@ struct ImportArgs {
     file: PathBuf,
     #[command(flatten)]
     place: Place,
+    /// The key of the pseudonyms, where the store holds some and no pipeline file with
+    /// `[privacy]` is named.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Why, for the audit log.
     #[arg(long, default_value = "labels import")]
     reason: String,
@@ -78,9 +85,17 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
     let file = File::open(&args.file)
         .with_context(named)
         .map_err(BadInput::new)?;
-    let labels = read_labels(file, SystemTime::now())
+    let mut labels = read_labels(file, SystemTime::now())
         .with_context(named)
         .map_err(BadInput::new)?;
+    if let Some(key) = args.place.pseudonyms(args.key.as_deref())? {
+        for row in &mut labels.rows {
+            let facts = std::mem::take(&mut row.facts).into_iter();
+            row.facts = facts
+                .map(|fact| fact.renamed(|patient| key.known(patient)))
+                .collect();
+        }
+    }
     if !labels.unread.is_empty() {
         eprintln!("columns that are not read: {}", labels.unread.join(", "));
     }

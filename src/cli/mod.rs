@@ -20,6 +20,8 @@ mod evaluate;
 mod explain;
 mod export;
 mod facts;
+#[cfg(feature = "gstreamer")]
+mod follow;
 mod gpu_suite;
 mod infer;
 #[cfg(feature = "gstreamer")]
@@ -29,6 +31,7 @@ mod log;
 mod model;
 mod models;
 mod numerics;
+mod outbox;
 #[cfg(feature = "gstreamer")]
 mod phantom;
 #[cfg(feature = "gstreamer")]
@@ -41,6 +44,7 @@ mod results;
 mod run;
 #[cfg(feature = "gstreamer")]
 mod scorer;
+mod side_by_side;
 mod stream_bench;
 #[cfg(feature = "train")]
 mod study;
@@ -88,6 +92,7 @@ enum Command {
     Exams(facts::ExamsArgs),
     Models(models::ModelsArgs),
     Audit(audit::AuditArgs),
+    Outbox(outbox::OutboxArgs),
     #[cfg(feature = "gstreamer")]
     Phantom(phantom::Phantom),
     #[cfg(feature = "gstreamer")]
@@ -160,6 +165,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Exams(args) => facts::exams(args),
         Command::Models(args) => models::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Outbox(args) => outbox::run(args),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::StreamBench(args) => stream_bench::run(&args),

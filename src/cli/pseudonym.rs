@@ -1,7 +1,7 @@
 //! `hepaflow pseudonym`: what stands for a patient under a key.
 
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -9,13 +9,13 @@ use clap::Args;
 use super::BadInput;
 use super::results::print;
 use crate::config::pseudonym_key;
-use crate::domain::PatientId;
+use crate::domain::{PatientId, PseudonymKey};
 
 /// Print the pseudonyms of patients, one a line, in the order given.
 ///
-/// For whoever may hold the key: to find a patient among answers, or to give
-/// laboratory values the pseudonyms that a run with `[privacy]` uses. Identifiers
-/// come from standard input, one a line, so that none is left in a shell's history.
+/// For whoever may hold the key: to find a patient among answers. Commands that take
+/// patients, such as `hepaflow labels import`, know pseudonyms by themselves where they
+/// are given the pipeline file or the key. Identifiers come from standard input, one a line, so that none is left in a shell's history.
 #[derive(Args)]
 #[command(after_long_help = "\
 Example:
@@ -26,15 +26,20 @@ pub(super) struct PseudonymArgs {
     key: PathBuf,
 }
 
-pub(super) fn run(args: &PseudonymArgs) -> anyhow::Result<()> {
-    if !args.key.exists() {
+/// The key in `file`; a mistyped name does not make a new one.
+pub(super) fn existing_key(file: &Path) -> anyhow::Result<PseudonymKey> {
+    if !file.exists() {
         return Err(BadInput::new(anyhow!(
             "there is no key file {}; a run with `[privacy]` makes it",
-            args.key.display()
+            file.display()
         ))
         .into());
     }
-    let key = pseudonym_key(&args.key).map_err(BadInput::new)?;
+    Ok(pseudonym_key(file).map_err(BadInput::new)?)
+}
+
+pub(super) fn run(args: &PseudonymArgs) -> anyhow::Result<()> {
+    let key = existing_key(&args.key)?;
     let mut text = String::new();
     for line in std::io::stdin().lock().lines() {
         let line = line?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -11,9 +11,12 @@ use serde_json::json;
 
 use super::BadInput;
 use super::export::{self, ExportArgs};
+use super::pseudonym::existing_key;
 use super::views;
-use crate::config::{Pipeline, StorePlace};
-use crate::domain::{ClipPrediction, ModelHash, PatientResult, Stage, StageRange, StudyUid};
+use crate::config::{Pipeline, StorePlace, pseudonym_key};
+use crate::domain::{
+    ClipPrediction, ModelHash, PatientResult, PseudonymKey, Stage, StageRange, StudyUid,
+};
 use crate::store::{Store, StoredModel};
 
 /// Shows patients' answers, or the clip predictions behind them.
@@ -81,6 +84,20 @@ impl Place {
     /// Opens the store, which need not be there yet.
     pub(super) fn open_or_make(&self) -> anyhow::Result<Store> {
         Ok(Store::open(self.named()?).map_err(BadInput::new)?)
+    }
+
+    /// The key of the pseudonyms under which the store knows patients, if it does:
+    /// that in `file`, or the one that the pipeline file names under `[privacy]`.
+    pub(super) fn pseudonyms(&self, file: Option<&Path>) -> anyhow::Result<Option<PseudonymKey>> {
+        if let Some(file) = file {
+            return existing_key(file).map(Some);
+        }
+        let Some(pipeline) = &self.pipeline else {
+            return Ok(None);
+        };
+        let pipeline = Pipeline::load(pipeline).map_err(BadInput::new)?;
+        let key = pipeline.privacy_key.as_deref().map(pseudonym_key);
+        Ok(key.transpose().map_err(BadInput::new)?)
     }
 
     fn named(&self) -> anyhow::Result<StorePlace> {
@@ -218,6 +235,9 @@ impl Rows {
                     | "fact"
                     | "architecture"
                     | "classes"
+                    | "sink"
+                    | "event"
+                    | "refusal"
             ) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -317,6 +337,7 @@ fn clip_rows(clips: &[ClipPrediction], models: &HashMap<ModelHash, StoredModel>)
             json!(clip.span.begin.as_secs_f64()),
             json!(clip.span.end.as_secs_f64()),
             json!(clip.span.gaps_before),
+            json!(f64::from(clip.span.weight) / 256.0),
             named(classes, &probabilities),
             json!(model_name(models, clip.key.model)),
         ]
@@ -332,6 +353,7 @@ fn clip_rows(clips: &[ClipPrediction], models: &HashMap<ModelHash, StoredModel>)
             "begin_seconds",
             "end_seconds",
             "gaps_before",
+            "weight",
             "probabilities",
             "model",
         ],

@@ -7,23 +7,28 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::BadInput;
 use super::archive::{self, Report};
+use super::follow::{Follower, Sources};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
 use super::scorer::Scoring;
-use super::{BadInput, engine_options};
-use crate::config::{Pipeline, SourceConfig, SourceKind, StorePlace, pseudonym_key};
-use crate::dataflow::{self, Control, Facts, Feed, Job, KeepOpen, Opening, Outcome, WindowShape};
-use crate::domain::{FrameSize, PatientId, PseudonymKey};
-use crate::engine::Engine;
-use crate::ingest::listener::{Listener, ListenerConfig};
+use super::side_by_side::{self, Opened};
+use crate::config::{
+    IngestConfig, Pipeline, SinkKind, SourceConfig, SourceKind, StorePlace, pseudonym_key,
+};
+use crate::dataflow::{
+    self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
+};
+use crate::domain::{Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::serve::outbox::Outbox;
+use crate::serve::outbox::{Explainer, Outbox};
 use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
-use crate::store::{Store, StoredModel};
+use crate::store::Store;
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
 /// answer per patient.
@@ -52,21 +57,20 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&args.pipeline).map_err(BadInput::new)?;
-    let model = Model::load(&pipeline.model.path.value).map_err(BadInput::new)?;
-    let engine = Engine::open(&model, engine_options(&pipeline.model)?).map_err(BadInput::new)?;
-    let spec = model.spec();
-
+    let (opened, others) = side_by_side::open(&pipeline)?;
     let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
-    store.register(&StoredModel {
-        hash: model.hash(),
-        architecture: spec.architecture.to_string(),
-        classes: spec.classes.clone(),
-    })?;
+    for opened in std::iter::once(&opened).chain(&others) {
+        store.register(&opened.stored())?;
+    }
+    let Opened {
+        model,
+        engine,
+        threads,
+    } = opened;
+    let spec = model.spec();
     store.deliver_to(Outbox::sinks(&pipeline.sinks));
 
     let metrics = Metrics::new()?;
-    let outbox =
-        Outbox::start(&pipeline.store, &pipeline.sinks, &metrics).map_err(BadInput::new)?;
     let size = FrameSize {
         height: spec.input.height,
         width: spec.input.width,
@@ -78,7 +82,27 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         size,
         sandbox,
         key: key.transpose().map_err(BadInput::new)?,
+        reports: files_reports(&pipeline),
     };
+    let engine = Arc::new(engine);
+    let explainer = intake.reports.then(|| {
+        Arc::new(Explainer {
+            engine: Arc::clone(&engine),
+            model: model.hash(),
+            synthetic: spec.synthetic,
+            size,
+            look: look(&pipeline.ingest),
+            crops: pipeline.sources.iter().filter_map(cropped).collect(),
+            sandbox: intake.sandbox.clone(),
+        })
+    });
+    let outbox = Outbox::start(
+        &pipeline.store,
+        &pipeline.sinks,
+        &metrics,
+        explainer.as_ref(),
+    )
+    .map_err(BadInput::new)?;
     let (mut openings, mut failures) = openings(&pipeline, &intake);
     // Every source is listed from the first scrape on.
     pipeline
@@ -94,7 +118,23 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let reports = archives(&pipeline, &intake, &control, &mut openings, &mut failures);
     let listeners = listeners(&pipeline, &intake, &control, &metrics, &mut openings)?;
 
+    let sources = Sources::of(&pipeline);
+    let follower = Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control)?;
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
+    let (mut beside, mut served_beside, mut models) = (Vec::new(), Vec::new(), vec![model.hash()]);
+    for Opened {
+        model,
+        engine,
+        threads,
+    } in others
+    {
+        // What these see is not drawn.
+        let (engine, unseen) = (Arc::new(engine), Live::default());
+        let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, &unseen);
+        models.push(model.hash());
+        served_beside.push(served_model(&model, &pipeline, &scoring));
+        beside.push((model.hash(), scoring.scorers(threads)?));
+    }
     let facts = Facts::new(Store::open(&pipeline.store)?);
     let subject = Subject {
         facts: facts.clone(),
@@ -105,17 +145,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             StorePlace::File(file) => file.with_extension("ids"),
             StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
         },
-        model: ServedModel {
-            hash: model.hash(),
-            architecture: spec.architecture.to_string(),
-            classes: spec.classes.clone(),
-            synthetic: spec.synthetic,
-            size,
-            window: (spec.input.frames, pipeline.window.stride),
-            engine: scoring.engine().description(),
-        },
+        model: served_model(&model, &pipeline, &scoring),
+        beside: served_beside,
+        pseudonyms: intake.key.clone(),
         sources: pipeline.sources.iter().map(served).collect(),
-        open: on_request(&pipeline, &intake),
+        open: on_request(&pipeline, &sources, &intake),
     };
     let server = Server::start(&pipeline.serve, subject).map_err(BadInput::new)?;
     tracing::info!(
@@ -136,15 +170,16 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             max_gap: pipeline.window.max_gap,
         },
         model: model.hash(),
-        scorers: scoring.scorers(pipeline.model.threads)?,
+        scorers: scoring.scorers(threads)?,
         workers: usize::from(args.workers),
-        beside: Vec::new(),
+        beside,
         facts,
         store,
         metrics: metrics.clone(),
         openings,
     };
     let outcome = dataflow::run(job, &control);
+    drop(follower);
     drop(progress);
     drop(stay);
     // Until here, what was pushed while the run ended was still kept.
@@ -166,7 +201,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             .filter(|failure| !told(&failure.source))
             .map(|failure| failure.error.to_string()),
     );
-    report(&pipeline, &model, &metrics, &outcome)?;
+    let synthetic = model.spec().synthetic;
+    report(&pipeline, &models, synthetic, &metrics, &outcome)?;
     if failures.is_empty() {
         return Ok(());
     }
@@ -181,7 +217,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
 /// The answers on stdout; what was done, and where it lies, on stderr.
 fn report(
     pipeline: &Pipeline,
-    model: &Model,
+    models: &[ModelHash],
+    synthetic: bool,
     metrics: &Metrics,
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
@@ -191,9 +228,9 @@ fn report(
         place @ StorePlace::Postgres(_) => place.clone(),
     };
     let mut results = store.patient_results()?;
-    results.retain(|result| result.model == model.hash());
+    results.retain(|result| models.contains(&result.model));
     print(&patient_rows(&results, &store.models()?).to_table())?;
-    if model.spec().synthetic {
+    if synthetic {
         eprintln!("The model was made from synthetic data: its answers mean nothing for a person.");
     }
     eprintln!(
@@ -245,11 +282,12 @@ fn openings(pipeline: &Pipeline, intake: &Intake) -> (Vec<Opening>, Vec<String>)
     (openings, failures)
 }
 
-type Recording = (Media, Option<PatientId>);
+pub(super) type Recording = (Media, Option<PatientId>);
 
-fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
+pub(super) fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
     let patient = || source.patient.clone();
     match &source.kind {
+        _ if !source.open => Ok(Vec::new()),
         SourceKind::Launch(line) => Ok(vec![(Media::Launch(line.clone()), patient())]),
         SourceKind::File(path) if path.value.exists() => {
             Ok(vec![(Media::File(path.value.clone()), patient())])
@@ -338,6 +376,11 @@ fn listeners(
             associations: section.associations,
             largest: section.largest,
             timeout: section.timeout,
+            tls: section.tls.clone().map(|(certificate, key)| ListenerTls {
+                certificate,
+                key,
+                clients: section.clients.clone(),
+            }),
         };
         // What was pushed here is ours to move.
         let quarantine = section.folder.join("quarantine");
@@ -387,6 +430,23 @@ fn cohort(directory: &Path) -> anyhow::Result<Vec<Recording>> {
         .collect()
 }
 
+/// A model that scores, as people see it.
+fn served_model(model: &Model, pipeline: &Pipeline, scoring: &Scoring) -> ServedModel {
+    let spec = model.spec();
+    ServedModel {
+        hash: model.hash(),
+        architecture: spec.architecture.to_string(),
+        classes: spec.classes.clone(),
+        synthetic: spec.synthetic,
+        size: FrameSize {
+            height: spec.input.height,
+            width: spec.input.width,
+        },
+        window: (spec.input.frames, pipeline.window.stride),
+        engine: scoring.engine().description(),
+    }
+}
+
 /// A source, as people see it.
 fn served(source: &SourceConfig) -> ServedSource {
     ServedSource {
@@ -405,10 +465,10 @@ fn served(source: &SourceConfig) -> ServedSource {
 /// Opens what the API asks for: a launch line or a file that the pipeline file
 /// names, for another patient, or an RTSP address. Never a launch line from
 /// outside: that could read and write any file.
-fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
-    let (pipeline, intake) = (pipeline.clone(), intake.clone());
+fn on_request(pipeline: &Pipeline, sources: &Sources, intake: &Intake) -> OpenStream {
+    let (pipeline, sources, intake) = (pipeline.clone(), sources.clone(), intake.clone());
     Box::new(move |new: NewStream| {
-        let known = pipeline.sources.iter().find(|it| it.name == new.source);
+        let known = sources.named(&new.source);
         let patient = Some(new.patient);
         if let Some(location) = &new.location {
             if known.is_some() {
@@ -419,6 +479,7 @@ fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
                 name: named(new.source)?,
                 patient: patient.clone(),
                 live: true,
+                open: true,
                 crop: None,
                 span: 0..0,
             };
@@ -431,7 +492,7 @@ fn on_request(pipeline: &Pipeline, intake: &Intake) -> OpenStream {
             SourceKind::File(path) if path.value.is_file() => Media::File(path.value.clone()),
             _ => return Err("this source names its patients itself".into()),
         };
-        Ok(opening(&pipeline, source, media, patient, &intake))
+        Ok(opening(&pipeline, &source, media, patient, &intake))
     })
 }
 
@@ -459,7 +520,7 @@ fn rtsp(location: &str) -> Result<String, String> {
     }
 }
 
-fn opening(
+pub(super) fn opening(
     pipeline: &Pipeline,
     source: &SourceConfig,
     media: Media,
@@ -479,17 +540,19 @@ fn opening(
         media,
         patient,
         crop: source.crop,
-        look: Look {
-            find: ingest.find_crop,
-            gate: ingest.gate,
-        },
+        look: look(ingest),
         size: intake.size,
         queue: ingest.queue,
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
     };
-    let Intake { sandbox, key, .. } = intake.clone();
+    let Intake {
+        sandbox,
+        key,
+        reports,
+        ..
+    } = intake.clone();
     Opening {
         source: source.name.clone(),
         live: source.live,
@@ -500,39 +563,65 @@ fn opening(
             } else {
                 Stream::open_in(sandbox, request, wake, counters)
             };
-            match key {
-                Some(key) => Box::new(Pseudonymised { stream, key }),
-                None => Box::new(stream),
-            }
+            Box::new(Discreet {
+                stream,
+                key,
+                reports,
+            })
         }),
     }
 }
 
 /// What every stream of a run is opened with.
 #[derive(Clone)]
-struct Intake {
+pub(super) struct Intake {
     /// The model's input.
     size: FrameSize,
     sandbox: Sandbox,
     /// Of the pseudonyms, if patients are to have some.
     key: Option<PseudonymKey>,
+    /// Whether reports are filed, which have to say whom they are about.
+    reports: bool,
 }
 
-/// A stream that names nobody: behind it there are pseudonyms alone.
-struct Pseudonymised {
+/// A stream that says no more of a patient than the run needs: behind it there are
+/// pseudonyms, if there are any, and names only for reports.
+struct Discreet {
     stream: Stream,
-    key: PseudonymKey,
+    key: Option<PseudonymKey>,
+    reports: bool,
 }
 
-impl Feed for Pseudonymised {
+impl Feed for Discreet {
     fn try_next(&self) -> Option<Arrival> {
         let mut arrival = self.stream.try_next()?;
         if let Arrival::Opened(header) = &mut arrival {
-            header.patient = self.key.patient(&header.patient);
-            header.study = header.study.as_ref().map(|study| self.key.study(study));
+            header.instance.take_if(|_| !self.reports);
+            if let Some(key) = &self.key {
+                header.patient = key.patient(&header.patient);
+                header.study = header.study.as_ref().map(|study| key.study(study));
+                header.instance = None;
+            }
         }
         Some(arrival)
     }
+}
+
+fn files_reports(pipeline: &Pipeline) -> bool {
+    let mut sinks = pipeline.sinks.iter();
+    sinks.any(|sink| matches!(sink.kind, SinkKind::Dicom { .. }))
+}
+
+fn look(ingest: &IngestConfig) -> Look {
+    Look {
+        find: ingest.find_crop,
+        gate: ingest.gate,
+    }
+}
+
+/// The crop that the operator set for a source, with its name.
+fn cropped(source: &SourceConfig) -> Option<(String, Crop)> {
+    Some((source.name.clone(), source.crop?))
 }
 
 /// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.

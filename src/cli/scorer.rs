@@ -32,7 +32,7 @@ const BETWEEN_MAPS: Duration = Duration::from_secs(1);
 
 /// How a run scores windows: shared by its inference threads.
 pub(super) struct Scoring {
-    engine: Engine,
+    engine: Arc<Engine>,
     plan: SessionPlan,
     /// For live streams, where less is left to do when a window's last frame comes
     /// if each frame is worked on at once.
@@ -73,7 +73,12 @@ struct Followed {
 
 impl Scoring {
     /// For windows that are `stride` frames apart.
-    pub(super) fn new(engine: Engine, stride: usize, metrics: &Metrics, live: &Live) -> Arc<Self> {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        stride: usize,
+        metrics: &Metrics,
+        live: &Live,
+    ) -> Arc<Self> {
         let plan_of = |early, attention| {
             engine.session_plan(SessionOptions {
                 stride,

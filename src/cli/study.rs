@@ -23,7 +23,7 @@ use crate::study::evaluation::{Options, evaluate};
 use crate::study::folder::StudyFolder;
 use crate::study::predictions::Predictions;
 use crate::study::protocol::{Event, Method, Point, Study, StudyConfig, StudyError, run as study};
-use crate::study::report::write_report;
+use crate::study::report::{write_cards, write_report};
 use crate::study::split::Split;
 use crate::study::train::TrainConfig;
 
@@ -40,6 +40,7 @@ use crate::study::train::TrainConfig;
 ///    without ripple, without order and without motion; and the attention at the
 ///    liver's capsule is measured.
 ///
+/// Every fold-model is a model directory with a model card; report.html shows it all.
 /// Everything that is done is on disk: after an interruption, the same command
 /// goes on where it stopped, in the middle of a training too.
 #[derive(Args)]
@@ -90,6 +91,10 @@ pub(super) struct StudyArgs {
     /// What chance begins with.
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// Deal out the stages among the patients by chance first: every method must then
+    /// score an AUC of about 0.5, or it has seen what it is judged by.
+    #[arg(long)]
+    random_labels: bool,
     /// Trainings side by side, a thread each [default: the cores of this machine].
     #[arg(long, value_name = "N", value_parser = positive)]
     jobs: Option<usize>,
@@ -153,7 +158,10 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     let classes = usual_classes(args.classes)
         .filter(|_| matches!(args.classes, 2 | 5))
         .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 or 5", args.classes)))?;
-    let cohort = checked(&args.cohort, args.pictures.frames)?;
+    let mut cohort = checked(&args.cohort, args.pictures.frames)?;
+    if args.random_labels {
+        cohort.shuffle_stages(args.seed);
+    }
     let grid = args.rates.iter().map(|&rate| Point {
         rate,
         decay: args.decay,
@@ -176,6 +184,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
         crop: args.pictures.crop,
         size: args.pictures.size,
         seed: args.seed,
+        has_random_labels: args.random_labels,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let progress = Progress::new();
@@ -316,5 +325,6 @@ fn conclude(args: &StudyArgs, cohort: &Cohort) -> anyhow::Result<()> {
     let split = Split::load(&folder.split())?;
     let evaluation = evaluate(&predictions, cohort, Some(&split), Options::default())?;
     write_report(&folder, &evaluation)?;
+    write_cards(&folder, &evaluation)?;
     print(&format!("written: {}\n", folder.report_html().display()))
 }

@@ -102,6 +102,25 @@ impl Fact {
         }
     }
 
+    /// The same fact under other names of its patients.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&PatientId) -> PatientId) -> Self {
+        let rename = |patient: &mut PatientId| *patient = name(patient);
+        match &mut self {
+            Self::Exam(exam) => rename(&mut exam.patient),
+            Self::Merge(from, into) => {
+                rename(from);
+                rename(into);
+            }
+            Self::Blood(test) => rename(&mut test.patient),
+            Self::Elastography(measured) => rename(&mut measured.patient),
+            Self::Pathology(found) => rename(&mut found.patient),
+            Self::Deletion(Deletion::Patient(patient)) => rename(patient),
+            Self::Deletion(Deletion::Stream(_)) | Self::Activation(_) => {}
+        }
+        self
+    }
+
     /// What it is about. Of the facts about the same thing one stands: a patient
     /// has one blood test a day, and one model is active.
     pub fn slot(&self) -> String {

@@ -1,4 +1,4 @@
-//! The file that holds the key of the pseudonyms.
+//! The file that holds a key of other names: of pseudonyms, of names in addresses.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::domain::PseudonymKey;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It could not be read or made.
-    #[error("cannot use the key file {}: {error}; check `[privacy] key` and the permissions of its folder", file.display())]
+    #[error("cannot use the key file {}: {error}; check its path and the permissions of its folder", file.display())]
     Io {
         /// The file.
         file: PathBuf,
@@ -47,8 +47,8 @@ pub fn pseudonym_key(file: &Path) -> Result<PseudonymKey, KeyError> {
     if fs::metadata(file).map_err(failed)?.permissions().mode() & 0o077 != 0 {
         return Err(KeyError::Open(file.to_owned()));
     }
-    let text = fs::read_to_string(file).map_err(failed)?;
-    let key = read(text.trim()).ok_or_else(|| KeyError::NoKey(file.to_owned()))?;
+    let bytes = fs::read(file).map_err(failed)?;
+    let key = read(&bytes).ok_or_else(|| KeyError::NoKey(file.to_owned()))?;
     Ok(PseudonymKey::new(key))
 }
 
@@ -83,7 +83,12 @@ fn make(file: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn read(hex: &str) -> Option<[u8; 32]> {
+/// 64 hexadecimal digits, or the 32 bytes themselves.
+fn read(bytes: &[u8]) -> Option<[u8; 32]> {
+    if let Ok(key) = bytes.try_into() {
+        return Some(key);
+    }
+    let hex = std::str::from_utf8(bytes).ok()?.trim();
     if hex.len() != 64 || !hex.is_ascii() {
         return None;
     }

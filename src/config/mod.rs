@@ -4,23 +4,30 @@
 //! *every* mistake at once, each with file, line, key and what would be
 //! accepted. Serde stops at the first mistake, so the tables are walked by hand
 //! here (`section.rs`); nothing in this room opens anything but the file itself,
-//! except [`Pipeline::missing_files`], which only looks.
+//! except [`Pipeline::missing_files`], which only looks, and what reads keys and
+//! certificates for those who need them.
 //!
 //! Relative paths are relative to the folder that the pipeline file is in.
 
 mod diagnostic;
 mod key;
+mod listener;
+mod model;
 mod pipeline;
 mod place;
 mod section;
 mod sink;
+mod tls;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use key::{KeyError, pseudonym_key};
+pub use listener::ListenerSection;
+pub use model::ModelConfig;
 pub use pipeline::{
-    DEFAULTS, IngestConfig, ListenerSection, ModelConfig, Pipeline, PipelineError, ServeConfig,
-    SourceConfig, SourceKind, WindowConfig,
+    DEFAULTS, IngestConfig, Pipeline, PipelineError, ServeConfig, SourceConfig, SourceKind,
+    WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::Located;
 pub use sink::{HiddenUrl, SinkConfig, SinkKind};
+pub use tls::{TlsError, server_tls};

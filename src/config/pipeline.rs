@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::listener::{ListenerSection, read_listener};
+use super::model::{ModelConfig, read_models};
 use super::section::{Count, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
+use super::tls::read_tls;
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 use crate::domain::{Crop, PatientId};
 
@@ -36,8 +39,11 @@ pub enum PipelineError {
 pub struct Pipeline {
     file: PathBuf,
     text: String,
-    /// Which model, and what executes it.
+    /// Which model, and what executes it. Its answers are the current ones, unless
+    /// another one's were made so.
     pub model: ModelConfig,
+    /// Further models that score the same windows.
+    pub beside: Vec<ModelConfig>,
     /// How frames become clips.
     pub window: WindowConfig,
     /// How sources are read.
@@ -64,6 +70,8 @@ pub struct ServeConfig {
     pub tokens: Option<PathBuf>,
     /// Certificate chain and private key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities: without one by them nobody gets in.
+    pub clients: Option<PathBuf>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -74,22 +82,10 @@ impl Default for ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             tokens: None,
             tls: None,
+            clients: None,
             hosts: Vec::new(),
         }
     }
-}
-
-/// `[model]`
-#[derive(Clone, Debug)]
-pub struct ModelConfig {
-    /// The model directory.
-    pub path: Located<PathBuf>,
-    /// `auto`, `cpu` or `cuda`.
-    pub device: &'static str,
-    /// `f32`, `bf16` or `f16`.
-    pub precision: &'static str,
-    /// Inference threads, at least one.
-    pub threads: usize,
 }
 
 /// `[window]`
@@ -149,6 +145,9 @@ pub struct SourceConfig {
     pub patient: Option<PatientId>,
     /// Keep the source's own pace and drop the oldest frame when late.
     pub live: bool,
+    /// Read it from the start; a source that is not open waits to be opened by
+    /// request, or by a change of the pipeline file.
+    pub open: bool,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
     /// Where in the pipeline file the table stands.
@@ -174,25 +173,6 @@ pub enum SourceKind {
     },
     /// A DICOM listener to which scanners and archives push.
     Listener(ListenerSection),
-}
-
-/// The keys of a source of kind `listener`.
-#[derive(Clone, Debug)]
-pub struct ListenerSection {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// The title that peers must call.
-    pub ae_title: String,
-    /// The titles that may call; empty only on a loopback address.
-    pub allow: Vec<String>,
-    /// Where received instances are kept.
-    pub folder: PathBuf,
-    /// Associations at once.
-    pub associations: usize,
-    /// The largest instance, in bytes.
-    pub largest: u64,
-    /// A peer that is silent for this long is cut off.
-    pub timeout: Duration,
 }
 
 const SOURCE_KINDS: [&str; 5] = ["file", "cohort", "archive", "launch", "listener"];
@@ -242,6 +222,16 @@ impl Pipeline {
         }
     }
 
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// All models, the first one first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.model).chain(&self.beside)
+    }
+
     /// Looks for what the file names and reports what is not there.
     ///
     /// A run goes on without a missing source; `hepaflow check` does not.
@@ -258,15 +248,31 @@ impl Pipeline {
                 help: help.to_owned(),
             });
         };
-        let model = &self.model.path;
-        if !model.value.join("model.toml").is_file() {
-            note(
-                "model.path".to_owned(),
-                &model.span,
-                format!("{} holds no model.toml", model.value.display()),
-                "a model directory holds model.toml and weights.safetensors; \
-                 `hepaflow model import` makes one",
-            );
+        for (position, model) in self.models().enumerate() {
+            let table = match self.beside.len() {
+                0 => "model".to_owned(),
+                _ => format!("model[{position}]"),
+            };
+            let path = &model.path;
+            if !path.value.join("model.toml").is_file() {
+                note(
+                    format!("{table}.path"),
+                    &path.span,
+                    format!("{} holds no model.toml", path.value.display()),
+                    "a model directory holds model.toml and weights.safetensors; \
+                     `hepaflow model import` makes one",
+                );
+            }
+            if let Some(key) = &model.signed_by
+                && !key.value.is_file()
+            {
+                note(
+                    format!("{table}.signed_by"),
+                    &key.span,
+                    format!("no file at {}", key.value.display()),
+                    "name the Ed25519 public key, in PEM, of whoever signs the models",
+                );
+            }
         }
         for (position, source) in self.sources.iter().enumerate() {
             let key = format!("source[{position}].path");
@@ -323,18 +329,7 @@ impl Pipeline {
 /// `None` only if a mistake was noted.
 fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline> {
     let base = file.parent().unwrap_or(Path::new(""));
-    let model = match root.table("model") {
-        Some(section) => read_model(base, section),
-        None => {
-            root.mistake(
-                "model",
-                root.span(),
-                "this table is missing",
-                "add `[model]` with `path = \"...\"`, the directory of a model",
-            );
-            None
-        }
-    };
+    let models = read_models(base, root);
     let window = root.table("window").map_or_else(
         || WindowConfig {
             stride: 8,
@@ -386,16 +381,27 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         .and_then(|section| read_store(base, section))
         .unwrap_or_else(|| base.join("results.sqlite").into());
     let mut names = HashSet::new();
-    let sinks = root
+    let sinks: Vec<_> = root
         .tables("sink")
         .into_iter()
         .filter_map(|section| read_sink(base, section, &mut names))
         .collect();
+    let files_reports = |sink: &SinkConfig| matches!(sink.kind, SinkKind::Dicom { .. });
+    if root.has("privacy") && sinks.iter().any(files_reports) {
+        root.mistake(
+            "privacy",
+            root.span(),
+            "reports under pseudonyms belong into no patient's study",
+            "take out `[privacy]`, or the sink of kind \"dicom\"",
+        );
+    }
     let serve = root.table("serve").map(|section| read_serve(base, section));
+    let (model, beside) = models?;
     Some(Pipeline {
         file: file.to_owned(),
         text: text.to_owned(),
-        model: model?,
+        model,
+        beside,
         window,
         ingest,
         privacy_key,
@@ -403,24 +409,6 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
         store,
         sinks,
         serve: serve.unwrap_or_default(),
-    })
-}
-
-fn read_model(base: &Path, section: Section<'_>) -> Option<ModelConfig> {
-    let path = section.required::<String>("path");
-    let device = section.one_of("device", &["auto", "cpu", "cuda"]);
-    let precision = section.one_of("precision", &["f32", "bf16", "f16"]);
-    let threads = section.or("threads", Count(cores()));
-    section.finish();
-    let path = path?;
-    Some(ModelConfig {
-        path: Located {
-            value: base.join(path.value),
-            span: path.span,
-        },
-        device: device.unwrap_or("auto"),
-        precision: precision.unwrap_or("f32"),
-        threads: threads.0,
     })
 }
 
@@ -473,6 +461,7 @@ fn read_source(
                 "path", "line", "report", "listen", "ae_title", "allow", "folder",
             ]);
             section.allow(&["associations", "largest_mib", "timeout"]);
+            section.allow(&["certificate", "key", "clients"]);
             None
         }
     };
@@ -481,6 +470,10 @@ fn read_source(
         // Recordings, read as fast as they can be.
         Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
         _ => section.or("live", false),
+    };
+    let open = match &kind {
+        Some(SourceKind::Launch(_) | SourceKind::File(_)) | None => section.or("open", true),
+        Some(_) => true,
     };
     let crop = section.table("crop").and_then(|crop| {
         let (x, y) = (crop.required("x"), crop.required("y"));
@@ -504,11 +497,11 @@ fn read_source(
     });
     let span = section.span();
     match (&kind, &patient) {
-        (Some(SourceKind::Launch(_)), None) => section.mistake(
+        (Some(SourceKind::Launch(_)), None) if open => section.mistake(
             "patient",
             section.span(),
             "a launch line does not say whose picture it gives",
-            "add `patient = \"...\"`",
+            "add `patient = \"...\"`; or `open = false`, until it is known",
         ),
         (Some(SourceKind::Listener(_)), Some(patient)) => section.mistake(
             "patient",
@@ -530,52 +523,9 @@ fn read_source(
         kind: kind?,
         patient: patient.map(|patient| PatientId::new(patient.value)),
         live,
+        open,
         crop,
         span,
-    })
-}
-
-fn read_listener(base: &Path, section: &Section<'_>) -> Option<ListenerSection> {
-    let listen = section.required::<SocketAddr>("listen");
-    let ae_title = section.or("ae_title", "HEPAFLOW".to_owned());
-    let allow = section.or("allow", Vec::new());
-    let folder = section.required::<String>("folder");
-    let associations = section.or("associations", Count(16)).0;
-    let largest = section.or("largest_mib", Count(4096)).0;
-    let timeout = section.or("timeout", Duration::from_secs(30));
-    // PS3.5 section 6.2: at most 16 characters, no control characters.
-    let is_title = |title: &str| title.len() <= 16 && title.bytes().all(|b| b.is_ascii_graphic());
-    for (key, title) in
-        std::iter::once(("ae_title", &ae_title)).chain(allow.iter().map(|title| ("allow", title)))
-    {
-        if !is_title(title) {
-            section.mistake(
-                key,
-                section.span(),
-                format!("\"{title}\" is no application entity title"),
-                "expected at most 16 characters, letters and digits as a rule",
-            );
-        }
-    }
-    if let Some(listen) = &listen
-        && !listen.value.ip().is_loopback()
-        && allow.is_empty()
-    {
-        section.mistake(
-            "allow",
-            listen.span.clone(),
-            "this address can be reached from other machines, and everyone may push to it",
-            "add `allow = [\"SCANNER1\", ..]`, the titles of those who may",
-        );
-    }
-    Some(ListenerSection {
-        listen: listen?.value,
-        ae_title,
-        allow,
-        folder: base.join(folder?.value),
-        associations,
-        largest: (largest as u64) << 20,
-        timeout,
     })
 }
 
@@ -611,31 +561,11 @@ fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
 
 fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let listen = section.optional::<SocketAddr>("listen");
-    let path = |key| {
-        section
-            .optional::<String>(key)
-            .map(|path| base.join(path.value))
-    };
-    let (tokens, certificate, key) = (path("tokens"), path("certificate"), path("key"));
+    let tokens = section
+        .optional::<String>("tokens")
+        .map(|path| base.join(path.value));
+    let (tls, clients) = read_tls(base, &section);
     let hosts = section.or("hosts", Vec::new());
-    let tls = match (certificate, key) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        (certificate, _) => {
-            let missing = if certificate.is_some() {
-                "key"
-            } else {
-                "certificate"
-            };
-            section.mistake(
-                missing,
-                section.span(),
-                "a certificate and its private key go together",
-                "give both: PEM files with the chain, and with the key",
-            );
-            None
-        }
-    };
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (tokens.is_none() || tls.is_none())
@@ -654,12 +584,13 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         listen: listen.map_or(default.listen, |listen| listen.value),
         tokens,
         tls,
+        clients,
         hosts,
     }
 }
 
 /// Cores that this process may use, at least one.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 

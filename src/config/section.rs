@@ -263,6 +263,15 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// A table that may be given once, as `[model]`, or many times, as `[[model]]`.
+    pub(super) fn one_or_more(&self, key: &'static str) -> Vec<Section<'a>> {
+        let value = self.table.get(key).map(Spanned::get_ref);
+        match value.and_then(|value| value.as_array()) {
+            Some(_) => self.tables(key),
+            None => self.table(key).into_iter().collect(),
+        }
+    }
+
     /// Ends the reading: a key that nobody asked for is a mistake, with the
     /// likeliest word that was meant.
     pub(super) fn finish(self) {

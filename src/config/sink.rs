@@ -6,6 +6,9 @@ use ureq::http::Uri;
 
 use super::section::{Count, Located, Section};
 
+/// Refusals of one change; with the pauses between them this takes minutes.
+const PARK_AFTER: usize = 10;
+
 /// `[[sink]]`: where changes of answers go.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
@@ -18,6 +21,9 @@ pub struct SinkConfig {
     pub backlog: u64,
     /// The longest pause between two attempts.
     pub retry_pause: Duration,
+    /// A change that a webhook has refused so often, at least, is put aside as soon
+    /// as it takes another one.
+    pub park_after: u32,
 }
 
 /// What a sink is.
@@ -36,6 +42,22 @@ pub enum SinkKind {
     JsonLines {
         /// The file.
         path: PathBuf,
+    },
+    /// An archive of pictures (a PACS): a DICOM report for each answer that has
+    /// settled, filed beside what it rests on.
+    Dicom {
+        /// `host:port`.
+        address: String,
+        /// The archive's application entity title.
+        title: String,
+        /// Ours.
+        calling: String,
+        /// How many pictures of where the network looked go with a report.
+        key_frames: usize,
+        /// An answer that has not changed for so long has settled.
+        settle: Duration,
+        /// Silent for this long: given up.
+        timeout: Duration,
     },
 }
 
@@ -75,8 +97,10 @@ pub(super) fn read_sink(
             );
         }
     }
-    let kind = match section.one_of("kind", &["webhook", "jsonl"]) {
+    let word = section.one_of("kind", &["webhook", "jsonl", "dicom"]);
+    let kind = match word {
         Some("webhook") => read_webhook(base, &section),
+        Some("dicom") => read_dicom(&section),
         Some(_) => section
             .required::<String>("path")
             .map(|path| SinkKind::JsonLines {
@@ -88,21 +112,31 @@ pub(super) fn read_sink(
                     "kind",
                     section.span(),
                     "this key is missing",
-                    "add `kind = \"webhook\"` or `kind = \"jsonl\"`",
+                    "add `kind = \"webhook\"`, `kind = \"jsonl\"` or `kind = \"dicom\"`",
                 );
             }
-            section.allow(&["url", "secret_file", "timeout", "path"]);
+            section.allow(&["url", "secret_file", "timeout", "path", "address"]);
+            section.allow(&["ae_title", "calling", "key_frames", "settle"]);
             None
         }
     };
-    let backlog = section.or("backlog", Count(65_536)).0 as u64;
+    // Of an answer that has not settled only the newest is of use.
+    let backlog = match word {
+        Some("dicom") => 0,
+        _ => section.or("backlog", Count(65_536)).0 as u64,
+    };
     let retry_pause = section.or("retry_pause", Duration::from_mins(1));
+    let park_after = match &kind {
+        Some(SinkKind::JsonLines { .. } | SinkKind::Dicom { .. }) => Count(PARK_AFTER),
+        _ => section.or("park_after", Count(PARK_AFTER)),
+    };
     section.finish();
     Some(SinkConfig {
         name: name?.value,
         kind: kind?,
         backlog,
         retry_pause,
+        park_after: park_after.0 as u32,
     })
 }
 
@@ -125,6 +159,57 @@ fn read_webhook(base: &Path, section: &Section<'_>) -> Option<SinkKind> {
         },
         timeout,
     })
+}
+
+fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
+    let address = section.required::<String>("address").filter(|address| {
+        let has_port = address.value.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if !has_port {
+            section.mistake(
+                "address",
+                address.span.clone(),
+                "this is no host with a port",
+                "expected such as \"pacs.local:104\"",
+            );
+        }
+        has_port
+    });
+    let title = section.required::<String>("ae_title");
+    let calling = section.optional::<String>("calling");
+    let mut is_title = true;
+    for (key, found) in [("ae_title", &title), ("calling", &calling)] {
+        if let Some(found) = found
+            && !is_ae_title(&found.value)
+        {
+            is_title = false;
+            section.mistake(
+                key,
+                found.span.clone(),
+                "this is no application entity title",
+                "expected at most 16 characters, letters and digits as a rule",
+            );
+        }
+    }
+    let key_frames = section.or("key_frames", 3_u32) as usize;
+    let settle = section.or("settle", Duration::from_secs(30));
+    let timeout = section.or("timeout", Duration::from_secs(10));
+    Some(SinkKind::Dicom {
+        address: address?.value,
+        title: title.filter(|_| is_title)?.value,
+        calling: calling.map_or_else(|| "HEPAFLOW".to_owned(), |calling| calling.value),
+        key_frames,
+        settle,
+        timeout,
+    })
+}
+
+/// PS3.5 section 6.2: at most 16 characters, no control and no backslash; spaces
+/// within are nothing but trouble.
+pub(super) fn is_ae_title(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_graphic() && byte != b'\\';
+    text.len() <= 16 && text.bytes().all(is_good)
 }
 
 /// What is wrong with a webhook's URL, and the way out.
@@ -186,6 +271,26 @@ mod tests {
                 .to_string()
                 .contains("sink[0].secret_file")
         );
+    }
+
+    #[test]
+    fn reports_under_pseudonyms_belong_into_no_archive() {
+        let sink = "[[sink]]\nname = 'pacs'\nkind = 'dicom'\naddress = 'pacs:104'\n\
+                    ae_title = 'PACS'\n";
+        let pipeline = read(sink).unwrap();
+        assert_eq!(pipeline.sinks[0].backlog, 0);
+        assert!(matches!(&pipeline.sinks[0].kind,
+            SinkKind::Dicom { calling, key_frames: 3, .. } if calling == "HEPAFLOW"));
+        let refused = read(&format!("{sink}[privacy]\nkey = 'k'\n")).unwrap_err();
+        assert!(refused.contains("pseudonym"), "{refused}");
+        let mistakes = read(
+            "[[sink]]\nname = 'p'\nkind = 'dicom'\naddress = 'pacs'\n\
+             ae_title = 'MUCH_TOO_LONG_A_TITLE'\nbacklog = 3\n",
+        )
+        .unwrap_err();
+        for expected in ["no host with a port", "entity title", "backlog"] {
+            assert!(mistakes.contains(expected), "{expected} in {mistakes}");
+        }
     }
 
     #[test]

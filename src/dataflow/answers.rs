@@ -5,16 +5,15 @@ use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Operator;
+use timely::dataflow::operators::vec::Map;
+use timely::dataflow::operators::{Concat, Operator};
 
+use super::facts::Came;
 use super::views::{ClipFact, PatientAnswer, PatientKey, Views};
 use super::{Epoch, WriterHandle};
 use crate::domain::{ClipPrediction, PatientResult};
 use crate::metrics::Metrics;
-use crate::store::{Batch, PatientChange, RowChange, ViewRow};
-
-/// The weight of a clip whose picture nobody judged.
-const FULL_WEIGHT: u16 = 256;
+use crate::store::{Batch, Cause, PatientChange, RowChange, ViewRow};
 
 /// Extension: predictions as facts that may come and go.
 pub(super) trait ClipFacts<'scope> {
@@ -36,7 +35,7 @@ impl<'scope> ClipFacts<'scope> for StreamVec<'scope, Epoch, ClipPrediction> {
                                 let fact = ClipFact {
                                     key: clip.key,
                                     patient: clip.patient,
-                                    weight: FULL_WEIGHT,
+                                    weight: clip.span.weight,
                                     probabilities: clip.probabilities,
                                 };
                                 (fact, epoch, 1)
@@ -70,6 +69,22 @@ fn answer((patient, model): PatientKey, answer: PatientAnswer, current: bool) ->
     })
 }
 
+/// What is told to the worker that stores a patient's rows.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+enum Told {
+    /// A row came, or went.
+    Changed(Standing, isize),
+    /// Facts of these numbers came; told to every worker.
+    Facts { worker: u64, first: u64, last: u64 },
+}
+
+/// What was told of one epoch.
+#[derive(Default)]
+struct Waiting {
+    changes: Vec<(Standing, isize)>,
+    cause: Cause,
+}
+
 /// What the store's views held when the run began.
 #[derive(Default)]
 pub(super) struct StoredViews {
@@ -90,8 +105,9 @@ impl StoredViews {
 
 /// Sends every change of the views to the store once its epoch is over: all of
 /// a patient's rows of one epoch in one batch, which is one transaction.
-pub(super) fn store_views(
-    views: Views<'_>,
+pub(super) fn store_views<'scope>(
+    views: Views<'scope>,
+    came: StreamVec<'scope, Epoch, Came>,
     stored: StoredViews,
     writer: WriterHandle,
     metrics: Metrics,
@@ -129,29 +145,57 @@ pub(super) fn store_views(
         )
         .map(Standing::Other);
     let rows = answers.concat(others).concat(stored.as_collection()).inner;
+    let rows = rows.map(|(row, epoch, change)| (epoch, Told::Changed(row, change)));
+    let workers = scope.peers() as u64;
+    let came = came.flat_map(move |(epoch, first, last)| {
+        (0..workers).map(move |worker| {
+            let facts = Told::Facts {
+                worker,
+                first,
+                last,
+            };
+            (epoch, facts)
+        })
+    });
 
-    let mut waiting: BTreeMap<Epoch, Vec<(Standing, isize)>> = BTreeMap::new();
-    let by_patient = Exchange::new(|(row, _, _): &(Standing, Epoch, isize)| home(row));
-    rows.sink(by_patient, "Views", move |(input, frontier)| {
-        input.for_each(|_, changes| {
-            for (row, epoch, change) in changes.drain(..) {
-                waiting.entry(epoch).or_default().push((row, change));
+    let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
+    let by_patient = Exchange::new(|(_, told): &(Epoch, Told)| home(told));
+    rows.concat(came)
+        .sink(by_patient, "Views", move |(input, frontier)| {
+            input.for_each(|_, told| {
+                for (epoch, told) in told.drain(..) {
+                    let waiting = waiting.entry(epoch).or_default();
+                    match told {
+                        Told::Changed(row, change) => waiting.changes.push((row, change)),
+                        Told::Facts { first, last, .. } => waiting.cause.extend(Cause {
+                            facts: Some((first, last)),
+                            beginning: false,
+                        }),
+                    }
+                }
+            });
+            while let Some(entry) = waiting.first_entry() {
+                if frontier.less_equal(entry.key()) {
+                    break;
+                }
+                let beginning = *entry.key() == 0;
+                let Waiting { changes, mut cause } = entry.remove();
+                cause.beginning = beginning;
+                let mut batch = net_changes(changes, &metrics);
+                if !batch.is_empty() {
+                    batch.cause = cause;
+                    writer.send(batch);
+                }
             }
         });
-        while let Some(entry) = waiting.first_entry() {
-            if frontier.less_equal(entry.key()) {
-                break;
-            }
-            let batch = net_changes(entry.remove(), &metrics);
-            if !batch.is_empty() {
-                writer.send(batch);
-            }
-        }
-    });
 }
 
 /// Rows of one patient meet on one worker.
-fn home(row: &Standing) -> u64 {
+fn home(told: &Told) -> u64 {
+    let row = match told {
+        Told::Changed(row, _) => row,
+        Told::Facts { worker, .. } => return *worker,
+    };
     let mut hasher = DefaultHasher::new();
     match row {
         Standing::Answer(result) => result.patient.hash(&mut hasher),

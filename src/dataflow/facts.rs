@@ -8,8 +8,10 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::select;
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Operator;
 use timely::dataflow::operators::generic::operator::source;
+use timely::dataflow::{Scope, StreamVec};
 
 use super::control::lock;
 use super::source::SourceContext;
@@ -107,17 +109,20 @@ impl Facts {
     }
 }
 
-/// A change as the graph takes it.
-type Step = (Fact, isize);
+/// A change as the graph takes it: its number in the log, the fact, and 1 or -1.
+type Step = (u64, Fact, isize);
 
 fn steps(rows: Vec<LoggedChange>) -> Vec<Step> {
     rows.into_iter()
         .map(|row| {
             let by = row.change.difference();
-            (row.change.into_fact(), by)
+            (row.number, row.change.into_fact(), by)
         })
         .collect()
 }
+
+/// That the facts of these numbers, the first to the last, came at an epoch.
+pub(super) type Came = (Epoch, u64, u64);
 
 /// The log as the graph reads it: what it held, and what comes.
 #[derive(Debug)]
@@ -184,48 +189,74 @@ impl Facts {
 }
 
 /// The facts of the log, given by the first worker: those it held at epoch 0,
-/// those that come at the epoch in which they come. The present epoch is passed
-/// on while nothing comes, too.
+/// those that come at the epoch in which they come; and which numbers came when.
+/// The present epoch is passed on while nothing comes, too.
 pub(super) fn facts<'scope>(
     scope: Scope<'scope, Epoch>,
     following: Option<Following>,
     context: &SourceContext,
-) -> VecCollection<'scope, Epoch, Fact, isize> {
+) -> (
+    VecCollection<'scope, Epoch, Fact, isize>,
+    StreamVec<'scope, Epoch, Came>,
+) {
     let (clock, control, reading) = (
         context.clock.clone(),
         context.control.clone(),
         Arc::clone(&context.reading),
     );
-    source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Facts", |capability, info| {
-        let waker = Waker::new(scope.worker().sync_activator_for(info.address.to_vec()));
-        control.register_source(waker.clone());
-        waker.wake();
-        let mut open = following.map(|following| (following, capability));
-        move |output| {
-            waker.clear();
-            let Some((following, held)) = open.as_mut() else {
-                return;
-            };
-            // Asked first: what was entered before the last stream ended is read.
-            let is_last = reading.load(Ordering::Acquire) == 0;
-            let known = mem::take(&mut following.known);
-            output
-                .session(&held)
-                .give_iterator(known.into_iter().map(|(fact, by)| (fact, 0, by)));
-            let now = clock.now();
-            if now > *held.time() {
-                held.downgrade(&now);
+    let steps =
+        source::<_, CapacityContainerBuilder<Vec<_>>, _, _>(scope, "Facts", |capability, info| {
+            let waker = Waker::new(scope.worker().sync_activator_for(info.address.to_vec()));
+            control.register_source(waker.clone());
+            waker.wake();
+            let mut open = following.map(|following| (following, capability));
+            move |output| {
+                waker.clear();
+                let Some((following, held)) = open.as_mut() else {
+                    return;
+                };
+                // Asked first: what was entered before the last stream ended is read.
+                let is_last = reading.load(Ordering::Acquire) == 0;
+                let known = mem::take(&mut following.known);
+                output.session(&held).give_iterator(known.into_iter());
+                let now = clock.now();
+                if now > *held.time() {
+                    held.downgrade(&now);
+                }
+                let mut session = output.session(&held);
+                for rows in following.rows.try_iter() {
+                    clock.touch();
+                    session.give_iterator(rows.into_iter());
+                }
+                drop(session);
+                if is_last {
+                    open = None;
+                }
             }
-            let mut session = output.session(&held);
-            for rows in following.rows.try_iter() {
-                clock.touch();
-                session.give_iterator(rows.into_iter().map(|(fact, by)| (fact, now, by)));
-            }
-            drop(session);
-            if is_last {
-                open = None;
-            }
+        });
+    let facts = steps.clone().unary(Pipeline, "Fact changes", |_, _| {
+        |input, output| {
+            input.for_each(|capability, steps: &mut Vec<Step>| {
+                let Some(&epoch) = capability.least() else {
+                    return;
+                };
+                output
+                    .session(&capability)
+                    .give_iterator(steps.drain(..).map(|(_, fact, by)| (fact, epoch, by)));
+            });
         }
-    })
-    .as_collection()
+    });
+    let came = steps.unary(Pipeline, "Fact numbers", |_, _| {
+        |input, output| {
+            input.for_each(|capability, steps: &mut Vec<Step>| {
+                let numbers = || steps.iter().map(|(number, ..)| *number);
+                if let (Some(&epoch), Some(first), Some(last)) =
+                    (capability.least(), numbers().min(), numbers().max())
+                {
+                    output.session(&capability).give((epoch, first, last));
+                }
+            });
+        }
+    });
+    (facts.as_collection(), came)
 }

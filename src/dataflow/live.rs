@@ -260,6 +260,7 @@ mod tests {
             begin: EventTime::from_nanos(0),
             end: EventTime::from_nanos(1),
             gaps_before: 0,
+            weight: ClipSpan::FULL_WEIGHT,
         }
     }
 

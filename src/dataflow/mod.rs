@@ -29,6 +29,7 @@ mod infer;
 mod live;
 mod run;
 mod source;
+mod surroundings;
 pub mod views;
 mod waker;
 mod window;

@@ -14,6 +14,7 @@ use super::control::lock;
 use super::facts::{Following, facts};
 use super::infer::InferContext;
 use super::source::{Intake, SourceContext, sources};
+use super::views::Arrangements;
 use super::{
     Clock, Control, Credits, Epoch, Facts, Infer, InferenceThreads, Opening, Scorer, WindowShape,
     Windows, WriterHandle, views,
@@ -152,6 +153,7 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
             credits: credits.clone(),
             metrics: job.metrics.clone(),
             outcome: Arc::clone(&outcome),
+            writer: writer.clone(),
             reading: Arc::new(AtomicUsize::new(workers)),
         },
         infer: InferContext {
@@ -170,7 +172,8 @@ pub fn run(job: Job, control: &Control) -> Result<Outcome, RunError> {
         _ => timely::Config::process(workers),
     };
     let guards = timely::execute(config, move |worker| {
-        worker.dataflow(|scope| plan.build(scope));
+        let arrangements = Arrangements::follow(worker, &plan.metrics);
+        worker.dataflow(|scope| plan.build(scope, &arrangements));
     })
     .map_err(RunError::Timely)?;
     // The plan is dropped with the last worker, and with it every sender: the
@@ -211,7 +214,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn build(&self, scope: Scope<'_, Epoch>) {
+    fn build(&self, scope: Scope<'_, Epoch>, arrangements: &Arrangements) {
         let frames = sources(scope, self.source.clone());
         for (_, tasks) in &self.infer.lanes {
             frames.clone().look_ahead(tasks.clone());
@@ -249,10 +252,12 @@ impl Plan {
         let models = known.models.into_iter();
         let models = models.map(|model| ((model.hash, model.classes), 0, 1));
         let models = models.collect::<Vec<_>>().to_stream(scope).as_collection();
-        let facts = facts(scope, following, &self.source);
+        let (facts, came) = facts(scope, following, &self.source);
         let views = views::maintain(clips, models, facts);
+        arrangements.name(&views.parts);
         store_views(
             views,
+            came,
             known.views,
             self.writer.clone(),
             self.metrics.clone(),

@@ -10,10 +10,11 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::control::lock;
 use super::run::Outcome;
-use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker};
+use super::{Clock, Control, Credits, Epoch, LiveStream, StreamFailure, Waker, WriterHandle};
 use crate::domain::{ContentHash, Frame, PatientId, StreamId, StudyUid};
 use crate::ingest::{Arrival, Wake};
 use crate::metrics::{Metrics, SourceMetrics};
+use crate::store::Batch;
 
 /// Frames that one turn of a source operator hands on before the operators
 /// behind it get theirs.
@@ -138,6 +139,7 @@ pub(super) struct SourceContext {
     pub(super) control: Control,
     pub(super) credits: Credits,
     pub(super) metrics: Metrics,
+    pub(super) writer: WriterHandle,
     pub(super) outcome: Arc<Mutex<Outcome>>,
     /// Workers that still read or may read.
     pub(super) reading: Arc<AtomicUsize>,
@@ -333,6 +335,13 @@ impl Desk {
                     return StreamEvent::Ended;
                 }
                 self.context.metrics.streams_opened.inc();
+                // Before any of its clips: what is on its way keeps its order.
+                if let Some(instance) = header.instance {
+                    self.context.writer.send(Batch {
+                        instances: vec![(header.content, instance)],
+                        ..Batch::default()
+                    });
+                }
                 lock(&self.context.outcome).streams += 1;
                 live.opened(LiveStream::new(
                     stream.id,

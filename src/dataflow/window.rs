@@ -6,6 +6,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
 
+use super::surroundings::Surroundings;
 use super::{Epoch, StreamEvent, StreamInfo, StreamItem};
 use crate::domain::{Clip, ClipKey, ClipSpan, Frame, ModelHash};
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ pub struct Windower {
     skip: usize,
     last: Option<Frame>,
     gaps: u64,
+    /// None for a live stream.
+    surroundings: Option<Surroundings>,
 }
 
 impl Windower {
@@ -70,7 +73,16 @@ impl Windower {
             skip: 0,
             last: None,
             gaps: 0,
+            surroundings: Some(Surroundings::new(shape.length.max(1))),
         }
+    }
+
+    /// Trusts every clip fully: a live stream loses frames because this machine is
+    /// late, too, and that says nothing of its pictures.
+    #[must_use]
+    pub fn of_live_stream(mut self) -> Self {
+        self.surroundings = None;
+        self
     }
 
     /// Gaps seen so far.
@@ -90,6 +102,9 @@ impl Windower {
             self.skip = 0;
         }
         self.last = Some(frame.clone());
+        if let Some(surroundings) = &mut self.surroundings {
+            surroundings.push(frame.index);
+        }
         if self.skip > 0 {
             self.skip -= 1;
             return None;
@@ -108,6 +123,10 @@ impl Windower {
             begin: first.time,
             end: last.time,
             gaps_before: self.gaps,
+            weight: self
+                .surroundings
+                .as_ref()
+                .map_or(ClipSpan::FULL_WEIGHT, Surroundings::weight),
         };
         Some((clip, span))
     }
@@ -164,7 +183,10 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
                     for StreamItem { stream: id, event } in items.drain(..) {
                         match event {
                             StreamEvent::Opened(info) => {
-                                let windower = Windower::new(shape, info.frame_interval);
+                                let mut windower = Windower::new(shape, info.frame_interval);
+                                if info.live {
+                                    windower = windower.of_live_stream();
+                                }
                                 let counters = metrics.source(&info.source);
                                 streams.insert(id, (info, windower, counters));
                             }
@@ -275,6 +297,31 @@ mod tests {
         let frames = (0..).zip(times).map(|(i, time)| frame(i, time, false));
         assert_eq!(starts(&mut windower, frames), [0, 2]);
         assert_eq!(windower.gaps(), 0);
+    }
+
+    #[test]
+    fn a_recording_s_clips_weigh_what_was_let_through_and_those_of_a_live_stream_are_full() {
+        let kept = || {
+            let indices = (0..20).chain(30..90);
+            indices.map(|index| frame(index, index * STEP, false))
+        };
+        let weights = |mut windower: Windower| -> Vec<_> {
+            let clips = kept().filter_map(|frame| windower.push(frame));
+            clips
+                .map(|(_, span)| (span.first_frame, span.weight))
+                .collect()
+        };
+        let recorded = weights(windower(4, 4));
+        assert_eq!(recorded[0], (0, 256));
+        // 22 of the 32 frames up to 33.
+        assert_eq!(recorded[5], (30, 176));
+        assert_eq!(recorded.last(), Some(&(86, 256)));
+        let live = weights(windower(4, 4).of_live_stream());
+        assert!(
+            live.iter()
+                .all(|&(_, weight)| weight == ClipSpan::FULL_WEIGHT)
+        );
+        assert_eq!(live.len(), recorded.len());
     }
 
     proptest! {

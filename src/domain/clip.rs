@@ -11,7 +11,7 @@ pub struct Clip {
     pub frames: Vec<Frame>,
 }
 
-/// Where in its stream a clip lies: its provenance.
+/// Where in its stream a clip lies, and how good that is there: its provenance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClipSpan {
     /// Index of the first frame.
@@ -24,6 +24,13 @@ pub struct ClipSpan {
     pub end: EventTime,
     /// Gaps seen in the stream before this clip.
     pub gaps_before: u64,
+    /// How far its picture is to be trusted, in 1/256; 0 leaves the clip out.
+    pub weight: u16,
+}
+
+impl ClipSpan {
+    /// The weight of a clip that is to be trusted fully.
+    pub const FULL_WEIGHT: u16 = 256;
 }
 
 /// What makes a clip's prediction unique: the same window of the same bytes

@@ -5,8 +5,7 @@ use sha2::Sha256;
 
 use super::{PatientId, StudyUid};
 
-/// The key under which patients and studies get pseudonyms: HMAC-SHA256 of the
-/// identifier. The same key gives the same pseudonym, so that answers still
+/// A key under which identifiers get other names: HMAC-SHA256 of the identifier. The same key gives the same pseudonym, so that answers still
 /// correct themselves and laboratory values still find their patient; without
 /// the key nobody can tell whose it is, not even by trying all identifiers.
 ///
@@ -29,29 +28,52 @@ impl PseudonymKey {
 
     /// What stands for the patient: `P-` and 80 bits in hexadecimal.
     pub fn patient(&self, patient: &PatientId) -> PatientId {
-        let digest = self.digest(b"patient", patient.expose());
-        let bits = digest[..10]
-            .iter()
-            .fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
-        PatientId::new(format!("P-{bits:020x}"))
+        PatientId::new(format!("P-{}", self.name("patient", patient.expose(), 10)))
+    }
+
+    /// The same for what people enter: a pseudonym stays as it is.
+    ///
+    /// ```
+    /// # use hepaflow::domain::{PatientId, PseudonymKey};
+    /// let key = PseudonymKey::new([7; 32]);
+    /// let pseudonym = key.known(&PatientId::new("Doe^Jane"));
+    /// assert_eq!(pseudonym, key.patient(&PatientId::new("Doe^Jane")));
+    /// assert_eq!(pseudonym, key.known(&pseudonym));
+    /// ```
+    pub fn known(&self, patient: &PatientId) -> PatientId {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let digits = patient.expose().strip_prefix("P-");
+        if digits.is_some_and(|digits| digits.len() == 20 && digits.bytes().all(is_digit)) {
+            return patient.clone();
+        }
+        self.patient(patient)
+    }
+
+    /// Another name for `text`: the first `bytes` of its digest, at most 32, in
+    /// hexadecimal. `what` keeps equal texts of different meaning apart.
+    pub fn name(&self, what: &str, text: &str, bytes: usize) -> String {
+        let mut name = String::with_capacity(2 * bytes);
+        for byte in self.digest(what, text).iter().take(bytes) {
+            name += &format!("{byte:02x}");
+        }
+        name
     }
 
     /// What stands for the study: a UID below 2.25, as PS3.5 section B.2 makes
     /// them of 128 bits.
     pub fn study(&self, study: &StudyUid) -> StudyUid {
-        let digest = self.digest(b"study", study.expose());
+        let digest = self.digest("study", study.expose());
         let bits = digest[..16]
             .iter()
             .fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
         StudyUid::new(format!("2.25.{bits}"))
     }
 
-    /// `what` keeps equal texts of different meaning apart.
-    fn digest(&self, what: &[u8], text: &str) -> [u8; 32] {
+    fn digest(&self, what: &str, text: &str) -> [u8; 32] {
         let mut outer = [0; 32];
         // A key of any length is taken.
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
-            mac.update(what);
+            mac.update(what.as_bytes());
             mac.update(&[0]);
             mac.update(text.as_bytes());
             outer = mac.finalize().into_bytes().into();

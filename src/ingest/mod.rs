@@ -32,6 +32,7 @@ pub mod listener;
 mod pipeline;
 mod preprocess;
 pub mod pull;
+pub mod push;
 mod queue;
 mod reader;
 mod reconnect;
@@ -54,7 +55,7 @@ pub use error::{IngestError, Origin};
 pub use reconnect::Reconnect;
 pub use view::{Look, Measures, Seen};
 
-use crate::domain::{ContentHash, Crop, Frame, FrameSize, PatientId, StudyUid};
+use crate::domain::{ContentHash, Crop, Frame, FrameSize, Instance, PatientId, StudyUid};
 use crate::metrics::{DropReason, SourceMetrics};
 use queue::Queue;
 use sandbox::Sandbox;
@@ -119,6 +120,8 @@ pub struct StreamHeader {
     pub patient: PatientId,
     /// The DICOM study, if it is one.
     pub study: Option<StudyUid>,
+    /// The DICOM instance, if it is one and says which.
+    pub instance: Option<Arc<Instance>>,
     /// The nominal time between frames, if the source says so.
     pub frame_interval: Option<Duration>,
     /// The picture as decoded.

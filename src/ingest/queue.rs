@@ -140,6 +140,7 @@ mod tests {
             content: ContentHash::of(b""),
             patient: PatientId::new("nobody"),
             study: None,
+            instance: None,
             frame_interval: None,
             picture: FrameSize {
                 height: 2,

@@ -4,34 +4,32 @@
 //! It sleeps on a bell that rings when GStreamer has a picture, a message or an
 //! end, and when the stream is dropped; it never polls.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+mod opening;
+mod picture;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
-use gstreamer_video::prelude::*;
 use prometheus::IntGauge;
-use sha2::{Digest, Sha256};
 
-use super::container::{self, Kind};
-use super::dicom::{Cine, Coding, Facts};
+use super::dicom::Facts;
 use super::error::{IngestError, Origin};
-use super::pipeline::{Bell, Playback, unusable};
-use super::preprocess::{Luma, Preprocessor, Range, fits};
+use super::pipeline::unusable;
+use super::preprocess::{Preprocessor, fits};
 use super::queue::{Closed, Queue};
 use super::reconnect::{Backoff, Outage, Reconnect, interruption, is_lasting};
 use super::sandbox::{self, Sandbox};
 use super::timing::Timeline;
-use super::view::{Chroma, Plane, Sight, View};
-use super::{Media, SourceRequest, StreamHeader, Wake, Watch, dicomsrc};
-use crate::domain::{ContentHash, Frame, FrameSize, PatientId};
+use super::view::{Sight, View};
+use super::{SourceRequest, StreamHeader, Wake, Watch, dicomsrc};
+use crate::domain::{Frame, FrameSize};
 use crate::metrics::{DropReason, Interruption, SourceMetrics};
+use opening::Opening;
+use picture::{chroma, interval_of, luma, mapped, size_of, video_info};
 
 /// Everything the thread needs.
 pub(super) struct Reader {
@@ -66,19 +64,6 @@ impl From<IngestError> for Stop {
     fn from(error: IngestError) -> Self {
         Self::Failed(error)
     }
-}
-
-/// A source before its first frame.
-struct Opening {
-    playback: Playback,
-    /// A video that was unwrapped; open for as long as it plays.
-    _bitstream: Option<File>,
-    content: ContentHash,
-    patient: PatientId,
-    /// From the DICOM header; nothing for other media.
-    facts: Facts,
-    /// How many frames there must be, where that is known beforehand.
-    expected: Option<u64>,
 }
 
 /// A source from its first frame on, through all interruptions.
@@ -153,18 +138,6 @@ impl Reader {
         }
     }
 
-    /// Whether this is a file that says it is DICOM. Anything else, what cannot
-    /// be opened included, is told by the reader.
-    fn is_dicom(&self) -> bool {
-        let Media::File(path) = &self.request.media else {
-            return false;
-        };
-        std::fs::metadata(path).is_ok_and(|about| about.is_file())
-            && File::open(path)
-                .and_then(|mut file| container::kind(&mut file))
-                .is_ok_and(|kind| kind == Kind::Dicom)
-    }
-
     /// Opens the source and plays it to its end.
     fn connect(&self, stream: &mut Option<Running>, outage: &mut Outage) -> Result<(), Stop> {
         let mut opening = self.open()?;
@@ -201,110 +174,6 @@ impl Reader {
             // What rings meanwhile is the pipeline that was taken down.
             while self.wait(Some(resume))? {}
         }
-    }
-
-    fn open(&self) -> Result<Opening, Stop> {
-        match &self.request.media {
-            Media::File(path) => self.open_file(path),
-            Media::Launch(line) => {
-                let patient = self.patient(None)?;
-                let playback = Playback::of_launch(line, &self.origin, self.ring())?;
-                Ok(Opening {
-                    playback,
-                    _bitstream: None,
-                    content: launch_content(line, self.request.live),
-                    patient,
-                    facts: Facts::default(),
-                    expected: None,
-                })
-            }
-        }
-    }
-
-    fn open_file(&self, path: &Path) -> Result<Opening, Stop> {
-        let unreadable = |error: io::Error| {
-            let origin = self.origin.clone();
-            match error.kind() {
-                io::ErrorKind::NotFound => IngestError::Missing { origin },
-                _ => IngestError::Unreadable {
-                    origin,
-                    error: Arc::new(error),
-                },
-            }
-        };
-        // Asked before opening: to open a pipe would wait for its writer.
-        let about = std::fs::metadata(path).map_err(unreadable)?;
-        let origin = || self.origin.clone();
-        if !about.is_file() {
-            return Err(IngestError::NotAFile { origin: origin() }.into());
-        }
-        if about.len() == 0 {
-            return Err(IngestError::Empty { origin: origin() }.into());
-        }
-        let mut file = File::open(path).map_err(unreadable)?;
-        let kind = container::kind(&mut file).map_err(unreadable)?;
-        let cine = match kind {
-            Kind::Dicom => {
-                let cine = Cine::open(path).map_err(|error| IngestError::Dicom {
-                    origin: origin(),
-                    error: Arc::new(error),
-                })?;
-                Some(cine)
-            }
-            Kind::Other => {
-                let claimed = container::claims_more_than(&mut file, about.len());
-                if let Some(expected) = claimed.map_err(unreadable)? {
-                    return Err(IngestError::Truncated {
-                        origin: origin(),
-                        expected,
-                        found: about.len(),
-                    }
-                    .into());
-                }
-                None
-            }
-        };
-        let facts = cine.as_ref().map(|cine| cine.facts.clone());
-        let facts = facts.unwrap_or_default();
-        let expected = cine.as_ref().and_then(Cine::len).map(|len| len as u64);
-        let patient = self.patient(facts.patient.clone())?;
-        let content = container::hash(&mut file, || self.queue.is_closed())
-            .map_err(unreadable)?
-            .ok_or(Stop::Closed)?;
-        let mut bitstream = None;
-        let playback = match cine {
-            Some(mut cine) if cine.coding == Coding::Video => {
-                let stream = bitstream.insert(cine.bitstream().map_err(unreadable)?);
-                // By way of /proc it can be opened again, though it has no name.
-                let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-                Playback::of_file(Path::new(&path), &self.origin, self.ring())?
-            }
-            Some(cine) => Playback::of_dicom(path, cine, &self.origin, self.ring())?,
-            None => Playback::of_file(path, &self.origin, self.ring())?,
-        };
-        Ok(Opening {
-            playback,
-            _bitstream: bitstream,
-            content,
-            patient,
-            facts,
-            expected,
-        })
-    }
-
-    fn patient(&self, from_header: Option<PatientId>) -> Result<PatientId, IngestError> {
-        let given = self.request.patient.clone();
-        given.or(from_header).ok_or_else(|| IngestError::NoPatient {
-            origin: self.origin.clone(),
-        })
-    }
-
-    fn ring(&self) -> Bell {
-        let bell = self.bell.clone();
-        Arc::new(move || {
-            // A full bell is a bell that will be heard.
-            let _ = bell.try_send(());
-        })
     }
 
     fn play(
@@ -450,6 +319,7 @@ impl Reader {
             content: opening.content,
             patient: opening.patient.clone(),
             study: facts.study.clone(),
+            instance: facts.instance.clone().map(Arc::new),
             frame_interval: stream.timeline.interval(),
             picture: stream.picture,
             crop: stream.view.crop(),
@@ -479,6 +349,9 @@ impl Reader {
         let region = facts.tissue.map(|region| region.crop);
         let region = region.filter(|crop| fits(*crop, picture));
         let mut view = View::new(self.request.look, self.request.crop, region, picture);
+        if facts.is_dual_screen {
+            view = view.of_dual_screen();
+        }
         if let Some(mapped) = mapped(sample, info)
             && let Some(luma) = luma(&mapped, info)
         {
@@ -499,7 +372,10 @@ impl Reader {
         })?;
         let (time, gap) = stream.timeline.stamp(sample);
         stream.is_cut |= gap || changed;
-        let Some(made) = self.make(stream, sample) else {
+        let timer = self.metrics.preprocess.start_timer();
+        let made = self.make(stream, sample);
+        timer.observe_duration();
+        let Some(made) = made else {
             self.metrics.dropped(DropReason::Unreadable).inc();
             return Ok(());
         };
@@ -606,88 +482,4 @@ impl Running {
 pub(super) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs_f64()
-}
-
-type Mapped<'a> = gst_video::VideoFrameRef<&'a gst::BufferRef>;
-
-/// The picture in `sample`, or `None` if it is not there or not to be trusted.
-fn mapped<'a>(sample: &'a gst::Sample, info: &gst_video::VideoInfo) -> Option<Mapped<'a>> {
-    let buffer = sample.buffer()?;
-    // The decoder lacked a reference picture and guessed.
-    if buffer.flags().contains(gst::BufferFlags::CORRUPTED) {
-        return None;
-    }
-    gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).ok()
-}
-
-fn is_limited(info: &gst_video::VideoInfo) -> bool {
-    info.colorimetry().range() == gst_video::VideoColorRange::Range16_235
-}
-
-fn luma<'a>(mapped: &'a Mapped<'_>, info: &gst_video::VideoInfo) -> Option<Luma<'a>> {
-    Some(Luma {
-        data: mapped.plane_data(0).ok()?,
-        stride: usize::try_from(*mapped.plane_stride().first()?).ok()?,
-        size: size_of(info),
-        range: if is_limited(info) {
-            Range::Limited
-        } else {
-            Range::Full
-        },
-    })
-}
-
-/// Cb and Cr, of pictures that have them.
-fn chroma<'a>(mapped: &'a Mapped<'_>, info: &gst_video::VideoInfo) -> Option<Chroma<'a>> {
-    let format = info.format_info();
-    let plane = |component: usize| {
-        Some(Plane {
-            data: mapped.comp_data(component as u32).ok()?,
-            stride: usize::try_from(mapped.comp_stride(component as u32)).ok()?,
-            step: usize::try_from(mapped.comp_pstride(component as u32)).ok()?,
-            across: *format.w_sub().get(component)?,
-            down: *format.h_sub().get(component)?,
-        })
-    };
-    if format.n_components() < 3 {
-        return None;
-    }
-    Some(Chroma {
-        planes: [plane(1)?, plane(2)?],
-        is_limited: is_limited(info),
-    })
-}
-
-fn video_info(sample: &gst::Sample) -> Option<gst_video::VideoInfo> {
-    gst_video::VideoInfo::from_caps(sample.caps()?).ok()
-}
-
-fn size_of(info: &gst_video::VideoInfo) -> FrameSize {
-    FrameSize {
-        height: info.height() as usize,
-        width: info.width() as usize,
-    }
-}
-
-/// The nominal interval; a rate of 0/1 means that it varies.
-fn interval_of(info: &gst_video::VideoInfo) -> Option<Duration> {
-    let fps = info.fps();
-    let (frames, seconds) = (
-        u64::try_from(fps.numer()).ok()?,
-        u64::try_from(fps.denom()).ok()?,
-    );
-    let nanoseconds = (seconds * 1_000_000_000).checked_div(frames)?;
-    (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds))
-}
-
-/// See [`StreamHeader::content`].
-fn launch_content(line: &str, live: bool) -> ContentHash {
-    let mut digest = Sha256::new();
-    digest.update(b"launch line\0");
-    digest.update(line.as_bytes());
-    if live {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        digest.update(now.unwrap_or_default().as_nanos().to_le_bytes());
-    }
-    ContentHash::from_digest(digest)
 }

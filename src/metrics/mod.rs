@@ -3,7 +3,8 @@
 //! One [`Metrics`] per run holds its own registry, so that two runs in one
 //! process (as in tests) do not add up. Rooms that count take the handle they
 //! need: ingest a [`SourceMetrics`], the dataflow the rest. Labels are bounded:
-//! `source` is a name from the pipeline file, `reason` one of [`DropReason`].
+//! `source` is a name from the pipeline file, `reason` one of [`DropReason`], `view`
+//! one of the seven parts of the graph that keeps answers.
 
 mod snapshot;
 
@@ -148,10 +149,21 @@ impl ListenerMetrics {
 pub struct SinkMetrics {
     /// Changes that wait for it.
     pub backlog: IntGauge,
+    /// Changes that it refuses while it takes others.
+    pub parked: IntGauge,
     /// Changes that it took.
     pub delivered: IntCounter,
     /// Attempts that failed.
     pub failures: IntCounter,
+}
+
+/// How much the arrangements of one part of the views hold, over all workers.
+#[derive(Clone, Debug)]
+pub struct ArrangementMetrics {
+    /// Updates.
+    pub records: IntGauge,
+    /// Batches that these lie in.
+    pub batches: IntGauge,
 }
 
 /// The counters of one run.
@@ -172,8 +184,11 @@ pub struct Metrics {
     associations_broken: IntCounterVec,
     instances: IntCounterVec,
     outbox_backlog: IntGaugeVec,
+    outbox_parked: IntGaugeVec,
     outbox_delivered: IntCounterVec,
     outbox_failures: IntCounterVec,
+    arrangement_records: IntGaugeVec,
+    arrangement_batches: IntGaugeVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
     /// Clip predictions made.
@@ -194,6 +209,7 @@ pub struct Metrics {
     pub engine_rebuilds: IntGauge,
     /// 1 when the card was given up, and the CPU computes.
     pub engine_fell_back: IntGauge,
+    preprocess: Histogram,
     /// Seconds from the arrival of a window's last frame until inference began.
     pub queue: Histogram,
     /// Seconds that inference took for one batch of clips.
@@ -223,6 +239,9 @@ pub struct SourceMetrics {
     pub last_frame: Gauge,
     /// Streams of this source that ended with an error.
     pub failures: IntCounter,
+    /// Seconds that examining, cropping and resizing a picture took, of all sources
+    /// together.
+    pub preprocess: Histogram,
     dropped: [IntCounter; DropReason::ALL.len()],
     interruptions: [IntCounter; Interruption::ALL.len()],
 }
@@ -268,14 +287,6 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
-        let stream_up = IntGaugeVec::new(
-            Opts::new(
-                "hepaflow_stream_up",
-                "Streams of the source that give frames now.",
-            ),
-            &["source"],
-        )?;
-        registry.register(Box::new(stream_up.clone()))?;
         let last_frame = GaugeVec::new(
             Opts::new(
                 "hepaflow_last_frame_timestamp_seconds",
@@ -284,22 +295,11 @@ impl Metrics {
             &["source"],
         )?;
         registry.register(Box::new(last_frame.clone()))?;
-        let associations = IntGaugeVec::new(
-            Opts::new(
-                "hepaflow_dicom_associations",
-                "DICOM associations under way.",
-            ),
-            &["source"],
-        )?;
-        registry.register(Box::new(associations.clone()))?;
-        let outbox_backlog = IntGaugeVec::new(
-            Opts::new(
-                "hepaflow_outbox_backlog",
-                "Changes of answers that wait for the sink.",
-            ),
-            &["sink"],
-        )?;
-        registry.register(Box::new(outbox_backlog.clone()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
         Ok(Self {
             frames_received: counters(
                 "hepaflow_frames_received_total",
@@ -332,9 +332,17 @@ impl Metrics {
                 "How often a live source had to be opened again, by reason.",
                 &["source", "reason"],
             )?,
-            stream_up,
+            stream_up: gauges(
+                "hepaflow_stream_up",
+                "Streams of the source that give frames now.",
+                &["source"],
+            )?,
             last_frame,
-            associations,
+            associations: gauges(
+                "hepaflow_dicom_associations",
+                "DICOM associations under way.",
+                &["source"],
+            )?,
             associations_turned_away: counters(
                 "hepaflow_dicom_associations_turned_away_total",
                 "DICOM peers turned away because there were too many at once.",
@@ -350,7 +358,26 @@ impl Metrics {
                 "DICOM instances that peers pushed, by what became of them.",
                 &["source", "outcome"],
             )?,
-            outbox_backlog,
+            outbox_backlog: gauges(
+                "hepaflow_outbox_backlog",
+                "Changes of answers that wait for the sink.",
+                &["sink"],
+            )?,
+            outbox_parked: gauges(
+                "hepaflow_outbox_parked",
+                "Changes of answers that the sink refuses while it takes others.",
+                &["sink"],
+            )?,
+            arrangement_records: gauges(
+                "hepaflow_arrangement_records",
+                "Updates that the arrangements of this part of the views hold.",
+                &["view"],
+            )?,
+            arrangement_batches: gauges(
+                "hepaflow_arrangement_batches",
+                "Batches that these updates lie in.",
+                &["view"],
+            )?,
             outbox_delivered: counters(
                 "hepaflow_outbox_delivered_total",
                 "Changes of answers that the sink took.",
@@ -395,6 +422,12 @@ impl Metrics {
                 "hepaflow_engine_fell_back",
                 "1 when the card was given up, and the CPU computes.",
             )?,
+            preprocess: histogram(
+                "hepaflow_preprocess_seconds",
+                "Time that examining, cropping and resizing a picture took, where that was \
+                 not done in a process of its own.",
+                0.000_05,
+            )?,
             queue: histogram(
                 "hepaflow_queue_seconds",
                 "Time from the arrival of a window's last frame until inference began.",
@@ -433,6 +466,7 @@ impl Metrics {
                     .with_label_values(&[name, reason.as_str()])
             }),
             failures: self.source_failures.with_label_values(&[name]),
+            preprocess: self.preprocess.clone(),
             dropped: DropReason::ALL.map(|reason| {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])
@@ -455,8 +489,17 @@ impl Metrics {
     pub fn sink(&self, name: &str) -> SinkMetrics {
         SinkMetrics {
             backlog: self.outbox_backlog.with_label_values(&[name]),
+            parked: self.outbox_parked.with_label_values(&[name]),
             delivered: self.outbox_delivered.with_label_values(&[name]),
             failures: self.outbox_failures.with_label_values(&[name]),
+        }
+    }
+
+    /// The sizes of the arrangements in the part of the views called `view`.
+    pub fn arrangement(&self, view: &str) -> ArrangementMetrics {
+        ArrangementMetrics {
+            records: self.arrangement_records.with_label_values(&[view]),
+            batches: self.arrangement_batches.with_label_values(&[view]),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 
-use super::{Architecture, InputSpec, Lstm, Model, ModelError, ModelSpec};
+use super::{Architecture, InputSpec, Lstm, MANIFEST, Model, ModelError, ModelSpec, manifest};
 use crate::domain::Stage::{F0, F1, F2, F3, F4};
 use crate::domain::{Stage, StageRange};
 
@@ -133,8 +133,14 @@ pub(super) fn write(
     let finish = || {
         fs::create_dir_all(&draft).map_err(|error| failed(&draft, error))?;
         let (toml, copy) = (draft.join("model.toml"), draft.join("weights.safetensors"));
-        fs::write(&toml, text).map_err(|error| failed(&toml, error))?;
+        fs::write(&toml, &text).map_err(|error| failed(&toml, error))?;
         fs::write(&copy, weights).map_err(|error| failed(&copy, error))?;
+        let sums = manifest(&[
+            ("model.toml", text.as_bytes()),
+            ("weights.safetensors", weights),
+        ]);
+        let file = draft.join(MANIFEST);
+        fs::write(&file, sums).map_err(|error| failed(&file, error))?;
         let model = Model::load(&draft)?;
         fs::rename(&draft, directory).map_err(|error| failed(directory, error))?;
         Ok(model)

@@ -4,12 +4,14 @@
 //! and their meaning, input) and `weights.safetensors` under PyTorch's own
 //! names. [`Model::load`] reads both, builds the network as a [`Graph`], and
 //! refuses weights that do not fit it, naming every tensor that is missing, too
-//! many, misshapen or not finite. What executes a graph is the engine, not this
+//! many, misshapen or not finite. Where there is a file of sums, it must be right; a
+//! signature over that can be asked for ([`Model::load_signed`]). What executes a graph is the engine, not this
 //! room.
 
 mod graph;
 mod import;
 mod onnx;
+mod seal;
 mod spec;
 mod weights;
 mod zoo;
@@ -21,6 +23,8 @@ use sha2::{Digest, Sha256};
 pub use graph::{Conv, Graph, Lstm, Node, NodeId, Op, Pool, Shape};
 pub use import::{ImportError, ImportOptions, import, usual_classes};
 pub use onnx::{OnnxError, OnnxOptions, import_onnx, to_onnx};
+pub use seal::MANIFEST;
+pub(crate) use seal::manifest;
 pub use spec::{Architecture, InputSpec, LayerSpec, ModelSpec};
 pub use weights::{Tensor, Weights};
 
@@ -69,6 +73,14 @@ pub enum ModelError {
         /// One line for each tensor.
         faults: Vec<String>,
     },
+    /// The directory is not what its sums or their signature say.
+    #[error("{}: {problem}; copy the whole model directory again from where it was made", file.display())]
+    Seal {
+        /// The file that says so, or that is missing.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 /// A model, ready for an engine.
@@ -84,9 +96,22 @@ impl Model {
     /// Reads and checks a model directory.
     ///
     /// # Errors
-    /// If a file is missing or malformed, or the weights do not fit the
-    /// architecture.
+    /// If a file is missing or malformed, the weights do not fit the
+    /// architecture, or a file is not what `SHA256SUMS` says, where that is there.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
+        Self::read(directory, None)
+    }
+
+    /// The same, and insists on a signature over `SHA256SUMS` by the Ed25519 key
+    /// whose public half is in `key_file`, in PEM.
+    ///
+    /// # Errors
+    /// As for [`Model::load`], or if there is no such signature.
+    pub fn load_signed(directory: &Path, key_file: &Path) -> Result<Self, ModelError> {
+        Self::read(directory, Some(key_file))
+    }
+
+    fn read(directory: &Path, key_file: Option<&Path>) -> Result<Self, ModelError> {
         let toml_file = directory.join("model.toml");
         let weights_file = directory.join("weights.safetensors");
         let read = |file: &Path| {
@@ -97,6 +122,14 @@ impl Model {
         };
         let toml_bytes = read(&toml_file)?;
         let weight_bytes = weights::read_file(&weights_file)?;
+        let files = [
+            ("model.toml", &toml_bytes[..]),
+            ("weights.safetensors", &weight_bytes[..]),
+        ];
+        let manifest = seal::check(directory, &files)?;
+        if let Some(key_file) = key_file {
+            seal::check_signature(directory, manifest.as_deref(), key_file)?;
+        }
         let spec = ModelSpec::parse(&toml_file, &toml_bytes)?;
         let graph = spec.graph().map_err(|problem| ModelError::Impossible {
             file: toml_file,

@@ -1,54 +1,30 @@
 //! Names for patients and studies that tell nothing about them: what addresses
 //! and pages show instead of an identifier.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
 
-use hmac::{Hmac, Mac};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
-use sha2::Sha256;
 
-use crate::domain::PatientId;
+use crate::config::{KeyError, pseudonym_key};
+use crate::domain::{PatientId, PseudonymKey};
 
 /// Makes opaque names: keyed, so that nobody without the key can try out which
 /// identifier gives a name.
-#[derive(Clone)]
-pub(super) struct Ids([u8; 32]);
-
-impl std::fmt::Debug for Ids {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ids(secret)")
-    }
-}
+#[derive(Clone, Debug)]
+pub(super) struct Ids(PseudonymKey);
 
 impl Ids {
     /// With the key in `file`, which is made if it is not there: names stay the
     /// same from run to run.
-    pub(super) fn open(file: &Path) -> io::Result<Self> {
-        let mut key = [0; 32];
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(file) {
-            Ok(mut made) => {
-                random(&mut key)?;
-                made.write_all(&key)?;
-                made.sync_all()?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::File::open(file)?.read_exact(&mut key)?;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(Self(key))
+    pub(super) fn open(file: &Path) -> Result<Self, KeyError> {
+        pseudonym_key(file).map(Self)
     }
 
     /// The patient's name in addresses: 32 hexadecimal digits.
     pub(super) fn patient(&self, patient: &PatientId) -> String {
-        self.name("patient", patient.expose())
+        self.0.name("patient", patient.expose(), 16)
     }
 
     /// The patient's name for people who may not see the identifier.
@@ -56,17 +32,6 @@ impl Ids {
         let mut name = self.patient(patient).to_uppercase();
         name.truncate(6);
         format!("#{name}")
-    }
-
-    fn name(&self, kind: &str, text: &str) -> String {
-        // HMAC takes keys of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
-            return String::new();
-        };
-        mac.update(kind.as_bytes());
-        mac.update(&[0]);
-        mac.update(text.as_bytes());
-        hex(&mac.finalize().into_bytes()[..16])
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Site;
+use super::api::StreamRow;
 use super::auth::Caller;
 use super::problem::Problem;
 use super::site::millis;
@@ -221,27 +222,8 @@ impl Viewer {
     }
 
     fn state(&self, streams: &[Arc<LiveStream>]) -> RunState {
-        let (site, ids) = (&self.site, &self.site.ids);
-        let one = |stream: &Arc<LiveStream>| {
-            let (frames, arrived) = stream.frames();
-            let crop = stream.crop;
-            StreamState {
-                id: stream.id.0,
-                source: stream.source.clone(),
-                live: stream.live,
-                patient: ids.patient(&stream.patient),
-                label: if self.caller.sees_identifiers() {
-                    stream.patient.expose().to_owned()
-                } else {
-                    ids.label(&stream.patient)
-                },
-                picture: (stream.picture.width, stream.picture.height),
-                crop: (crop.x, crop.y, crop.width, crop.height),
-                frames,
-                age_ms: arrived.map(|arrived| arrived.elapsed().as_millis() as u64),
-                ended_ms: stream.ended().map(millis),
-            }
-        };
+        let site = &self.site;
+        let one = |stream: &Arc<LiveStream>| StreamRow::of(site, &self.caller, stream);
         RunState {
             now_ms: millis(SystemTime::now()),
             started_ms: millis(site.started),
@@ -261,23 +243,7 @@ struct RunState {
     now_ms: u64,
     started_ms: u64,
     stopping: bool,
-    streams: Vec<StreamState>,
-}
-
-#[derive(Serialize)]
-struct StreamState {
-    id: u32,
-    source: String,
-    live: bool,
-    /// In addresses.
-    patient: String,
-    /// For people.
-    label: String,
-    picture: (usize, usize),
-    crop: (u32, u32, u32, u32),
-    frames: u64,
-    age_ms: Option<u64>,
-    ended_ms: Option<u64>,
+    streams: Vec<StreamRow>,
 }
 
 #[derive(Serialize)]

@@ -24,27 +24,25 @@ mod picture;
 mod problem;
 mod router;
 mod site;
-mod tls;
 pub mod tokens;
 
 pub mod outbox;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use auth::Access;
 use ids::Ids;
 use site::Site;
 pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
-pub use tls::TlsError;
 use tokens::{TokenError, Tokens};
 
-use crate::config::ServeConfig;
+use crate::config::{KeyError, ServeConfig, TlsError, server_tls};
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,13 +63,8 @@ pub enum ServeError {
     )]
     Unprotected(SocketAddr),
     /// The key behind opaque names cannot be read or made.
-    #[error("cannot use {}: {error}", file.display())]
-    Ids {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Ids(#[from] KeyError),
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
@@ -106,10 +99,10 @@ impl Server {
         }
         let tokens = config.tokens.as_deref().map(Tokens::load).transpose()?;
         let tls = config.tls.as_ref();
-        let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
-        let tls = tls.transpose()?;
-        let file = subject.ids.clone();
-        let ids = Ids::open(&file).map_err(|error| ServeError::Ids { file, error })?;
+        let tls =
+            tls.map(|(certificate, key)| server_tls(certificate, key, config.clients.as_deref()));
+        let tls = tls.transpose()?.map(TlsAcceptor::from);
+        let ids = Ids::open(&subject.ids)?;
         let bind = || {
             let listener = TcpListener::bind(listen)?;
             listener.set_nonblocking(true)?;

@@ -12,7 +12,7 @@ use super::picture::Pictures;
 use super::problem::Problem;
 use crate::config::StorePlace;
 use crate::dataflow::{Control, Facts, Opening};
-use crate::domain::{FrameSize, ModelHash, PatientId, StageRange};
+use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey, StageRange};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
@@ -33,6 +33,10 @@ pub struct Subject {
     pub ids: PathBuf,
     /// The model that scores.
     pub model: ServedModel,
+    /// Further models that score the same windows.
+    pub beside: Vec<ServedModel>,
+    /// The key of the pseudonyms under which patients are kept, if they are.
+    pub pseudonyms: Option<PseudonymKey>,
     /// The pipeline file's sources.
     pub sources: Vec<ServedSource>,
     /// Makes a stream of what the API is asked for.
@@ -104,6 +108,23 @@ impl Site {
             viewers: Arc::new(Semaphore::new(VIEWERS)),
             reader: Arc::default(),
             started: SystemTime::now(),
+        }
+    }
+
+    /// The model of this hash, if it scores in this run; else the first that does.
+    pub(super) fn running(&self, hash: &str) -> &ServedModel {
+        let mut beside = self.subject.beside.iter();
+        beside
+            .find(|model| model.hash.to_string() == hash)
+            .unwrap_or(&self.subject.model)
+    }
+
+    /// The patient that people call so, as the store knows them.
+    pub(super) fn patient(&self, identifier: &str) -> PatientId {
+        let patient = PatientId::new(identifier);
+        match &self.subject.pseudonyms {
+            Some(key) => key.known(&patient),
+            None => patient,
         }
     }
 

@@ -6,18 +6,20 @@ use super::{DatabaseFault, StoreError};
 use crate::config::StorePlace;
 
 /// Files are only ever added: a store remembers how many of them it has seen.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("migrations/001_results.sql"),
     include_str!("migrations/002_outbox.sql"),
     include_str!("migrations/003_facts.sql"),
     include_str!("migrations/004_views.sql"),
+    include_str!("migrations/005_reports.sql"),
+    include_str!("migrations/006_answers.sql"),
 ];
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Every table that a store of this version has.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 13] = [
     "models",
     "clip_predictions",
     "patient_results",
@@ -27,6 +29,10 @@ const TABLES: [&str; 9] = [
     "indices",
     "agreements",
     "evaluations",
+    "instances",
+    "reports",
+    "answer_log",
+    "answer_log_head",
 ];
 
 /// What is said otherwise in PostgreSQL: numbers have 64 bits, and texts are

@@ -10,6 +10,8 @@
 //! Both databases have the same tables (`migrations/`) and get the same
 //! statements (`database.rs`).
 
+mod answer_log;
+mod chain;
 mod database;
 mod error;
 mod facts;
@@ -17,7 +19,9 @@ mod migrate;
 mod outbox;
 mod postgres_link;
 mod read;
+mod records;
 mod replace;
+mod reports;
 mod row;
 mod sqlite;
 pub mod tls;
@@ -25,22 +29,25 @@ mod views;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::sync::Arc;
 
+pub use answer_log::{Cause, LoggedAnswer};
+pub use chain::{LogFault, LogHead, Verified};
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};
-pub use facts::{Change, Effect, FactError, LogFault, LogHead, LoggedChange, Receipt, Verified};
+pub use facts::{Change, Effect, FactError, LoggedChange, Receipt};
 use outbox::Event;
-pub use outbox::{OutboxSink, Outgoing};
+pub use outbox::{OutboxSink, Outgoing, Parked};
 pub use read::{Page, Summary};
 pub use replace::replace_file;
+pub use reports::FiledReport;
 use row::{Row, Value, wrong};
 use serde::{Deserialize, Serialize};
 pub use views::{RowChange, ViewRow};
 
 use crate::config::StorePlace;
 use crate::domain::{
-    ClipKey, ClipPrediction, ClipSpan, ContentHash, EventTime, ModelHash, PatientId, PatientResult,
-    Probability, StageRange, StudyUid,
+    ClipKey, ClipPrediction, ContentHash, Instance, ModelHash, PatientId, PatientResult, StageRange,
 };
 
 /// What the store remembers of a model.
@@ -63,12 +70,19 @@ pub struct Batch {
     pub patients: Vec<PatientChange>,
     /// Changed rows of the other views, later ones winning.
     pub rows: Vec<RowChange>,
+    /// Why answers changed.
+    pub cause: Cause,
+    /// The DICOM instances that streams are, for reports; later ones winning.
+    pub instances: Vec<(ContentHash, Arc<Instance>)>,
 }
 
 impl Batch {
     /// True if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.clips.is_empty() && self.patients.is_empty() && self.rows.is_empty()
+        self.clips.is_empty()
+            && self.patients.is_empty()
+            && self.rows.is_empty()
+            && self.instances.is_empty()
     }
 
     /// Adds what `later` holds behind this.
@@ -76,6 +90,8 @@ impl Batch {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
         self.rows.extend(later.rows);
+        self.cause.extend(later.cause);
+        self.instances.extend(later.instances);
     }
 }
 
@@ -89,6 +105,11 @@ pub enum PatientChange {
 }
 
 impl PatientChange {
+    /// Whose answer.
+    pub fn patient(&self) -> &PatientId {
+        self.key().0
+    }
+
     /// Whose answer, under which model.
     fn key(&self) -> (&PatientId, ModelHash) {
         match self {
@@ -180,20 +201,24 @@ impl Store {
         // Sorted, so that processes that write the same rows wait for one
         // another instead of for ever; and one change a patient, the last.
         let clips: BTreeMap<_, _> = batch.clips.iter().map(|clip| (clip.key, clip)).collect();
-        let clips: Vec<_> = clips.into_values().map(clip_row).collect();
+        let clips: Vec<_> = clips.into_values().map(records::of_clip).collect();
         let events: BTreeMap<_, _> = batch
             .patients
             .iter()
             .map(|change| (change.key(), Event::of(change)))
             .collect();
+        let instances: BTreeMap<_, _> = batch.instances.iter().cloned().collect();
         let sinks = &self.sinks;
         self.database
             .change(|transaction| {
+                reports::write_instances(transaction, &instances)?;
                 let end = "ON CONFLICT (content, first_frame, model) DO NOTHING";
                 transaction.insert("clip_predictions", &clips, end, |_| Ok(()))?;
                 let changed = write_answers(transaction, &events)?;
                 views::write_rows(transaction, &batch.rows)?;
-                outbox::enqueue(transaction, sinks, &changed)
+                outbox::enqueue(transaction, sinks, &changed)?;
+                // Last, so that who holds the log's end waits for nobody.
+                answer_log::append(transaction, &batch.cause, &changed)
             })
             .map_err(|fault| fault.at(&self.place))
     }
@@ -225,30 +250,11 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn clip_predictions(&self) -> Result<Vec<ClipPrediction>, StoreError> {
-        let sql = "SELECT content, first_frame, model, last_frame, begin_ns, end_ns, gaps_before,
-                          patient, study, source, probabilities
-                   FROM clip_predictions ORDER BY patient, model, content, first_frame";
-        self.rows(sql, |row| {
-            let first_frame = row.unsigned(1)?;
-            Ok(ClipPrediction {
-                key: ClipKey {
-                    content: row.parsed(0)?,
-                    first_frame,
-                    model: row.parsed(2)?,
-                },
-                span: ClipSpan {
-                    first_frame,
-                    last_frame: row.unsigned(3)?,
-                    begin: EventTime::from_nanos(row.unsigned(4)?),
-                    end: EventTime::from_nanos(row.unsigned(5)?),
-                    gaps_before: row.unsigned(6)?,
-                },
-                patient: PatientId::new(row.text(7)?),
-                study: row.optional_text(8)?.map(StudyUid::new),
-                source: row.text(9)?,
-                probabilities: probabilities(row, 10)?,
-            })
-        })
+        let sql = format!(
+            "SELECT {} FROM clip_predictions ORDER BY patient, model, content, first_frame",
+            records::CLIP
+        );
+        self.rows(&sql, records::clip)
     }
 
     /// The windows that are done already, under any model.
@@ -274,25 +280,11 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn patient_results(&self) -> Result<Vec<PatientResult>, StoreError> {
-        let sql = "SELECT patient, model, clips, probabilities, left_out, weight, abstention,
-                          is_current
-                   FROM patient_results ORDER BY patient, model";
-        self.rows(sql, |row| {
-            let abstention = row.optional_text(6)?;
-            Ok(PatientResult {
-                patient: PatientId::new(row.text(0)?),
-                model: row.parsed(1)?,
-                current: row.integer(7)? == 1,
-                clips: row.unsigned(2)?,
-                left_out: row.unsigned(4)?,
-                weight: row.unsigned(5)?,
-                probabilities: probabilities(row, 3)?,
-                abstention: match abstention {
-                    Some(why) => Some(why.parse().map_err(|error| wrong(6, error))?),
-                    None => None,
-                },
-            })
-        })
+        let sql = format!(
+            "SELECT {} FROM patient_results ORDER BY patient, model",
+            records::ANSWER
+        );
+        self.rows(&sql, records::answer)
     }
 
     /// The recordings that were scored whose content begins with these digits.
@@ -334,9 +326,7 @@ impl Store {
         sql: &str,
         take: impl FnMut(&Row<'_>) -> Result<T, DatabaseFault>,
     ) -> Result<Vec<T>, StoreError> {
-        self.database
-            .read(sql, &[], take)
-            .map_err(|fault| fault.at(&self.place))
+        self.read(sql, &[], take)
     }
 }
 
@@ -349,7 +339,10 @@ fn write_answers<'a>(
 ) -> Result<Vec<&'a Event<'a>>, DatabaseFault> {
     let standing: Vec<_> = events
         .values()
-        .filter_map(|e| answer_row(e.change))
+        .filter_map(|event| match event.change {
+            PatientChange::Stands(result) => Some(records::of_answer(result)),
+            PatientChange::Withdrawn(..) => None,
+        })
         .collect();
     let key = |row: &Row<'_>| Ok((PatientId::new(row.text(0)?), row.parsed::<ModelHash>(1)?));
     let mut changed = transaction.insert("patient_results", &standing, STANDS, key)?;
@@ -382,48 +375,3 @@ const STANDS: &str = "ON CONFLICT (patient, model) DO UPDATE
 
 const WITHDRAW: &str =
     "DELETE FROM patient_results WHERE patient = $1 AND model = $2 RETURNING patient, model";
-
-fn clip_row(clip: &ClipPrediction) -> Vec<Value<'_>> {
-    vec![
-        clip.key.content.to_string().into(),
-        clip.key.first_frame.into(),
-        clip.key.model.to_string().into(),
-        clip.span.last_frame.into(),
-        clip.span.begin.as_nanos().into(),
-        clip.span.end.as_nanos().into(),
-        clip.span.gaps_before.into(),
-        clip.patient.expose().into(),
-        clip.study.as_ref().map(StudyUid::expose).into(),
-        clip.source.as_str().into(),
-        raw_json(&clip.probabilities).into(),
-    ]
-}
-
-fn answer_row(change: &PatientChange) -> Option<Vec<Value<'_>>> {
-    let PatientChange::Stands(result) = change else {
-        return None;
-    };
-    Some(vec![
-        result.patient.expose().into(),
-        result.model.to_string().into(),
-        result.clips.into(),
-        raw_json(&result.probabilities).into(),
-        result.left_out.into(),
-        result.weight.into(),
-        result.abstention.map(|why| why.to_string()).into(),
-        i64::from(result.current).into(),
-    ])
-}
-
-fn raw_json(probabilities: &[Probability]) -> String {
-    let raw: Vec<_> = probabilities.iter().map(|p| p.to_raw()).collect();
-    serde_json::Value::from(raw).to_string()
-}
-
-fn probabilities(row: &Row<'_>, column: usize) -> Result<Vec<Probability>, DatabaseFault> {
-    Ok(row
-        .json::<Vec<i64>>(column)?
-        .into_iter()
-        .map(Probability::from_raw)
-        .collect())
-}

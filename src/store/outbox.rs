@@ -1,12 +1,13 @@
 //! Results on their way out. A row is written in the transaction that changes an
 //! answer, and deleted when its sink has taken it: what happens in between, a
-//! crash or a sink that is down, loses nothing and may repeat something.
+//! crash or a sink that is down, loses nothing and may repeat something. A change
+//! that its sink refuses while it takes others is parked: it stays, and others pass.
 
 use std::fs::{File, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::database::{Database, Transaction};
-use super::row::{Value, wrong};
+use super::row::{Row, Value, wrong};
 use super::{DatabaseFault, PatientChange, Store, StoreError};
 use crate::config::StorePlace;
 
@@ -31,6 +32,22 @@ pub struct Outgoing {
     pub change: PatientChange,
     /// When it did.
     pub changed: SystemTime,
+}
+
+/// A change that a sink refuses while it takes others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parked {
+    /// Whose it is.
+    pub sink: String,
+    /// The change.
+    pub outgoing: Outgoing,
+    /// When it was put aside.
+    pub parked: SystemTime,
+    /// What the sink said last.
+    pub refusal: String,
+    /// Whether the sink has taken a later change of the same answer: then this one
+    /// is not sent again.
+    pub outdated: bool,
 }
 
 /// A change about to be committed, under its name.
@@ -62,7 +79,9 @@ pub(super) fn enqueue(
         .collect::<Result<_, _>>()?;
     for sink in sinks {
         let name = sink.name.as_str();
-        if count(transaction.read(COUNT, &[name.into()], |row| row.unsigned(0))?) > sink.backlog {
+        // What is parked takes room too, and gives way to newer answers as well.
+        let sql = "SELECT count(*) FROM outbox WHERE sink = $1";
+        if count(transaction.read(sql, &[name.into()], |row| row.unsigned(0))?) > sink.backlog {
             for event in events {
                 let (patient, model) = event.change.key();
                 let key = [
@@ -94,7 +113,6 @@ pub(super) fn enqueue(
     Ok(())
 }
 
-const COUNT: &str = "SELECT count(*) FROM outbox WHERE sink = $1";
 const SUPERSEDE: &str = "DELETE FROM outbox WHERE sink = $1 AND patient = $2 AND model = $3";
 
 fn count(rows: Vec<u64>) -> u64 {
@@ -145,45 +163,147 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn outgoing(&self, sink: &str, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
-        let sql = "SELECT sequence, event, change, changed_ns FROM outbox
-                   WHERE sink = $1 ORDER BY sequence LIMIT $2";
-        let values = [sink.into(), (limit as u64).into()];
-        self.database
-            .read(sql, &values, |row| {
-                Ok(Outgoing {
-                    sequence: row.integer(0)?,
-                    event: row.text(1)?,
-                    change: row.json(2)?,
-                    changed: UNIX_EPOCH + Duration::from_nanos(row.unsigned(3)?),
-                })
-            })
-            .map_err(|fault| fault.at(&self.place))
+        let sql = format!(
+            "SELECT {OUTGOING} FROM outbox WHERE sink = $1 AND parked_ns IS NULL
+             ORDER BY sequence LIMIT $2"
+        );
+        self.read(&sql, &[sink.into(), (limit as u64).into()], outgoing)
     }
 
-    /// Forgets what a sink has taken.
+    /// Forgets what a sink has taken. What was parked of the same answer before is
+    /// outdated by it.
     ///
     /// # Errors
     /// If the database refuses.
     pub fn delivered(&mut self, taken: &[Outgoing]) -> Result<(), StoreError> {
-        self.database
-            .change(|transaction| {
-                for outgoing in taken {
-                    let sql = "DELETE FROM outbox WHERE sequence = $1";
-                    transaction.read(sql, &[outgoing.sequence.into()], |_| Ok(()))?;
+        self.change(|transaction| {
+            for outgoing in taken {
+                let sql = "DELETE FROM outbox WHERE sequence = $1 RETURNING sink";
+                let sequence = outgoing.sequence.into();
+                let sinks = transaction.read(sql, &[sequence], |row| row.text(0))?;
+                let (patient, model) = outgoing.change.key();
+                for sink in sinks {
+                    let sql = "UPDATE outbox SET outdated = 1
+                               WHERE sink = $1 AND patient = $2 AND model = $3
+                                 AND sequence < $4 AND parked_ns IS NOT NULL";
+                    let values = [
+                        sink.into(),
+                        patient.expose().into(),
+                        model.to_string().into(),
+                        outgoing.sequence.into(),
+                    ];
+                    transaction.read(sql, &values, |_| Ok(()))?;
                 }
-                Ok(())
-            })
-            .map_err(|fault| fault.at(&self.place))
+            }
+            Ok(())
+        })
     }
 
-    /// How many changes wait for `sink`.
+    /// Puts a change aside that its sink refuses: it waits no more, and stays.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn park(&mut self, outgoing: &Outgoing, refusal: &str) -> Result<(), StoreError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_nanos() as i64;
+        self.change(|transaction| {
+            let sql = "UPDATE outbox SET parked_ns = $1, refusal = $2 WHERE sequence = $3";
+            let values = [now.into(), refusal.into(), outgoing.sequence.into()];
+            transaction.read(sql, &values, |_| Ok(())).map(drop)
+        })
+    }
+
+    /// What is parked, in the order in which it was made.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        let sql = format!(
+            "SELECT {OUTGOING}, sink, parked_ns, refusal, outdated FROM outbox
+             WHERE parked_ns IS NOT NULL ORDER BY sequence"
+        );
+        self.read(&sql, &[], |row| {
+            Ok(Parked {
+                outgoing: outgoing(row)?,
+                sink: row.text(4)?,
+                parked: UNIX_EPOCH + Duration::from_nanos(row.unsigned(5)?),
+                refusal: row.text(6)?,
+                outdated: row.integer(7)? == 1,
+            })
+        })
+    }
+
+    /// Lets parked changes of `sink` wait again, in their old places: all that are
+    /// not outdated, or the one called `event`. Says how many.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn unpark(&mut self, sink: &str, event: Option<&str>) -> Result<u64, StoreError> {
+        let sql = "UPDATE outbox SET parked_ns = NULL, refusal = NULL
+                   WHERE sink = $1 AND parked_ns IS NOT NULL AND outdated = 0
+                     AND ($2 = '' OR event = $3) RETURNING sequence";
+        self.of_parked(sql, sink, event)
+    }
+
+    /// Forgets parked changes of `sink`: all, or the one called `event`. Says how
+    /// many.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn discard(&mut self, sink: &str, event: Option<&str>) -> Result<u64, StoreError> {
+        let sql = "DELETE FROM outbox WHERE sink = $1 AND parked_ns IS NOT NULL
+                     AND ($2 = '' OR event = $3) RETURNING sequence";
+        self.of_parked(sql, sink, event)
+    }
+
+    fn of_parked(&mut self, sql: &str, sink: &str, event: Option<&str>) -> Result<u64, StoreError> {
+        let event = event.unwrap_or_default();
+        let values = [sink.into(), event.into(), event.into()];
+        self.change(|transaction| Ok(transaction.read(sql, &values, |_| Ok(()))?.len() as u64))
+    }
+
+    /// How many changes wait for `sink`; those that are parked do not.
     ///
     /// # Errors
     /// If the store cannot be read.
     pub fn backlog(&self, sink: &str) -> Result<u64, StoreError> {
-        self.database
-            .read(COUNT, &[sink.into()], |row| row.unsigned(0))
+        let sql = "SELECT count(*) FROM outbox WHERE sink = $1 AND parked_ns IS NULL";
+        self.read(sql, &[sink.into()], |row| row.unsigned(0))
             .map(count)
-            .map_err(|fault| fault.at(&self.place))
     }
+
+    /// How many changes of `sink` are parked.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn parked_for(&self, sink: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM outbox WHERE sink = $1 AND parked_ns IS NOT NULL";
+        self.read(sql, &[sink.into()], |row| row.unsigned(0))
+            .map(count)
+    }
+
+    /// How many changes wait and how many are parked, by sink: of those that have
+    /// any.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn waiting(&self) -> Result<Vec<(String, u64, u64)>, StoreError> {
+        let sql = "SELECT sink, count(*), count(parked_ns) FROM outbox GROUP BY sink ORDER BY sink";
+        self.read(sql, &[], |row| {
+            let (all, parked) = (row.unsigned(1)?, row.unsigned(2)?);
+            Ok((row.text(0)?, all - parked, parked))
+        })
+    }
+}
+
+/// The columns of [`outgoing`].
+const OUTGOING: &str = "sequence, event, change, changed_ns";
+
+fn outgoing(row: &Row<'_>) -> Result<Outgoing, DatabaseFault> {
+    Ok(Outgoing {
+        sequence: row.integer(0)?,
+        event: row.text(1)?,
+        change: row.json(2)?,
+        changed: UNIX_EPOCH + Duration::from_nanos(row.unsigned(3)?),
+    })
 }

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::database::Transaction;
-use super::row::{Value, wrong};
-use super::{DatabaseFault, Store, StoreError};
+use super::row::Value;
+use super::{DatabaseFault, Store, StoreError, records};
 use crate::clinical::{Agreement, Auc, Confusion, Evaluation, Indices, Rater};
 use crate::domain::{PatientId, Stage};
 
@@ -164,17 +164,8 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn indices(&self) -> Result<Vec<(PatientId, Indices)>, StoreError> {
-        let sql = "SELECT patient, fib4, fib4_class, apri, apri_class FROM indices
-                   ORDER BY patient";
-        self.read(sql, &[], |row| {
-            let indices = Indices {
-                fib4: row.integer(1)?,
-                fib4_class: row.parsed(2)?,
-                apri: row.integer(3)?,
-                apri_class: row.parsed(4)?,
-            };
-            Ok((PatientId::new(row.text(0)?), indices))
-        })
+        let sql = format!("SELECT {} FROM indices ORDER BY patient", records::INDICES);
+        self.read(&sql, &[], records::indices)
     }
 
     /// Models beside indices, by patient; a discordance is a row where the two
@@ -183,23 +174,11 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn agreements(&self) -> Result<Vec<(PatientId, Agreement)>, StoreError> {
-        let sql = "SELECT patient, model, rater, target, model_says, rater_says
-                   FROM agreements ORDER BY patient, model, rater, target";
-        self.read(sql, &[], |row| {
-            let said = |column| match row.integer(column)? {
-                0 => Ok(false),
-                1 => Ok(true),
-                _ => Err(wrong(column, "neither 0 nor 1")),
-            };
-            let agreement = Agreement {
-                model: row.parsed(1)?,
-                index: row.parsed(2)?,
-                target: row.parsed(3)?,
-                model_says: said(4)?,
-                index_says: said(5)?,
-            };
-            Ok((PatientId::new(row.text(0)?), agreement))
-        })
+        let sql = format!(
+            "SELECT {} FROM agreements ORDER BY patient, model, rater, target",
+            records::AGREEMENT
+        );
+        self.read(&sql, &[], records::agreement)
     }
 
     /// Every rater against pathology, by rater and question.

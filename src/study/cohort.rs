@@ -20,6 +20,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::clinical::{
@@ -189,6 +192,18 @@ impl Cohort {
     /// As [`Self::load`].
     pub fn load_facts(directory: &Path) -> Result<Self, CohortError> {
         Self::read(directory, false)
+    }
+
+    /// The same patients and recordings, with the stages dealt out among them by
+    /// chance: whatever is learnt of those, nothing can be known of a patient who
+    /// was held out, and every method must come out at an AUC of a half. One that
+    /// does not has seen what it is judged by.
+    pub fn shuffle_stages(&mut self, seed: u64) {
+        let mut stages: Vec<Stage> = self.patients.iter().map(|one| one.stage).collect();
+        stages.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        for (patient, stage) in self.patients.iter_mut().zip(stages) {
+            patient.stage = stage;
+        }
     }
 
     fn read(directory: &Path, with_videos: bool) -> Result<Self, CohortError> {

@@ -8,7 +8,8 @@
 //! OUT/evaluation.json     how good that is
 //! OUT/ablations.json      what the models live on: AblationRecord
 //! OUT/models/<method>/fold<k>/    model.toml, weights.safetensors,
-//!                                 training.json (TrainingRecord), curves.svg
+//!                                 training.json (TrainingRecord), curves.svg,
+//!                                 README.md (its model card)
 //! OUT/attention/attention.json    where they look: AttentionRecord; with PNGs
 //! OUT/report.html, OUT/report.json
 //! ```
@@ -248,6 +249,11 @@ impl StudyFolder {
     /// [`TrainingRecord`] of a fold-model.
     pub fn training(&self, method: &str, fold: usize) -> PathBuf {
         self.model(method, fold).join("training.json")
+    }
+
+    /// The model card of a fold-model.
+    pub fn card(&self, method: &str, fold: usize) -> PathBuf {
+        self.model(method, fold).join("README.md")
     }
 
     /// Where pictures of attention lie.

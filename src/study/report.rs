@@ -6,6 +6,7 @@
 //! their line in `cohort.csv`, so that a report can be shown around. Called by
 //! `hepaflow evaluate` and `hepaflow study`.
 
+mod card;
 mod figures;
 mod page;
 mod style;
@@ -13,6 +14,8 @@ mod tables;
 
 use std::io;
 use std::path::PathBuf;
+
+pub use card::write_cards;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -104,6 +104,65 @@ fn a_report_or_export_that_does_not_fit_leaves_the_old_one() {
     }
 }
 
+#[test]
+fn labels_that_do_not_fit_are_entered_by_the_next_import_and_the_log_stays_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = "patient_id,stage,date\n".to_owned();
+    for number in 0..4000 {
+        table += &format!("P{number},F2,2024-05-17\n");
+    }
+    fs::write(folder.path().join("labels.csv"), table).unwrap();
+    let import = "labels import labels.csv --store r.sqlite --json";
+    let output = starved(400, import, folder.path());
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("r.sqlite") && !errors.contains("panicked"),
+        "{errors}"
+    );
+    let verify = ["audit", "verify", "--store", "r.sqlite", "--json"];
+    let rows = || {
+        let output = hepaflow(&verify, folder.path());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["rows"].as_u64().unwrap()
+    };
+    let before = rows();
+    assert!(before < 4000, "{before}");
+    let args: Vec<_> = import.split(' ').collect();
+    let output = hepaflow(&args, folder.path());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["values_entered"], 4000 - before);
+    assert_eq!(report["values_unchanged"], before);
+    assert_eq!(rows(), 4000);
+}
+
+#[test]
+fn a_key_that_cannot_be_written_whole_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(
+        folder.path(),
+        &[],
+        "[[source]]\nname = 'a'\npath = 'a.mp4'\npatient = 'P'\n[privacy]\nkey = 'p.key'\n",
+    );
+    fs::write(folder.path().join("labels.csv"), "patient_id,stage\nP,F2\n").unwrap();
+    let output = starved(
+        0,
+        "labels import labels.csv --pipeline p.toml",
+        folder.path(),
+    );
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("p.key"), "{errors}");
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("p.key"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+}
+
 /// Reads an export back with a reader of its format.
 fn check_export(format: &str, out: &Path, rows: usize) {
     use parquet::file::reader::{FileReader, SerializedFileReader};

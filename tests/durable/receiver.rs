@@ -1,5 +1,6 @@
 //! An HTTP server that behaves as badly as it is told to.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -29,6 +30,7 @@ pub(crate) struct Receiver {
     pub(crate) url: String,
     mood: Arc<Mutex<Box<dyn FnMut() -> Mood + Send>>>,
     taken: Arc<Mutex<Vec<Value>>>,
+    refused: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Receiver {
@@ -38,6 +40,7 @@ impl Receiver {
             url: format!("http://{}/results", listener.local_addr().unwrap()),
             mood: Arc::new(Mutex::new(Box::new(mood))),
             taken: Arc::default(),
+            refused: Arc::default(),
         };
         let serving = receiver.clone();
         std::thread::spawn(move || {
@@ -51,6 +54,11 @@ impl Receiver {
 
     pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = Box::new(move || mood);
+    }
+
+    /// Refuses whatever is about one of these patients, whatever its mood.
+    pub(crate) fn refuse(&self, patients: &[&str]) {
+        *self.refused.lock().unwrap() = patients.iter().map(|&name| name.to_owned()).collect();
     }
 
     /// Bodies that were taken, in order.
@@ -91,6 +99,11 @@ impl Receiver {
         verify(&signature, &body);
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["event"], event.as_str());
+        let patient = body["patient"].as_str().unwrap();
+        if self.refused.lock().unwrap().contains(patient) {
+            let answer = "HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 0\r\n\r\n";
+            return stream.write_all(answer.as_bytes()).ok();
+        }
         if mood == Mood::Fails {
             let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nlater";
             return stream.write_all(answer.as_bytes()).ok();

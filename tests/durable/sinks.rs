@@ -21,6 +21,7 @@ fn configs(folder: &Path, url: &str) -> Vec<SinkConfig> {
         kind,
         backlog: 500,
         retry_pause: Duration::from_millis(300),
+        park_after: 50,
     };
     vec![
         sink(
@@ -126,7 +127,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     let configs = configs(folder, &receiver.url);
     let metrics = Metrics::new().unwrap();
     let mut store = open(place, &configs);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     let mut clips = 0;
     for mood in [
         Mood::Takes,
@@ -157,7 +158,7 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
     change(&mut store, clips + 1);
     assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
     receiver.set(Mood::Takes);
-    let outbox = Outbox::start(place, &configs, &metrics).unwrap();
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
     assert_eq!(outbox.finish(), []);
 
     let taken = receiver.taken();
@@ -186,6 +187,94 @@ fn the_outbox_in_postgresql_is_the_same() {
     let server = Server::start();
     let place = server.database("results").parse().unwrap();
     a_sink_that_misbehaves(&place, folder.path());
+}
+
+fn a_change_that_is_refused(place: &StorePlace, folder: &Path) {
+    let receiver = Receiver::start(|| Mood::Takes);
+    let mut configs = configs(folder, &receiver.url);
+    configs[0].retry_pause = Duration::from_millis(20);
+    configs[0].park_after = 3;
+    let metrics = Metrics::new().unwrap();
+    let his = metrics.sink("his");
+    let mut store = open(place, &configs);
+    receiver.refuse(&["P0", "P1"]);
+    change(&mut store, 1);
+    let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
+    wait_for("P0's to be parked", || his.parked.get() == 1);
+    let taken: Vec<_> = receiver
+        .taken()
+        .iter()
+        .map(|body| body["patient"].clone())
+        .collect();
+    assert_eq!(taken, ["P2"]);
+    // P1's is refused as well, but nobody waits behind it.
+    assert_eq!(store.backlog("his").unwrap(), 1);
+    change(&mut store, 2);
+    wait_for("P1's to be parked", || his.parked.get() == 2);
+    for parked in store.parked().unwrap() {
+        assert_eq!((parked.sink.as_str(), parked.outdated), ("his", false));
+        assert!(parked.refusal.contains("422"), "{}", parked.refusal);
+    }
+
+    // A later answer of P1 is taken: the one that is parked is outdated.
+    receiver.refuse(&["P0"]);
+    wait_for("P0's second to be parked", || his.parked.get() == 3);
+    wait_for("nothing to wait", || store.backlog("his").unwrap() == 0);
+    let parked = store.parked().unwrap();
+    let outdated: Vec<_> = parked.iter().filter(|parked| parked.outdated).collect();
+    assert_eq!(outdated.len(), 1);
+    assert_eq!(outdated[0].outgoing.change.patient().expose(), "P1");
+    wait_for("the other sink", || store.backlog("file").unwrap() == 0);
+    assert_eq!(store.waiting().unwrap(), [("his".to_owned(), 0, 3)]);
+
+    // Mended, the others go in their old order, and the outdated one never.
+    receiver.refuse(&[]);
+    assert_eq!(store.unpark("his", Some("no such event")).unwrap(), 0);
+    assert_eq!(store.unpark("his", None).unwrap(), 2);
+    wait_for("both of P0", || his.parked.get() == 1);
+    wait_for("nothing to wait", || store.backlog("his").unwrap() == 0);
+    let clips_of = |patient: &str| -> Vec<_> {
+        let taken = receiver.taken().into_iter();
+        let of = taken.filter(|body| body["patient"] == patient);
+        of.map(|body| body["clips"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(clips_of("P0"), [1, 2]);
+    assert_eq!(clips_of("P1"), [2]);
+    assert_eq!(store.discard("his", None).unwrap(), 1);
+    assert_eq!(store.parked().unwrap(), []);
+    assert_eq!(outbox.finish(), []);
+}
+
+#[test]
+fn a_change_that_is_refused_for_ever_is_parked_and_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("r.sqlite").into();
+    a_change_that_is_refused(&place, folder.path());
+}
+
+#[test]
+fn so_it_is_in_postgresql() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let place = server.database("results").parse().unwrap();
+    a_change_that_is_refused(&place, folder.path());
+}
+
+#[test]
+fn a_sink_that_takes_nothing_parks_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let place: StorePlace = folder.path().join("r.sqlite").into();
+    let receiver = Receiver::start(|| Mood::Fails);
+    let mut configs = configs(folder.path(), &receiver.url);
+    configs[0].retry_pause = Duration::from_millis(5);
+    configs[0].park_after = 2;
+    let metrics = Metrics::new().unwrap();
+    let mut store = open(&place, &configs);
+    change(&mut store, 1);
+    let outbox = Outbox::start(&place, &configs, &metrics, None).unwrap();
+    wait_for("many failures", || metrics.sink("his").failures.get() > 20);
+    assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
+    assert_eq!(store.parked().unwrap(), []);
 }
 
 #[test]
@@ -234,7 +323,7 @@ fn a_secret_that_is_missing_or_short_is_named() {
     let metrics = Metrics::new().unwrap();
     fs::write(folder.path().join("secret"), "short").unwrap();
     for expected in ["16 bytes", "No such file"] {
-        let error = Outbox::start(&place, &configs, &metrics)
+        let error = Outbox::start(&place, &configs, &metrics, None)
             .unwrap_err()
             .to_string();
         assert!(

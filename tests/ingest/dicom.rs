@@ -11,7 +11,8 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::{InMemDicomObject, open_file};
 use dicom_pixeldata::PixelDecoder;
 use hepaflow::domain::{Crop, FrameSize, PatientId};
-use hepaflow::ingest::{DicomError, IngestError, SourceRequest};
+use hepaflow::ingest::{DicomError, IngestError, Look, SourceRequest};
+use hepaflow::metrics::DropReason;
 use tempfile::tempdir;
 
 use super::support::*;
@@ -431,6 +432,46 @@ fn the_2d_tissue_region_is_the_crop_wherever_it_stands_in_the_header() {
         ..anonymous(&path, TINY)
     });
     assert_eq!(story.header().crop, mine, "the operator's crop wins");
+}
+
+#[test]
+fn two_tissue_regions_side_by_side_are_a_dual_screen_unless_the_operator_chose() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("a.dcm");
+    let gated = |regions: Vec<[u32; 4]>, crop: Option<Crop>| {
+        let mut object = ultrasound();
+        let regions = regions.into_iter().map(|bounds| region(1, 1, bounds));
+        put_regions(&mut object, regions.collect());
+        write_dicom(object, EXPLICIT, &path);
+        let look = Look {
+            find: false,
+            gate: true,
+        };
+        let story = read(SourceRequest {
+            look,
+            crop,
+            ..anonymous(&path, TINY)
+        });
+        story.metrics.dropped(DropReason::DualScreen).get()
+    };
+    let (left, right) = ([0, 0, 2, 3], [3, 0, 5, 3]);
+    assert_eq!(gated(vec![left, right], None), 1);
+    let operators = Crop {
+        x: 0,
+        y: 0,
+        width: 3,
+        height: 4,
+    };
+    assert_eq!(gated(vec![left, right], Some(operators)), 0);
+    // One alone, one above the other, one within the other, and an inset.
+    for regions in [
+        vec![left],
+        vec![[0, 0, 5, 1], [0, 2, 5, 3]],
+        vec![[0, 0, 5, 3], right],
+        vec![[0, 0, 4, 3], [5, 0, 5, 0]],
+    ] {
+        assert_eq!(gated(regions.clone(), None), 0, "{regions:?}");
+    }
 }
 
 #[test]

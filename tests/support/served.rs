@@ -55,7 +55,8 @@ pub(crate) fn talk(
         request += &format!("{line}\r\n");
     }
     request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(request.as_bytes()).unwrap();
+    // Who is not let in may find that out here, or by the silence that follows.
+    let _ = stream.write_all(request.as_bytes());
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 << 10];
     // A server may cut the connection where TLS would like a farewell, or keep

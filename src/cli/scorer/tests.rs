@@ -18,12 +18,12 @@ fn model(name: &str) -> Model {
     Model::load(&goldens.join(name)).unwrap()
 }
 
-fn engine(model: &Model) -> Engine {
+fn engine(model: &Model) -> Arc<Engine> {
     let options = EngineOptions {
         device: Device::Cpu,
         ..EngineOptions::default()
     };
-    Engine::open(model, options).unwrap()
+    Arc::new(Engine::open(model, options).unwrap())
 }
 
 /// Frames of which no two are alike, one after the other.
@@ -91,6 +91,7 @@ fn opening(name: &str, live: bool, frames: Vec<Frame>, chunk: usize) -> Opening 
                     content,
                     patient: PatientId::new("P"),
                     study: None,
+                    instance: None,
                     frame_interval: Some(Duration::from_nanos(STEP)),
                     picture,
                     crop: Crop {

@@ -7,7 +7,7 @@ use timely::dataflow::operators::vec::Map;
 use super::evaluation::Outcomes;
 use super::opinion::{SCORE_BITS, of_elastography, of_indices, of_model};
 use super::patient::Evidence;
-use super::{ClipFact, Opinion, PatientAnswer, PatientKey};
+use super::{ClipFact, Opinion, Part, PatientAnswer, PatientKey};
 use crate::clinical::{
     Agreement, Auc, Confusion, Dated, Day, Deletion, Evaluation, Fact, Indices, Rater,
 };
@@ -32,6 +32,8 @@ pub struct Views<'scope> {
     pub discordance: Collection<'scope, (PatientId, Agreement)>,
     /// Every rater against pathology, question by question.
     pub evaluation: Collection<'scope, ((Rater, Stage), Evaluation)>,
+    /// What the graph is made of, for [`super::Arrangements::name`].
+    pub parts: Vec<Part>,
 }
 
 /// Maintains the views of `clips` that were scored, of what `models`' classes
@@ -54,12 +56,16 @@ pub fn maintain<'scope>(
             })
         };
     }
+    let worker = clips.inner.scope().worker();
+    let mut parts = Vec::new();
+    let mut built = |name| parts.push((name, worker.peek_identifier()));
     let merges = facts.clone().flat_map(|fact| match fact {
         Fact::Merge(from, into) => Some((from, into)),
         _ => None,
     });
     let deletions = only!(Deletion);
     let identities = Identities::of(merges, deletions.clone());
+    built("identities");
 
     // Whose clip: what an exam says goes before what the recording says.
     let deleted_streams = deletions
@@ -92,6 +98,7 @@ pub fn maintain<'scope>(
         clip.patient = patient.clone();
         (*key, clip)
     });
+    built("clips");
     let evidence = as_recorded
         .concat(reassigned)
         .inner
@@ -119,6 +126,7 @@ pub fn maintain<'scope>(
             },
         );
 
+    built("answers");
     let active = only!(Activation)
         .map(|activation| ((), (activation.number, activation.model)))
         .greatest("Activations")
@@ -129,12 +137,14 @@ pub fn maintain<'scope>(
         .semijoin(active)
         .map(|(model, (patient, answer))| ((patient, model), answer));
 
+    built("current");
     let indices = identities
         .latest(only!(Blood))
         .map(|(patient, test)| (patient, Indices::of(&test)));
     let stiffness = identities.latest(only!(Elastography));
     let truth = identities.latest(only!(Pathology));
 
+    built("values");
     let of_models = answers.clone().flat_map(|((patient, model), answer)| {
         of_model(model, &answer)
             .into_iter()
@@ -174,7 +184,9 @@ pub fn maintain<'scope>(
     let discordance = agreement
         .clone()
         .filter(|(_, agreement)| agreement.model_says != agreement.index_says);
+    built("agreement");
     let evaluation = evaluate(of_models.concat(of_others), truth);
+    built("evaluation");
 
     Views {
         answers,
@@ -183,6 +195,7 @@ pub fn maintain<'scope>(
         agreement,
         discordance,
         evaluation,
+        parts,
     }
 }
 

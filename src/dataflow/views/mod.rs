@@ -18,12 +18,14 @@
 //! without a cycle) is checked by whoever enters it: see
 //! [`crate::store::Store::enter`].
 
+mod arrangements;
 mod evaluation;
 mod fact;
 mod graph;
 mod opinion;
 mod patient;
 
+pub use arrangements::{Arrangements, Part};
 pub use fact::ClipFact;
 pub use graph::{Views, maintain};
 pub use opinion::Opinion;

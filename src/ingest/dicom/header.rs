@@ -11,7 +11,7 @@ use dicom_object::{InMemDicomObject, OpenFileOptions};
 
 use super::palette::Palette;
 use super::{DicomError, Facts, Region, Timing};
-use crate::domain::{Crop, PatientId, StudyUid};
+use crate::domain::{Crop, Instance, PatientId, StudyUid};
 
 /// Pixels of the largest picture: 8192 x 8192, several times what any scanner
 /// gives, and little enough that a hostile size does no harm.
@@ -48,17 +48,54 @@ pub(super) fn read(path: &Path) -> Result<Header, DicomError> {
         .map_err(|_| DicomError::Header)?;
     let image = image(&object)?;
     let timing = timing(&object, image.frames);
+    let regions = tissue(&object, &image);
     let facts = Facts {
         // PS3.3 sections C.7.1.1 and C.7.2.1.
         patient: text(&object, tags::PATIENT_ID).map(PatientId::new),
         study: text(&object, tags::STUDY_INSTANCE_UID).map(StudyUid::new),
+        instance: instance(path, &object, image.frames),
         frame_interval: timing.interval(),
-        tissue: tissue(&object, &image),
+        is_dual_screen: is_dual_screen(&regions),
+        // The largest: their order in the sequence means nothing.
+        tissue: regions.into_iter().max_by_key(|region| area(&region.crop)),
     };
     Ok(Header {
         facts,
         timing,
         image,
+    })
+}
+
+/// What reports repeat of the Patient module (PS3.3 section C.7.1.1) and of the
+/// General Study module (C.7.2.1), where it is there.
+const REPEATED: [Tag; 12] = [
+    tags::STUDY_DATE,
+    tags::STUDY_TIME,
+    tags::ACCESSION_NUMBER,
+    tags::REFERRING_PHYSICIAN_NAME,
+    tags::STUDY_DESCRIPTION,
+    tags::PATIENT_NAME,
+    tags::PATIENT_ID,
+    tags::ISSUER_OF_PATIENT_ID,
+    tags::PATIENT_BIRTH_DATE,
+    tags::PATIENT_SEX,
+    tags::PATIENT_AGE,
+    tags::STUDY_ID,
+];
+
+/// The instance as a report refers to it; nothing if it lacks an identifier, so
+/// that nobody could find it again.
+fn instance(path: &Path, object: &InMemDicomObject, frames: u64) -> Option<Instance> {
+    let value = |tag: Tag| Some((tag.group(), tag.element(), text(object, tag)?));
+    Some(Instance {
+        class: text(object, tags::SOP_CLASS_UID)?,
+        uid: text(object, tags::SOP_INSTANCE_UID)?,
+        series: text(object, tags::SERIES_INSTANCE_UID)?,
+        study: text(object, tags::STUDY_INSTANCE_UID).map(StudyUid::new)?,
+        frames,
+        // Reports are written later, and maybe from another folder.
+        file: std::path::absolute(path).ok()?,
+        repeated: REPEATED.into_iter().filter_map(value).collect(),
     })
 }
 
@@ -156,13 +193,15 @@ fn nanoseconds(value: f64) -> Option<Duration> {
         .then(|| Duration::from_nanos(value.round() as u64))
 }
 
-/// Sequence of Ultrasound Regions, PS3.3 section C.8.5.5.1: the largest region
-/// that is 2D and tissue. Its order in the sequence means nothing.
-fn tissue(object: &InMemDicomObject, image: &Image) -> Option<Region> {
+/// Sequence of Ultrasound Regions, PS3.3 section C.8.5.5.1: those that are 2D
+/// and tissue.
+fn tissue(object: &InMemDicomObject, image: &Image) -> Vec<Region> {
     const TWO_DIMENSIONAL: u16 = 1;
     const TISSUE: u16 = 1;
-    let regions = object.get(tags::SEQUENCE_OF_ULTRASOUND_REGIONS)?.items()?;
+    let regions = object.get(tags::SEQUENCE_OF_ULTRASOUND_REGIONS);
+    let regions = regions.and_then(|element| element.items());
     regions
+        .unwrap_or_default()
         .iter()
         .filter(|region| integer(region, tags::REGION_SPATIAL_FORMAT) == Some(TWO_DIMENSIONAL))
         .filter(|region| integer(region, tags::REGION_DATA_TYPE) == Some(TISSUE))
@@ -172,7 +211,27 @@ fn tissue(object: &InMemDicomObject, image: &Image) -> Option<Region> {
                 mm_per_pixel: mm_per_pixel(region),
             })
         })
-        .max_by_key(|region| u64::from(region.crop.width) * u64::from(region.crop.height))
+        .collect()
+}
+
+/// Whether two regions of about one size stand side by side, as the picture
+/// itself is judged by the gate; a small one beside a large one is an inset.
+fn is_dual_screen(regions: &[Region]) -> bool {
+    let beside = |one: &Crop, other: &Crop| {
+        let is_apart = one.x + one.width <= other.x || other.x + other.width <= one.x;
+        let end = (one.y + one.height).min(other.y + other.height);
+        let shared = end.saturating_sub(one.y.max(other.y));
+        let (small, large) = (area(one).min(area(other)), area(one).max(area(other)));
+        is_apart && 2 * shared >= one.height.min(other.height) && 2 * small >= large
+    };
+    regions.iter().enumerate().any(|(at, one)| {
+        let mut others = regions.iter().skip(at + 1);
+        others.any(|other| beside(&one.crop, &other.crop))
+    })
+}
+
+fn area(crop: &Crop) -> u64 {
+    u64::from(crop.width) * u64::from(crop.height)
 }
 
 /// The bounds are inclusive; some scanners write the size instead of the last

@@ -265,6 +265,17 @@ impl<R: Read + Seek> Walker<R> {
             | b"UR" | b"UT" | b"UV" => u32::from_le_bytes(self.bytes::<4>()?),
             _ => u32::from(u16::from_le_bytes([l0, l1])),
         };
+        // PS3.5 section 6.2. The parser reads whole numbers and takes the rest of a
+        // last one for the next element, with whatever length it then finds.
+        let number = match &vr {
+            b"FD" => 8,
+            b"AT" | b"FL" | b"SL" | b"UL" => 4,
+            b"SS" | b"US" => 2,
+            _ => 1,
+        };
+        if length % number != 0 {
+            return Err(malformed("a number in it is cut short"));
+        }
         Ok(Element { tag, vr, length })
     }
 

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Crop, PatientId, StudyUid};
+use crate::domain::{Crop, Instance, PatientId, StudyUid};
 use layout::Extent;
 pub(super) use pixels::Coding;
 use pixels::Unpacking;
@@ -173,10 +173,15 @@ impl From<io::Error> for DicomError {
 pub(super) struct Facts {
     pub(super) patient: Option<PatientId>,
     pub(super) study: Option<StudyUid>,
+    /// What a report refers to.
+    pub(super) instance: Option<Instance>,
     /// The nominal time between frames.
     pub(super) frame_interval: Option<Duration>,
     /// The 2D tissue region, if one is marked.
     pub(super) tissue: Option<Region>,
+    /// Two of them stand side by side: which shows the liver as it is now, and
+    /// which a picture that is kept beside it, the header does not say.
+    pub(super) is_dual_screen: bool,
 }
 
 /// An ultrasound region, PS3.3 section C.8.5.5.

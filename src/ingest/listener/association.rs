@@ -43,6 +43,11 @@ pub(super) enum Broken {
     /// The titles do not fit.
     #[error("it was not let in: {0}")]
     Refused(String),
+    /// No TLS, or with a certificate of no authority that is trusted.
+    #[error(
+        "no encrypted connection came about: it does not speak TLS, does not trust our certificate, or has none that `clients` vouches for"
+    )]
+    Unencrypted,
     /// The connection ended.
     #[error("it closed the connection")]
     Closed,

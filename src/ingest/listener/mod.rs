@@ -14,6 +14,7 @@
 
 mod association;
 pub(super) mod command;
+mod encryption;
 mod spool;
 
 use std::collections::HashMap;
@@ -25,8 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::config::{TlsError, server_tls};
 use crate::metrics::ListenerMetrics;
 use association::Desk;
+use encryption::Encryption;
 use spool::Spool;
 
 /// Told of every new instance once it is on disk, on the association's thread;
@@ -52,6 +55,21 @@ pub struct ListenerConfig {
     pub largest: u64,
     /// A peer that is silent for this long is cut off.
     pub timeout: Duration,
+    /// With it, nothing is taken that is not encrypted.
+    pub tls: Option<ListenerTls>,
+}
+
+/// How a listener encrypts: TLS 1.2 or 1.3 (PS3.15 annex B). The files are PEM,
+/// and are read when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// The listener's certificate and those above it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of whose certificates a peer must show one; without them,
+    /// peers need none.
+    pub clients: Option<PathBuf>,
 }
 
 /// A listener could not be started.
@@ -66,6 +84,14 @@ pub enum ListenerError {
         address: SocketAddr,
         /// What the operating system said.
         error: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("source `{name}`: {error}")]
+    Tls {
+        /// The source.
+        name: String,
+        /// Which file, and why.
+        error: TlsError,
     },
     /// The folder cannot be made, read or cleared.
     #[error(
@@ -109,7 +135,7 @@ impl Listener {
     /// Begins to listen, and gives the instances that an earlier run left.
     ///
     /// # Errors
-    /// If the address or the folder cannot be used.
+    /// If the address, the folder or a certificate cannot be used.
     pub fn start(
         config: &ListenerConfig,
         on_stored: OnStored,
@@ -120,13 +146,21 @@ impl Listener {
             folder: config.folder.clone(),
             error,
         };
-        let spool = Spool::open(&config.folder).map_err(of_folder)?;
-        let left = spool.instances().map_err(of_folder)?;
         let of_address = |error| ListenerError::Address {
             name: config.name.clone(),
             address: config.address,
             error,
         };
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|tls| server_tls(&tls.certificate, &tls.key, tls.clients.as_deref()));
+        let tls = tls.transpose().map_err(|error| ListenerError::Tls {
+            name: config.name.clone(),
+            error,
+        })?;
+        let encryption = tls.map(|tls| Encryption::new(tls, config.timeout));
+        let encryption = encryption.transpose().map_err(of_address)?;
+        let spool = Spool::open(&config.folder).map_err(of_folder)?;
+        let left = spool.instances().map_err(of_folder)?;
         let socket = TcpListener::bind(config.address).map_err(of_address)?;
         let address = socket.local_addr().map_err(of_address)?;
         let shared = Arc::new(Shared {
@@ -134,9 +168,10 @@ impl Listener {
             open: Mutex::default(),
             next: AtomicU64::new(0),
         });
-        tracing::info!(source = config.name, %address, ae_title = config.ae_title, "listening for DICOM");
+        tracing::info!(source = config.name, %address, ae_title = config.ae_title, encrypted = config.tls.is_some(), "listening for DICOM");
         let reception = Reception {
             config: config.clone(),
+            encryption,
             spool,
             on_stored,
             metrics,
@@ -185,6 +220,7 @@ impl Drop for Listener {
 /// What the accepting thread and the associations share.
 struct Reception {
     config: ListenerConfig,
+    encryption: Option<Encryption>,
     spool: Spool,
     on_stored: OnStored,
     metrics: ListenerMetrics,
@@ -249,7 +285,11 @@ impl Reception {
             on_stored: &self.on_stored,
             metrics: &self.metrics,
         };
-        if let Err(error) = desk.serve(socket)
+        let served = match &self.encryption {
+            Some(encryption) => encryption.serve(socket, |plain| desk.serve(plain)),
+            None => desk.serve(socket),
+        };
+        if let Err(error) = served
             && !self.shared.stopping.load(Ordering::SeqCst)
         {
             self.metrics.broken.inc();

@@ -111,6 +111,8 @@ pub(super) struct View {
     /// The header's region is kept as the crop, whatever is found in it.
     keeps_named: bool,
     finds: bool,
+    /// The operator says where to look.
+    is_operators: bool,
     sketch: Sketch,
     /// The cells of what the operator or the header names, or all.
     place: Cells,
@@ -121,6 +123,8 @@ pub(super) struct View {
     elsewhere: u32,
     /// Something else was shown meanwhile: where the sector is now, is open.
     is_lost: bool,
+    /// The header says that two pictures stand side by side.
+    is_dual_screen: bool,
 }
 
 /// A sector that was found.
@@ -153,6 +157,7 @@ impl View {
             look,
             keeps_named: region.is_some(),
             finds: look.find && operator.is_none(),
+            is_operators: operator.is_some(),
             gate: Gate::new(&sketch, &place),
             sketch,
             place,
@@ -161,7 +166,15 @@ impl View {
             since_look: 0,
             elsewhere: 0,
             is_lost: false,
+            is_dual_screen: false,
         }
+    }
+
+    /// The same, of pictures whose header marks two that stand side by side.
+    /// Where the operator says which to look at, that is no harm.
+    pub(super) fn of_dual_screen(mut self) -> Self {
+        self.is_dual_screen = !self.is_operators;
+        self
     }
 
     /// The part of the picture that is used.
@@ -198,6 +211,9 @@ impl View {
         let mut reason = None;
         if self.look.gate {
             reason = self.gate.judge(&self.sketch, &shapes, chroma);
+            if self.is_dual_screen {
+                reason = Some(DropReason::DualScreen);
+            }
         }
         let mut is_cut = false;
         if self.finds {

@@ -23,7 +23,7 @@ use crate::store::{Change, Effect, LoggedChange};
 /// What was found about a patient, or that it was not.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct Labels {
-    /// The patient's identifier; or `id`.
+    /// The patient's identifier (or pseudonym, where these are used); or `id`.
     patient: Option<String>,
     /// The patient's opaque id.
     id: Option<String>,
@@ -88,7 +88,7 @@ pub(super) async fn enter(
 ) -> Result<Json<Entered>, Problem> {
     let Json(labels) = labels.map_err(|error| unreadable(&error))?;
     let patient = match (&labels.patient, &labels.id) {
-        (Some(patient), None) => PatientId::new(patient.as_str()),
+        (Some(patient), None) => site.patient(patient),
         (None, Some(id)) => patient_named(&site, id).await?,
         _ => return Err(Problem::bad_request("give either `patient` or `id`")),
     };

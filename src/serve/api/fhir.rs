@@ -25,7 +25,7 @@ pub(super) async fn report(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let row = standing(&site, &caller, &id).await?;
-    let report = diagnostic_report(&row, site.subject.model.synthetic);
+    let report = diagnostic_report(&row, site.running(&row.model).synthetic);
     let headers = [(header::CONTENT_TYPE, "application/fhir+json")];
     Ok((headers, report.to_string()).into_response())
 }

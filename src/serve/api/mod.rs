@@ -27,6 +27,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 use crate::domain::PatientId;
 use crate::store::Page;
+pub(super) use streams::StreamRow;
 
 /// Rows of a page, if nothing is said, and at most.
 const USUAL: u32 = 50;

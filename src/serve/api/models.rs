@@ -40,11 +40,13 @@ pub(super) fn served(model: &ServedModel) -> ModelRow {
     responses((status = OK, body = Vec<ModelRow>)))]
 pub(super) async fn models(State(site): State<Arc<Site>>) -> Result<Json<Vec<ModelRow>>, Problem> {
     let known = site.read(crate::store::Store::models).await?;
-    let running = &site.subject.model;
-    let mut rows = vec![served(running)];
+    let subject = &site.subject;
+    let running = || std::iter::once(&subject.model).chain(&subject.beside);
+    let mut rows: Vec<_> = running().map(served).collect();
+    let count = rows.len();
     let others = known
         .into_values()
-        .filter(|model| model.hash != running.hash);
+        .filter(|model| running().all(|running| running.hash != model.hash));
     rows.extend(others.map(|model| ModelRow {
         hash: model.hash.to_string(),
         architecture: model.architecture,
@@ -52,6 +54,6 @@ pub(super) async fn models(State(site): State<Arc<Site>>) -> Result<Json<Vec<Mod
         running: false,
         synthetic: None,
     }));
-    rows[1..].sort_by(|a, b| a.hash.cmp(&b.hash));
+    rows[count..].sort_by(|a, b| a.hash.cmp(&b.hash));
     Ok(Json(rows))
 }

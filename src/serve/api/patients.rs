@@ -86,6 +86,8 @@ pub(super) struct ClipRow {
     end_seconds: f64,
     /// Gaps in the stream before it.
     gaps_before: u64,
+    /// How far its picture is to be trusted, from 0 (left out) to 1.
+    weight: f64,
     /// Probability of each class.
     probabilities: Vec<ClassProbability>,
 }
@@ -282,11 +284,16 @@ pub(super) async fn clips(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Listed<ClipRow>>, Problem> {
     let patient = patient_named(&site, &id).await?;
-    let (model, page) = (site.subject.model.hash, paging.page());
-    let (clips, total) = site
-        .read(move |store| store.clips_of(&patient, model, page))
-        .await?;
-    let classes = &site.subject.model.classes;
+    let (scoring, page) = (site.subject.model.hash, paging.page());
+    // Under the model whose answer is the current one.
+    let read = move |store: &Store| {
+        let current = store.summary(&patient)?;
+        let model = current.map_or(scoring, |summary| summary.result.model);
+        let classes = store.models()?.remove(&model).map(|model| model.classes);
+        Ok((classes, store.clips_of(&patient, model, page)?))
+    };
+    let (classes, (clips, total)) = site.read(read).await?;
+    let classes = classes.unwrap_or_default();
     let row = |clip: &ClipPrediction| ClipRow {
         source: clip.source.clone(),
         content: clip.key.content.short(),
@@ -295,7 +302,8 @@ pub(super) async fn clips(
         begin_seconds: clip.span.begin.as_secs_f64(),
         end_seconds: clip.span.end.as_secs_f64(),
         gaps_before: clip.span.gaps_before,
-        probabilities: named(classes, &clip.probabilities),
+        weight: f64::from(clip.span.weight) / 256.0,
+        probabilities: named(&classes, &clip.probabilities),
     };
     Ok(Json(Listed {
         items: clips.iter().map(row).collect(),

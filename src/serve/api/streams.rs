@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::label;
+use crate::dataflow::LiveStream;
 use crate::domain::PatientId;
 use crate::serve::Site;
 use crate::serve::auth::{Caller, Operator};
@@ -16,7 +17,7 @@ use crate::serve::site::{NewStream, millis};
 
 /// A stream that is open, or ended not long ago.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct StreamRow {
+pub(in crate::serve) struct StreamRow {
     /// Its number in this run.
     id: u32,
     /// The source's name.
@@ -39,6 +40,26 @@ pub(super) struct StreamRow {
     ended_ms: Option<u64>,
 }
 
+impl StreamRow {
+    /// As this caller may see it.
+    pub(in crate::serve) fn of(site: &Site, caller: &Caller, stream: &LiveStream) -> Self {
+        let (frames, arrived) = stream.frames();
+        let crop = stream.crop;
+        Self {
+            id: stream.id.0,
+            source: stream.source.clone(),
+            live: stream.live,
+            patient: site.ids.patient(&stream.patient),
+            label: label(site, caller, &stream.patient),
+            picture: (stream.picture.width, stream.picture.height),
+            crop: (crop.x, crop.y, crop.width, crop.height),
+            frames,
+            age_ms: arrived.map(|arrived| arrived.elapsed().as_millis() as u64),
+            ended_ms: stream.ended().map(millis),
+        }
+    }
+}
+
 /// The streams of this run: those that are open, and those that ended last.
 #[utoipa::path(get, path = "/api/v1/streams", tag = "streams",
     responses((status = OK, body = Vec<StreamRow>)))]
@@ -47,22 +68,7 @@ pub(super) async fn streams(
     Extension(caller): Extension<Caller>,
 ) -> Json<Vec<StreamRow>> {
     let streams = site.subject.control.live().streams();
-    let row = |stream: &Arc<crate::dataflow::LiveStream>| {
-        let (frames, arrived) = stream.frames();
-        let crop = stream.crop;
-        StreamRow {
-            id: stream.id.0,
-            source: stream.source.clone(),
-            live: stream.live,
-            patient: site.ids.patient(&stream.patient),
-            label: label(&site, &caller, &stream.patient),
-            picture: (stream.picture.width, stream.picture.height),
-            crop: (crop.x, crop.y, crop.width, crop.height),
-            frames,
-            age_ms: arrived.map(|arrived| arrived.elapsed().as_millis() as u64),
-            ended_ms: stream.ended().map(millis),
-        }
-    };
+    let row = |stream: &Arc<LiveStream>| StreamRow::of(&site, &caller, stream);
     Json(streams.iter().map(row).collect())
 }
 

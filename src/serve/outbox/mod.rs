@@ -5,26 +5,43 @@
 //! A sink that fails is tried again for ever, after pauses that grow; nothing
 //! else waits for it. A change may arrive more than once, after a crash or a lost
 //! acknowledgement, always under the same event name.
+//!
+//! A webhook that refuses one change for ever would hold up all that wait behind it.
+//! So, after some refusals, another patient's change is offered: where that one is
+//! taken and the first is refused once more, it is not the sink that is down, and the
+//! first is parked (`hepaflow outbox`). Each patient's changes keep their order.
+//!
+//! A sink of kind `dicom` is told of an answer only when that has settled, or when
+//! the run ends.
 
+mod dicom;
 mod lines;
 mod payload;
 mod webhook;
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rand::seq::IndexedRandom;
 
 use crate::config::{SinkConfig, SinkKind, StorePlace};
+use crate::ingest::pull::Archive;
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::store::tls::TlsError;
 use crate::store::{OutboxSink, Outgoing, Store, StoreError};
+pub use dicom::Explainer;
+use dicom::Filing;
 use lines::JsonLines;
 use payload::Payloads;
 use webhook::Webhook;
 
 /// Changes taken from the store at a time.
 const BATCH: usize = 64;
+/// Waiting changes among which one is chosen that is offered in place of a refused one.
+const OTHERS: usize = 1024;
 /// How often the store is asked for more.
 const POLL: Duration = Duration::from_millis(200);
 /// The pause after a first failure.
@@ -65,6 +82,7 @@ pub enum OutboxError {
 enum Sink {
     Webhook(Box<Webhook>),
     Lines(JsonLines),
+    Filing(Box<Filing>),
 }
 
 /// A sink did not take a change. The text names no patient.
@@ -73,7 +91,7 @@ enum Sink {
 struct Refusal(String);
 
 impl Sink {
-    fn open(config: &SinkConfig) -> Result<Self, OutboxError> {
+    fn open(config: &SinkConfig, explainer: Option<&Arc<Explainer>>) -> Result<Self, OutboxError> {
         Ok(match &config.kind {
             SinkKind::Webhook {
                 url,
@@ -85,34 +103,80 @@ impl Sink {
                 Self::Webhook(Box::new(webhook))
             }
             SinkKind::JsonLines { path } => Self::Lines(JsonLines::new(path)),
+            SinkKind::Dicom {
+                address,
+                title,
+                calling,
+                key_frames,
+                settle,
+                timeout,
+            } => {
+                let archive = Archive {
+                    address: address.clone(),
+                    title: title.clone(),
+                    calling: calling.clone(),
+                    timeout: *timeout,
+                };
+                let explainer = explainer.cloned();
+                let how = (*key_frames, *settle);
+                Self::Filing(Box::new(Filing::new(&config.name, archive, how, explainer)))
+            }
         })
     }
 
     /// Delivers `batch` in order, as far as the sink takes it: says how many,
     /// and why no more.
-    fn take(&mut self, payloads: &mut Payloads, store: &Store, batch: &[Outgoing]) -> Taken {
-        let bodies = match payloads.render(store, batch) {
-            Ok(bodies) => bodies,
-            Err(error) => return Taken(0, Some(Refusal(error.to_string()))),
+    fn take(&mut self, payloads: &mut Payloads, store: &mut Store, batch: &[Outgoing]) -> Taken {
+        let mut rendered = |store: &Store| {
+            let bodies = payloads.render(store, batch);
+            bodies.map_err(|error| Refusal(error.to_string()))
         };
         match self {
-            Self::Webhook(webhook) => {
-                for (position, (outgoing, body)) in batch.iter().zip(&bodies).enumerate() {
-                    if let Err(refusal) = webhook.post(&outgoing.event, body) {
-                        return Taken(position, Some(refusal));
-                    }
-                }
-                Taken(batch.len(), None)
-            }
-            Self::Lines(lines) => match lines.append(&bodies) {
-                Ok(()) => Taken(batch.len(), None),
-                Err(error) => Taken(0, Some(Refusal(error.to_string()))),
+            Self::Webhook(webhook) => match rendered(store) {
+                Ok(bodies) => in_turn(batch.iter().zip(&bodies), |(outgoing, body)| {
+                    webhook.post(&outgoing.event, body)
+                }),
+                Err(refusal) => Taken(0, Some(refusal)),
             },
+            Self::Lines(lines) => {
+                let appended = rendered(store).and_then(|bodies| {
+                    let appended = lines.append(&bodies);
+                    appended.map_err(|error| Refusal(error.to_string()))
+                });
+                match appended {
+                    Ok(()) => Taken(batch.len(), None),
+                    Err(refusal) => Taken(0, Some(refusal)),
+                }
+            }
+            Self::Filing(filing) => in_turn(batch.iter(), |outgoing| filing.file(store, outgoing)),
+        }
+    }
+
+    /// Whether the change may be delivered while more of its kind may follow.
+    fn is_ready(&self, outgoing: &Outgoing) -> bool {
+        match self {
+            Self::Webhook(_) | Self::Lines(_) => true,
+            Self::Filing(filing) => filing.is_settled(outgoing),
         }
     }
 }
 
 struct Taken(usize, Option<Refusal>);
+
+/// Delivers one after the other, up to the first that is refused.
+fn in_turn<T>(
+    all: impl Iterator<Item = T>,
+    mut deliver: impl FnMut(T) -> Result<(), Refusal>,
+) -> Taken {
+    let mut taken = 0;
+    for one in all {
+        if let Err(refusal) = deliver(one) {
+            return Taken(taken, Some(refusal));
+        }
+        taken += 1;
+    }
+    Taken(taken, None)
+}
 
 /// The threads that deliver; they go on until [`Outbox::finish`].
 #[derive(Debug)]
@@ -131,7 +195,8 @@ impl Outbox {
         configs.iter().map(sink).collect()
     }
 
-    /// Starts a thread with a connection of its own for each of `configs`.
+    /// Starts a thread with a connection of its own for each of `configs`. Reports
+    /// have pictures if there is somebody to explain them.
     ///
     /// # Errors
     /// If a sink's files or the store cannot be used. A sink that is down is no
@@ -140,6 +205,7 @@ impl Outbox {
         place: &StorePlace,
         configs: &[SinkConfig],
         metrics: &Metrics,
+        explainer: Option<&Arc<Explainer>>,
     ) -> Result<Self, OutboxError> {
         // Nothing is sent: that the sender is gone is the signal.
         let (stop, stopped) = bounded(0);
@@ -147,11 +213,13 @@ impl Outbox {
         for config in configs {
             let delivery = Delivery {
                 name: config.name.clone(),
-                sink: Sink::open(config)?,
+                sink: Sink::open(config, explainer)?,
                 store: Store::open(place)?,
                 payloads: Payloads::default(),
                 metrics: metrics.sink(&config.name),
                 longest_pause: config.retry_pause,
+                park_after: config.park_after,
+                refused: None,
                 stopped: stopped.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -186,6 +254,9 @@ struct Delivery {
     payloads: Payloads,
     metrics: SinkMetrics,
     longest_pause: Duration,
+    park_after: u32,
+    /// The change that was refused last, and how often in a row.
+    refused: Option<(String, u32)>,
     stopped: Receiver<()>,
 }
 
@@ -196,7 +267,7 @@ impl Delivery {
         let mut is_down = false;
         let mut last_round = None;
         loop {
-            let result = self.round();
+            let result = self.round(last_round.is_some());
             self.count();
             let stopping = match &result {
                 // More may wait already.
@@ -234,28 +305,81 @@ impl Delivery {
 
     /// Delivers one batch: how many changes, or `None` where another process
     /// delivers to this sink.
-    fn round(&mut self) -> Result<Option<usize>, Refusal> {
+    fn round(&mut self, is_last: bool) -> Result<Option<usize>, Refusal> {
         let refused = |error: StoreError| Refusal(error.to_string());
         if !self.store.claim_sink(&self.name).map_err(refused)? {
             return Ok(None);
         }
-        let batch = self.store.outgoing(&self.name, BATCH).map_err(refused)?;
+        let mut batch = self.store.outgoing(&self.name, BATCH).map_err(refused)?;
+        if !is_last {
+            let ready = batch.iter().take_while(|it| self.sink.is_ready(it)).count();
+            batch.truncate(ready);
+        }
         if batch.is_empty() {
             return Ok(Some(0));
         }
-        let Taken(taken, refusal) = self.sink.take(&mut self.payloads, &self.store, &batch);
+        let Taken(taken, refusal) = self.sink.take(&mut self.payloads, &mut self.store, &batch);
         if taken > 0 {
             let taken = batch.get(..taken).unwrap_or_default();
             self.store.delivered(taken).map_err(refused)?;
             self.metrics.delivered.inc_by(taken.len() as u64);
         }
-        match refusal {
-            Some(refusal) => Err(refusal),
-            None => Ok(Some(taken)),
+        let Some(refusal) = refusal else {
+            return Ok(Some(taken));
+        };
+        if let Some(first) = batch.get(taken) {
+            self.look_past(first, &refusal)?;
         }
+        Err(refusal)
+    }
+
+    /// Parks `first`, which was refused, if it has been so often enough and the sink
+    /// takes another change.
+    fn look_past(&mut self, first: &Outgoing, refusal: &Refusal) -> Result<(), Refusal> {
+        let failed = |error: StoreError| Refusal(error.to_string());
+        let times = match &self.refused {
+            Some((event, times)) if *event == first.event => times + 1,
+            _ => 1,
+        };
+        self.refused = Some((first.event.clone(), times));
+        // A file takes all lines or none.
+        if times < self.park_after || !matches!(self.sink, Sink::Webhook(_)) {
+            return Ok(());
+        }
+        let waiting = self.store.outgoing(&self.name, OTHERS).map_err(failed)?;
+        // The first of each other patient: each patient's changes keep their order.
+        let mut seen = HashSet::from([first.change.patient()]);
+        let others: Vec<_> = waiting
+            .iter()
+            .filter(|outgoing| seen.insert(outgoing.change.patient()))
+            .collect();
+        let Some(other) = others.choose(&mut rand::rng()) else {
+            return Ok(());
+        };
+        if !self.takes(other).map_err(failed)? || self.takes(first).map_err(failed)? {
+            return Ok(());
+        }
+        self.store.park(first, &refusal.0).map_err(failed)?;
+        tracing::warn!(sink = self.name, event = first.event, error = %refusal,
+            "a sink refuses a change and takes others: it is parked, see `hepaflow outbox`");
+        Ok(())
+    }
+
+    /// Whether the sink takes this one change; then it is struck off.
+    fn takes(&mut self, outgoing: &Outgoing) -> Result<bool, StoreError> {
+        let one = std::slice::from_ref(outgoing);
+        let Taken(taken, _) = self.sink.take(&mut self.payloads, &mut self.store, one);
+        if taken > 0 {
+            self.store.delivered(one)?;
+            self.metrics.delivered.inc();
+        }
+        Ok(taken > 0)
     }
 
     fn count(&self) {
+        if let Ok(parked) = self.store.parked_for(&self.name) {
+            self.metrics.parked.set(parked as i64);
+        }
         if let Ok(backlog) = self.store.backlog(&self.name) {
             self.metrics.backlog.set(backlog as i64);
         }

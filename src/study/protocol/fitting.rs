@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::scoring::patient_auc;
 use super::steps::save;
 use super::{Event, Method, Point, Study, StudyConfig, StudyError};
-use crate::model::{InputSpec, Model, ModelSpec};
+use crate::model::{InputSpec, MANIFEST, Model, ModelSpec};
 use crate::study::folder::{
     EpochRecord, StudyFolder, TrainingRecord, TrialRecord, TuningRecord, read_json,
 };
@@ -298,6 +298,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), StudyError> {
     for name in [
         "model.toml",
         "weights.safetensors",
+        MANIFEST,
         "training.json",
         "curves.svg",
     ] {

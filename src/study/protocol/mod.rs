@@ -119,6 +119,9 @@ pub struct StudyConfig {
     pub size: FrameSize,
     /// What chance begins with.
     pub seed: u64,
+    /// Whether the stages were dealt out by chance, to see that nothing leaks.
+    #[serde(default)]
+    pub has_random_labels: bool,
 }
 
 /// What has just begun or been done.

@@ -26,6 +26,10 @@ use crate::study::predictions::{Aggregation, PatientSet, Prediction, Predictions
 use crate::study::split::Split;
 use crate::study::train::{Film, Reading, Recorded, brightness, read};
 
+/// What the report of a run with random labels says.
+const RANDOM_LABELS: &str = "The stages were dealt out among the patients by chance: every \
+    method must come out at an AUC of about one half, and these models are worth nothing.";
+
 /// Where a study is done, and with what.
 pub struct Study<'a> {
     /// What is done.
@@ -401,7 +405,11 @@ impl Study<'_> {
             aggregation: Aggregation::Mean,
             device: "cpu".to_owned(),
             seconds: before + begin.elapsed().as_secs_f64(),
-            notes: Vec::new(),
+            notes: config
+                .has_random_labels
+                .then(|| RANDOM_LABELS.to_owned())
+                .into_iter()
+                .collect(),
         };
         save(&folder.study(), &record)
     }

@@ -34,6 +34,6 @@ svg rect[fill=\"#FFFFFF\"] { fill: none; }
 .flow .out { margin-left: 3rem; border-style: dashed; } .flow .out::before { content: '\\21B3' !important; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .2rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-nav a { margin-right: .9rem; white-space: nowrap; } a { color: inherit; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; } nav a { white-space: nowrap; } a { color: inherit; }
 @media print { figure, tr, .flow li { break-inside: avoid; } }
 ";

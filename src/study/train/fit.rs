@@ -23,7 +23,7 @@ use super::optimiser::{Optimiser, scheduled};
 use super::{TrainConfig, TrainError};
 use crate::domain::Stage;
 use crate::engine::softmax;
-use crate::model::{InputSpec, Model, ModelSpec};
+use crate::model::{InputSpec, MANIFEST, Model, ModelSpec, manifest};
 use crate::study::statistics::auc;
 
 /// Windows of a validation film that are scored after each epoch, spread over it.
@@ -313,6 +313,11 @@ pub fn publish(network: &Network, folder: &Path) -> Result<Model, TrainError> {
     checkpoint::replace(&weights, &bytes)?;
     let spec = toml::to_string(network.spec())?;
     checkpoint::replace(&folder.join("model.toml"), spec.as_bytes())?;
+    let sums = manifest(&[
+        ("model.toml", spec.as_bytes()),
+        ("weights.safetensors", &bytes),
+    ]);
+    checkpoint::replace(&folder.join(MANIFEST), sums.as_bytes())?;
     let model = Model::load(folder)?;
     // It may never have been there.
     let _ = fs::remove_file(folder.join(checkpoint::FILE));

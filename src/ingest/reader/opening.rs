@@ -1,0 +1,162 @@
+//! From what a request names to something that plays, with everything wrong about
+//! it told before the first picture.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use super::{Reader, Stop};
+use crate::domain::{ContentHash, PatientId};
+use crate::ingest::Media;
+use crate::ingest::container::{self, Kind};
+use crate::ingest::dicom::{Cine, Coding, Facts};
+use crate::ingest::error::IngestError;
+use crate::ingest::pipeline::{Bell, Playback};
+
+/// A source before its first frame.
+pub(super) struct Opening {
+    pub(super) playback: Playback,
+    /// A video that was unwrapped; open for as long as it plays.
+    _bitstream: Option<File>,
+    pub(super) content: ContentHash,
+    pub(super) patient: PatientId,
+    /// From the DICOM header; nothing for other media.
+    pub(super) facts: Facts,
+    /// How many frames there must be, where that is known beforehand.
+    pub(super) expected: Option<u64>,
+}
+
+impl Reader {
+    /// Whether this is a file that says it is DICOM. Anything else, what cannot
+    /// be opened included, is told by the reader.
+    pub(super) fn is_dicom(&self) -> bool {
+        let Media::File(path) = &self.request.media else {
+            return false;
+        };
+        std::fs::metadata(path).is_ok_and(|about| about.is_file())
+            && File::open(path)
+                .and_then(|mut file| container::kind(&mut file))
+                .is_ok_and(|kind| kind == Kind::Dicom)
+    }
+
+    pub(super) fn open(&self) -> Result<Opening, Stop> {
+        match &self.request.media {
+            Media::File(path) => self.open_file(path),
+            Media::Launch(line) => {
+                let patient = self.patient(None)?;
+                let playback = Playback::of_launch(line, &self.origin, self.ring())?;
+                Ok(Opening {
+                    playback,
+                    _bitstream: None,
+                    content: launch_content(line, self.request.live),
+                    patient,
+                    facts: Facts::default(),
+                    expected: None,
+                })
+            }
+        }
+    }
+
+    fn open_file(&self, path: &Path) -> Result<Opening, Stop> {
+        let unreadable = |error: io::Error| {
+            let origin = self.origin.clone();
+            match error.kind() {
+                io::ErrorKind::NotFound => IngestError::Missing { origin },
+                _ => IngestError::Unreadable {
+                    origin,
+                    error: Arc::new(error),
+                },
+            }
+        };
+        // Asked before opening: to open a pipe would wait for its writer.
+        let about = std::fs::metadata(path).map_err(unreadable)?;
+        let origin = || self.origin.clone();
+        if !about.is_file() {
+            return Err(IngestError::NotAFile { origin: origin() }.into());
+        }
+        if about.len() == 0 {
+            return Err(IngestError::Empty { origin: origin() }.into());
+        }
+        let mut file = File::open(path).map_err(unreadable)?;
+        let kind = container::kind(&mut file).map_err(unreadable)?;
+        let cine = match kind {
+            Kind::Dicom => {
+                let cine = Cine::open(path).map_err(|error| IngestError::Dicom {
+                    origin: origin(),
+                    error: Arc::new(error),
+                })?;
+                Some(cine)
+            }
+            Kind::Other => {
+                let claimed = container::claims_more_than(&mut file, about.len());
+                if let Some(expected) = claimed.map_err(unreadable)? {
+                    return Err(IngestError::Truncated {
+                        origin: origin(),
+                        expected,
+                        found: about.len(),
+                    }
+                    .into());
+                }
+                None
+            }
+        };
+        let facts = cine.as_ref().map(|cine| cine.facts.clone());
+        let facts = facts.unwrap_or_default();
+        let expected = cine.as_ref().and_then(Cine::len).map(|len| len as u64);
+        let patient = self.patient(facts.patient.clone())?;
+        let content = container::hash(&mut file, || self.queue.is_closed())
+            .map_err(unreadable)?
+            .ok_or(Stop::Closed)?;
+        let mut bitstream = None;
+        let playback = match cine {
+            Some(mut cine) if cine.coding == Coding::Video => {
+                let stream = bitstream.insert(cine.bitstream().map_err(unreadable)?);
+                // By way of /proc it can be opened again, though it has no name.
+                let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+                Playback::of_file(Path::new(&path), &self.origin, self.ring())?
+            }
+            Some(cine) => Playback::of_dicom(path, cine, &self.origin, self.ring())?,
+            None => Playback::of_file(path, &self.origin, self.ring())?,
+        };
+        Ok(Opening {
+            playback,
+            _bitstream: bitstream,
+            content,
+            patient,
+            facts,
+            expected,
+        })
+    }
+
+    fn patient(&self, from_header: Option<PatientId>) -> Result<PatientId, IngestError> {
+        let given = self.request.patient.clone();
+        given.or(from_header).ok_or_else(|| IngestError::NoPatient {
+            origin: self.origin.clone(),
+        })
+    }
+
+    fn ring(&self) -> Bell {
+        let bell = self.bell.clone();
+        Arc::new(move || {
+            // A full bell is a bell that will be heard.
+            let _ = bell.try_send(());
+        })
+    }
+}
+
+/// See [`crate::ingest::StreamHeader::content`].
+fn launch_content(line: &str, live: bool) -> ContentHash {
+    let mut digest = Sha256::new();
+    digest.update(b"launch line\0");
+    digest.update(line.as_bytes());
+    if live {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        digest.update(now.unwrap_or_default().as_nanos().to_le_bytes());
+    }
+    ContentHash::from_digest(digest)
+}

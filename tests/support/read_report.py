@@ -1,0 +1,105 @@
+"""What a DICOM report says, as JSON: read by pydicom, and its tree by highdicom.
+
+Usage: read_report.py FILE            a report
+       read_report.py --picture FILE  a key frame
+       read_report.py --cine FROM TO NUMBER DATE   a cine of a patient with a Chinese name
+"""
+
+import json
+import sys
+
+from pydicom import dcmread
+
+
+def references(data, keyword):
+    return [
+        {
+            "study": study.StudyInstanceUID,
+            "series": series.SeriesInstanceUID,
+            "class": sop.ReferencedSOPClassUID,
+            "uid": sop.ReferencedSOPInstanceUID,
+        }
+        for study in data.get(keyword, [])
+        for series in study.ReferencedSeriesSequence
+        for sop in series.ReferencedSOPSequence
+    ]
+
+
+def common(data):
+    words = ["SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"]
+    words += ["PatientName", "PatientID", "StudyDate", "Modality", "InstanceNumber"]
+    return {word: str(data.get(word, "")) for word in words}
+
+
+def report(path):
+    import highdicom
+
+    data = dcmread(path)
+    found = common(data)
+    found["flags"] = [data.CompletionFlag, data.VerificationFlag]
+    for keyword in ["CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"]:
+        found[keyword] = references(data, keyword)
+    found["predecessors"] = references(data, "PredecessorDocumentsSequence")
+
+    document = highdicom.sr.Comprehensive3DSR.from_dataset(data)
+    [group] = document.content.get_image_measurement_groups()
+    found["tracking"] = group.tracking_uid
+    found["finding"] = group.finding_type.value
+    found["sites"] = [site.value.value for site in group.finding_sites]
+    found["numbers"] = {it.name.value: it.value for it in group.get_measurements()}
+    found["words"] = {it.name.value: it.value.value for it in group.get_qualitative_evaluations()}
+    found["images"] = [
+        {
+            "name": item.ConceptNameCodeSequence[0].CodeValue,
+            "uid": sop.ReferencedSOPInstanceUID,
+            "frames": [int(n) for n in listed(sop.get("ReferencedFrameNumber"))],
+        }
+        for item in group[0].ContentSequence
+        if item.ValueType == "IMAGE"
+        for sop in item.ReferencedSOPSequence
+    ]
+    found["texts"] = {
+        item.ConceptNameCodeSequence[0].CodeValue: item.TextValue
+        for item in group[0].ContentSequence
+        if item.ValueType == "TEXT"
+    }
+    return found
+
+
+def listed(value):
+    return [] if value is None else [value] if isinstance(value, (int, str)) else list(value)
+
+
+def picture(path):
+    data = dcmread(path)
+    found = common(data)
+    [source] = data.SourceImageSequence
+    found["source"] = source.ReferencedSOPInstanceUID
+    found["frame"] = int(source.ReferencedFrameNumber)
+    found["derivation"] = data.DerivationDescription
+    pixels = data.pixel_array
+    found["shape"] = list(pixels.shape)
+    found["colours"] = int((pixels.max(axis=2) != pixels.min(axis=2)).sum())
+    return found
+
+
+def cine(source, to, number, date):
+    data = dcmread(source)
+    data.SpecificCharacterSet = "GB18030"
+    data.PatientName = "王^小明"
+    data.PatientID = "CANARY-7"
+    data.StudyDate = date
+    data.StudyInstanceUID = f"2.25.90{number}"
+    data.SeriesInstanceUID = f"2.25.91{number}"
+    data.SOPInstanceUID = f"2.25.92{number}"
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.save_as(to, enforce_file_format=True)
+
+
+match sys.argv[1:]:
+    case ["--picture", path]:
+        print(json.dumps(picture(path)))
+    case ["--cine", *words]:
+        cine(*words)
+    case [path]:
+        print(json.dumps(report(path)))
