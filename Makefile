@@ -70,3 +70,4 @@ setup:
 setup-tests:
 	@scripts/install-dependencies.sh --tests
 	@scripts/fetch-test-data.sh
+	@scripts/fetch-onnxruntime.sh >/dev/null

@@ -78,6 +78,7 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
     const int group = thread / 128;
     for (int tile = 0; tile < tiles; ++tile) {
         products_wait<0>();
+        settle(sum);
         if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) {
 #pragma unroll
             for (int j = 0; j < kFragments; ++j) {
@@ -90,6 +91,7 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
         __syncthreads();  // this tile has come for all, and all have left the last one
         const unsigned char* a = shared + tile % kStages * kStageBytes + group * 64 * kRowBytes;
         const unsigned char* b = shared + tile % kStages * kStageBytes + BM * kRowBytes;
+        settle(sum);
         products_begin();
 #pragma unroll
         for (int step = 0; step < BK / 16; ++step) {
@@ -100,6 +102,7 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
         load((tile + kStages - 1) % kStages);
     }
     products_wait<0>();
+    settle(sum);
 
     const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
     const int warp = thread / 32, lane = thread % 32;
@@ -153,6 +156,7 @@ __device__ __forceinline__ void probe_products(const Probe& p) {
     show_to_products();
     __syncthreads();
     float sum[8][4] = {};
+    settle(sum);
     products_begin();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -161,6 +165,7 @@ __device__ __forceinline__ void probe_products(const Probe& p) {
     }
     products_commit();
     products_wait<0>();
+    settle(sum);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* output = reinterpret_cast<float*>(p.output);
 #pragma unroll

@@ -27,6 +27,10 @@ struct Lstm {
     int first_group;        // of 16 clips
 };
 
+// What is infinite, because half precision could not hold it, must not come out
+// of a sigmoid as an ordinary number: it becomes not a number, and shows.
+__device__ __forceinline__ float finite(float x) { return x + 0.0f * x; }
+
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // Two values of a row of W_hh.
@@ -103,10 +107,10 @@ __device__ __forceinline__ void lstm(const Lstm& p) {
             const long long frame = static_cast<long long>(clip0 + clip) * p.frames + t;
             const float* gates = p.gates + frame * 4 * p.hidden + unit0 + unit;
             const float* own = sums + clip * rows + unit;
-            const float in = sigmoid(gates[0] + own[0]);
-            const float forget = sigmoid(gates[p.hidden] + own[p.units]);
-            const float update = tanhf(gates[2 * p.hidden] + own[2 * p.units]);
-            const float out = sigmoid(gates[3 * p.hidden] + own[3 * p.units]);
+            const float in = sigmoid(finite(gates[0] + own[0]));
+            const float forget = sigmoid(finite(gates[p.hidden] + own[p.units]));
+            const float update = tanhf(finite(gates[2 * p.hidden] + own[2 * p.units]));
+            const float out = sigmoid(finite(gates[3 * p.hidden] + own[3 * p.units]));
             cell = forget * cell + in * update;
             const float value = out * tanhf(cell);
             const long long place = static_cast<long long>(clip0 + clip) * p.hidden + unit0 + unit;

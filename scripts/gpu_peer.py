@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Times PyTorch on the networks that `hepaflow gpu-suite` left in a folder, and
-prints both side by side. Needs PyTorch with CUDA, and nothing else.
+"""Times PyTorch on the networks that `hepaflow gpu-suite` left in a folder, adds
+what it found to results.json, and both side by side to table.md. Needs PyTorch
+with CUDA, and nothing else.
 
     scripts/gpu_peer.py FOLDER
+    scripts/gpu_peer.py FOLDER --check    # no timings, and no card needed
 
 Modes: eager, eager with channels last, torch.compile (max-autotune), and eager
-inside a CUDA graph. Inputs are normalised values on the card already; the same
-weights give the same logits, which is checked first against PyTorch's own f32."""
+inside a CUDA graph. Inputs are normalised values on the card already. First every
+network is held to the logits that hepaflow has of the same weights and clips, in
+f32: what computes something else is not timed."""
 
 import json
 import struct
@@ -33,6 +36,14 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         values = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.float32)
         tensors[name] = values.reshape(entry["shape"])
     return tensors
+
+
+def difference(network: "Network", folder: Path, device: str) -> float:
+    """From hepaflow's logits on the CPU, as a part of the largest one."""
+    answers = read_safetensors(folder / "answers.safetensors")
+    found = network(answers["clips"].to(device)).float().cpu()
+    expected = answers["logits"]
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 class Network(nn.Module):
@@ -148,6 +159,8 @@ def graphed(network: nn.Module, clips: torch.Tensor):
 def modes(network: Network, dtype: torch.dtype, batch: int):
     """Name and call of each way to run the network; made one at a time."""
     clips = torch.randn(batch, *network.shape, device="cuda", dtype=dtype)
+    # The last batch left it channels last.
+    network.to(memory_format=torch.contiguous_format)
     yield "eager", lambda: (lambda: network(clips))
     last = clips.to(memory_format=torch.channels_last_3d)
     wide = network.to(memory_format=torch.channels_last_3d)
@@ -162,20 +175,58 @@ def modes(network: Network, dtype: torch.dtype, batch: int):
     yield "compile", compiled
 
 
+def checked(folder: Path, device: str) -> dict[str, float]:
+    """Every network's difference; tells of it, and ends where one is too large."""
+    # In f32 as written, not in TF32.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found = {}
+    for graph in sorted(folder.glob("*/graph.json")):
+        name = graph.parent.name
+        found[name] = difference(Network(graph.parent).eval().to(device), graph.parent, device)
+        print(f"{name}: {found[name]:.1e} from hepaflow's logits", flush=True)
+    # NaN is not small either.
+    wrong = [name for name, far in found.items() if not far < 1e-4]
+    if wrong or not found:
+        sys.exit(f"gpu_peer: not the networks that hepaflow has: {', '.join(wrong) or folder}")
+    return found
+
+
+def table(ours: list[dict], theirs: list[dict]) -> str:
+    names = ("eager", "channels_last", "cuda_graph", "compile")
+    titles = [f"PyTorch {name}" for name in names]
+    lines = [f"| network | precision | batch | hepaflow ms | clips/s | {' | '.join(titles)} |",
+             "|" + "---|" * (5 + len(names))]
+    for row in ours:
+        key = {k: row[k] for k in ("network", "precision", "batch")}
+        peers = []
+        for mode in names:
+            found = [r for r in theirs if r["mode"] == mode and all(r[k] == v for k, v in key.items())]
+            peers.append(f"{found[0]['milliseconds']:.3f}" if found and "milliseconds" in found[0] else "-")
+        cells = [row["network"], row["precision"], str(row["batch"]),
+                 f"{row['milliseconds']:.3f}", f"{row['clips_per_second']:.0f}"]
+        lines.append("| " + " | ".join(cells + peers) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(sys.argv[1])
-    results = {
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "card": torch.cuda.get_device_name(),
-        "timings": [],
-    }
-    torch.backends.cudnn.benchmark = True
-    print(f"PyTorch {results['torch']}, cuDNN {results['cudnn']}, {results['card']}")
     with torch.inference_mode():
+        if sys.argv[2:]:
+            checked(folder, "cuda" if torch.cuda.is_available() else "cpu")
+            return 0
+        results = {
+            "torch": torch.__version__,
+            "cudnn": torch.backends.cudnn.version(),
+            "card": torch.cuda.get_device_name(),
+            "differences": checked(folder, "cuda"),
+            "timings": [],
+        }
+        print(f"PyTorch {results['torch']}, cuDNN {results['cudnn']}, {results['card']}")
+        torch.backends.cudnn.benchmark = True
         for graph in sorted(folder.glob("*/graph.json")):
             for precision, dtype in PRECISIONS.items():
                 network = Network(graph.parent).eval().cuda().to(dtype)
@@ -189,20 +240,11 @@ def main() -> int:
                             row["error"] = f"{type(error).__name__}: {error}"[:300]
                         print(row, flush=True)
                         results["timings"].append(row)
-    (folder / "peer.json").write_text(json.dumps(results, indent=1) + "\n")
-    ours = json.loads((folder / "results.json").read_text())["timings"]
-    names = ("eager", "channels_last", "cuda_graph", "compile")
-    print(f"\n| network | precision | batch | hepaflow ms | {' | '.join(names)} |")
-    print("|" + "---|" * (4 + len(names)))
-    for row in ours:
-        key = {k: row[k] for k in ("network", "precision", "batch")}
-        peers = []
-        for mode in names:
-            found = [r for r in results["timings"] if r["mode"] == mode
-                     and all(r[k] == v for k, v in key.items())]
-            peers.append(f"{found[0]['milliseconds']:.3f}" if found and "milliseconds" in found[0] else "-")
-        cells = [row["network"], row["precision"], str(row["batch"]), f"{row['milliseconds']:.3f}"]
-        print("| " + " | ".join(cells + peers) + " |")
+    file = folder / "results.json"
+    report = json.loads(file.read_text())
+    report["pytorch"] = results
+    file.write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "table.md").write_text(table(report["timings"], results["timings"]))
     return 0
 
 

@@ -6,11 +6,12 @@
 # The binary may come from another machine; there it is built with
 #     cargo build --release --no-default-features
 # Here an NVIDIA driver is needed, NVRTC (with the CUDA toolkit or PyTorch), and
-# for the comparison PyTorch. Results go to FOLDER: results.json, peer.json, the
-# table in table.md, and what compute-sanitizer said.
+# for the comparison PyTorch. Results go to FOLDER: results.json (with the date,
+# card, driver, hash of the kernels, and PyTorch's and cuDNN's versions), the table
+# in table.md, and what compute-sanitizer said.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-[[ $# -eq 2 ]] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[[ $# -eq 2 ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 binary=$1 folder=$2
 mkdir -p "$folder"
 
@@ -30,16 +31,20 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv | 
 status=0
 "$binary" gpu-suite --output "$folder" || status=$?
 if command -v compute-sanitizer >/dev/null; then
-  compute-sanitizer --error-exitcode 9 "$binary" gpu-suite --output "$folder/sanitizer" --only kernels \
-    >"$folder/sanitizer.log" 2>&1 && echo 'compute-sanitizer: no memory error' \
-    || { echo "compute-sanitizer found something, see $folder/sanitizer.log" >&2; status=1; }
+  for tool in memcheck synccheck racecheck; do
+    compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$binary" gpu-suite --output "$folder/sanitizer" --only kernels >"$folder/$tool.log" 2>&1 \
+      && echo "compute-sanitizer $tool: nothing found" \
+      || { echo "compute-sanitizer $tool found something, see $folder/$tool.log" >&2; status=1; }
+  done
 else
   echo 'compute-sanitizer is not here: no memory pass' >&2
 fi
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  python3 "$here/gpu_peer.py" "$folder" | tee "$folder/peer.log"
-  grep '^|' "$folder/peer.log" >"$folder/table.md"
+  python3 "$here/gpu_peer.py" "$folder" || status=$?
 else
   echo 'PyTorch with CUDA is not here: no comparison' >&2
 fi
+cat "$folder/table.md"
+echo "to keep them: cp $folder/results.json benches/results/gpu-$(date -u +%F).json" >&2
 exit $status

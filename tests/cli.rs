@@ -260,3 +260,41 @@ fn devices_are_listed_with_or_without_a_card() {
     assert!(found["cpu"]["threads"].as_u64().unwrap() > 0);
     assert!(found["cuda"].is_object());
 }
+
+#[test]
+fn numerics_say_what_a_precision_costs() {
+    let model = golden("fibro3d_odd");
+    let clips = model.join("clips.safetensors");
+    let scratch = tempfile::tempdir().unwrap();
+    let of = |precision: &str| {
+        let output = scratch.path().join(precision);
+        let mut args = vec!["infer".into(), "--model".into(), model.clone()];
+        args.extend(["--input".into(), clips.clone()]);
+        args.extend(["--output".into(), output.clone(), "--precision".into()]);
+        printed(args.into_iter().chain([precision.into()]));
+        logits(&output).1
+    };
+    let (right, found) = (of("f32"), of("bf16"));
+    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    let off: Vec<f32> = right.iter().zip(&found).map(|(a, b)| a - b).collect();
+    let expected = f64::from(largest(&off) / largest(&right));
+    assert!(expected > 0.0);
+
+    let mut args = vec!["model".into(), "numerics".into(), model.clone()];
+    args.extend(["--input".into(), clips.clone(), "--json".into()]);
+    let report: Value = serde_json::from_str(&printed(&args)).unwrap();
+    let agreement = &report["agreement"];
+    assert_eq!(agreement["clips"], 2);
+    let found = agreement["largest_error"].as_f64().unwrap();
+    assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    assert_eq!(report["clips_are_noise"], false);
+
+    let text = printed([Path::new("model"), Path::new("numerics"), &model]);
+    assert!(text.contains("32 clips of noise"), "{text}");
+    args[2] = golden("fibro3d");
+    let error = refused(&args);
+    assert!(
+        error.contains("the model takes [N, 1, 9, 28, 28]"),
+        "{error}"
+    );
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hepaflow::domain::{Clip, EventTime, Frame, StreamId};
-use hepaflow::engine::{Device, Engine, EngineError, EngineOptions, Precision};
+use hepaflow::engine::{Agreement, Device, Engine, EngineError, EngineOptions, Precision};
 use hepaflow::model::{Model, ModelError, OnnxOptions, import_onnx, to_onnx, usual_classes};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
@@ -310,11 +310,92 @@ fn weights_cut_short_lying_or_not_finite_are_refused() {
     let error = Model::load(folder.path()).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
 
+    spoilt[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    fs::write(&file, &spoilt).unwrap();
+    let error = Model::load(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+
     fs::remove_file(&file).unwrap();
     assert!(matches!(
         Model::load(folder.path()),
         Err(ModelError::Read { .. })
     ));
+}
+
+#[test]
+fn a_header_of_two_gigabytes_is_refused_before_it_is_read() {
+    let folder = copy("fibro3d");
+    let file = folder.path().join("weights.safetensors");
+    // Room for all that the header claims, and more than this machine may have: a
+    // file of holes, which costs no disk.
+    let holes = fs::File::create(&file).unwrap();
+    holes.set_len(1 << 40).unwrap();
+    for (claimed, says) in [
+        (
+            2_u64 << 30,
+            "claims 2147483648 bytes, and a header has at most",
+        ),
+        (u64::MAX, "claims 18446744073709551615 bytes"),
+    ] {
+        std::os::unix::fs::FileExt::write_all_at(&holes, &claimed.to_le_bytes(), 0).unwrap();
+        let error = Model::load(folder.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Format { .. }), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    // As much as a header may have, in a file that has less.
+    holes.set_len(1000).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&holes, &5000_u64.to_le_bytes(), 0).unwrap();
+    let error = Model::load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("the whole file has 1000"), "{error}");
+}
+
+/// The golden weights with the first tensor changed: its type, and its bytes.
+fn first_tensor_as(dtype: safetensors::Dtype, bytes: Vec<u8>) -> (TempDir, String) {
+    let folder = copy("fibro3d");
+    let file = folder.path().join("weights.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let stored = SafeTensors::deserialize(&whole).unwrap();
+    let mut tensors = stored.tensors();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let name = tensors[0].0.clone();
+    let shape = tensors[0].1.shape().to_vec();
+    tensors[0].1 = safetensors::tensor::TensorView::new(dtype, shape, &bytes).unwrap();
+    let changed = safetensors::serialize(tensors, None).unwrap();
+    fs::write(&file, changed).unwrap();
+    (folder, name)
+}
+
+#[test]
+fn weights_of_another_type_are_taken_if_they_are_floats_and_named_if_not() {
+    let whole = fs::read(golden("fibro3d").join("weights.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&whole).unwrap();
+    let mut tensors = stored.tensors();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let len = tensors[0].1.data().len() / 4;
+    for (dtype, size) in [
+        (safetensors::Dtype::I32, 4),
+        (safetensors::Dtype::U8, 1),
+        (safetensors::Dtype::BOOL, 1),
+    ] {
+        let (folder, name) = first_tensor_as(dtype, vec![1; len * size]);
+        let error = Model::load(folder.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Weights { .. }), "{error}");
+        let says = format!("{name} holds {dtype:?}: expected F32, F16, BF16 or F64");
+        assert!(error.to_string().contains(&says), "{error}");
+    }
+    let doubles: Vec<u8> = (0..len)
+        .flat_map(|place| (place as f64 / 7.0).to_le_bytes())
+        .collect();
+    let (folder, name) = first_tensor_as(safetensors::Dtype::F64, doubles);
+    let model = Model::load(folder.path()).unwrap();
+    let values = &model.weights().get(&name).unwrap().values;
+    let third = (3.0_f64 / 7.0) as f32;
+    assert_eq!(values[3].to_bits(), third.to_bits());
+    // A double that no float can hold is infinite as a float.
+    let huge = vec![1e300_f64.to_le_bytes(); len].concat();
+    let (folder, _) = first_tensor_as(safetensors::Dtype::F64, huge);
+    let error = Model::load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("not finite"), "{error}");
 }
 
 #[test]
@@ -398,6 +479,77 @@ fn what_is_exported_can_be_imported_and_answers_the_same() {
         let difference = largest_difference(&logits[1], &logits[0]);
         assert!(difference < 2e-6, "{name}: {difference:e}");
     }
+}
+
+/// Logits of ONNX Runtime, which is fetched by a script and not a part of this
+/// project.
+fn by_onnx_runtime(folder: &Path, onnx: &Path, shape: &[usize], clips: &[f32]) -> Vec<f32> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let runtime = root.join("tests/data/cache/onnxruntime-1.32.0");
+    assert!(
+        runtime.exists(),
+        "ONNX Runtime is not here: scripts/fetch-onnxruntime.sh fetches it"
+    );
+    let (input, output) = (folder.join("clips.bin"), folder.join("logits.bin"));
+    let bytes: Vec<u8> = clips.iter().flat_map(|value| value.to_le_bytes()).collect();
+    fs::write(&input, bytes).unwrap();
+    let done = std::process::Command::new("python3")
+        .arg(root.join("tests/support/onnx_peer.py"))
+        .args([onnx, &input, &output])
+        .args(shape.iter().map(ToString::to_string))
+        .env("PYTHONPATH", runtime)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}: {said}", onnx.display());
+    let bytes = fs::read(&output).unwrap();
+    let (words, _) = bytes.as_chunks::<4>();
+    words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+#[test]
+fn what_is_exported_answers_the_same_in_onnx_runtime() {
+    let scratch = TempDir::new().unwrap();
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let name = folder.unwrap().file_name().into_string().unwrap();
+        let model = Model::load(&golden(&name)).unwrap();
+        let file = scratch.path().join(format!("{name}.onnx"));
+        fs::write(&file, to_onnx(&model)).unwrap();
+        let (shape, clips) = tensor(&golden(&name).join("clips.safetensors"), "clips");
+        let (_, expected) = tensor(&golden(&name).join("logits.safetensors"), "logits");
+        let logits = by_onnx_runtime(scratch.path(), &file, &shape, &clips);
+        let difference = largest_difference(&logits, &expected);
+        assert!(difference < 1e-5, "{name}: {difference:e}");
+        // And with another number of clips than the last.
+        let one = [&[1], &shape[1..]].concat();
+        let clip = &clips[..clips.len() / shape[0]];
+        let alone = by_onnx_runtime(scratch.path(), &file, &one, clip);
+        let difference = largest_difference(&alone, &expected[..alone.len()]);
+        assert!(difference < 1e-5, "{name}, one clip: {difference:e}");
+    }
+}
+
+#[test]
+fn agreement_counts_what_is_off_and_what_is_decided_otherwise() {
+    let right = [4.0, 1.0, 0.5, 1.0, 1.0, 3.0];
+    let same = Agreement::of(&right, &right, 2);
+    assert_eq!((same.clips, same.changed), (3, 0));
+    assert!(same.within(0.0));
+    // The second clip flips, which led by 0.5 of 4; the first loses a quarter.
+    let found = [3.0, 1.0, 1.0, 0.75, 1.0, 3.0];
+    let other = Agreement::of(&found, &right, 2);
+    let expected = Agreement {
+        clips: 3,
+        largest_logit: 4.0,
+        largest_error: 0.25,
+        mean_error: (1.0 + 0.5 + 0.25) / 4.0 / 6.0,
+        changed: 1,
+        clearest_change: 0.125,
+    };
+    assert_eq!(other, expected);
+    assert!(other.within(0.25) && !other.within(0.24));
+    let lost = Agreement::of(&[f32::NAN, 1.0], &[0.5, 1.0], 2);
+    assert!(!lost.within(1e9), "{lost:?}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Noise {
 }
 
 /// Values in -1..1.
-fn noise(len: usize) -> Vec<f32> {
+pub(super) fn noise(len: usize) -> Vec<f32> {
     let mut noise = Noise::new();
     let values = (0..len).map(|_| (noise.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0);
     values.collect()

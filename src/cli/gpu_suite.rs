@@ -11,17 +11,19 @@ use serde_json::json;
 
 use super::BadInput;
 use crate::engine::cuda::suite;
+use crate::engine::{Device, Engine, EngineOptions, Precision};
 use crate::model::{Architecture, Graph, InputSpec, Lstm, Model, ModelSpec, Op, usual_classes};
 
 /// Checks and times the kernels on this machine's NVIDIA card.
 ///
 /// First every kernel against its definition, then whole networks against the
-/// CPU, then timings in batches of 1, 8 and 32. The networks have random weights
-/// and are left in the output folder, where `scripts/gpu_peer.py` finds them to
-/// time PyTorch. `scripts/gpu_suite.sh` runs both.
+/// CPU, then timings in batches of 1, 8 and 32: results.json and table.md. The
+/// networks have random weights and are left in the output folder with two clips
+/// and their logits, where `scripts/gpu_peer.py` finds them to time PyTorch.
+/// `scripts/gpu_suite.sh` runs both.
 #[derive(Args)]
 pub(super) struct GpuSuiteArgs {
-    /// Where networks and results.json go.
+    /// Where networks, results.json and table.md go.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// One part only.
@@ -53,7 +55,8 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
             .try_for_each(|(name, spec)| write_model(&args.output.join(name), spec).map(drop));
     }
     let mut report = suite::identify().map_err(BadInput::new)?;
-    println!("{}, CUDA {}", report.card, report.driver_cuda_version);
+    println!("{}, {}", report.date, report.card);
+    println!("{}, CUDA {}", report.driver, report.driver_cuda_version);
     println!("kernel sources {}", report.kernel_sources);
     if wants(Part::Kernels) {
         report.kernels = suite::kernels(|result| {
@@ -74,8 +77,11 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
             for result in suite::network(name, &model)? {
                 let verdict = if result.passed { "ok  " } else { "FAIL" };
                 println!(
-                    "{verdict} {name}, {}: {:.1e} of {:.1e} from the CPU",
-                    result.precision, result.difference, result.tolerance
+                    "{verdict} {name}, {}: {:.1e} of {:.1e} from the CPU, {} of another class",
+                    result.precision,
+                    result.agreement.largest_error,
+                    result.tolerance,
+                    result.agreement.changed
                 );
                 report.networks.push(result);
             }
@@ -94,9 +100,17 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
             }
         }
     }
-    let file = args.output.join("results.json");
-    fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    let write = |name: &str, text: String| {
+        let file = args.output.join(name);
+        let written = fs::write(&file, text);
+        written.with_context(|| format!("cannot write {}", file.display()))?;
+        anyhow::Ok(file)
+    };
+    write("table.md", table(&report))?;
+    let file = write(
+        "results.json",
+        serde_json::to_string_pretty(&report)? + "\n",
+    )?;
     if !report.passed() {
         bail!(
             "the kernels are not right on this card, see {}",
@@ -104,6 +118,25 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The timings, for people; `scripts/gpu_peer.py` adds PyTorch's.
+fn table(report: &suite::Report) -> String {
+    let mut text = "| network | precision | batch | ms | clips/s | ms with copies |\n\
+                    |---|---|---|---|---|---|\n"
+        .to_owned();
+    for timing in &report.timings {
+        text += &format!(
+            "| {} | {} | {} | {:.3} | {:.0} | {:.3} |\n",
+            timing.network,
+            timing.precision,
+            timing.batch,
+            timing.milliseconds,
+            timing.clips_per_second,
+            timing.answer_milliseconds
+        );
+    }
+    text
 }
 
 /// The networks, in the sizes that people use.
@@ -151,6 +184,10 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
             spec(Architecture::Fibro3d, &[16, 32, 64], None, &grey),
         ),
         (
+            "fibro2d",
+            spec(Architecture::Fibro2d, &[16, 32, 64, 128], None, &grey),
+        ),
+        (
             "fibro2d_lstm",
             spec(
                 Architecture::Fibro2dLstm,
@@ -162,8 +199,9 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
     ]
 }
 
-/// Writes a model directory with random weights of usual sizes, and its graph
-/// for programs that do not know the architectures.
+/// Writes a model directory with random weights of usual sizes, its graph for
+/// programs that do not know the architectures, and two clips with the logits that
+/// the CPU has for them: whoever builds the network anew must come to the same.
 fn write_model(folder: &Path, spec: &ModelSpec) -> anyhow::Result<Model> {
     let graph = spec.graph().map_err(|problem| anyhow!(problem))?;
     fs::create_dir_all(folder)?;
@@ -203,7 +241,31 @@ fn write_model(folder: &Path, spec: &ModelSpec) -> anyhow::Result<Model> {
     safetensors::serialize_to_file(views, None, &folder.join("weights.safetensors"))?;
     let described = json!({ "input": spec.input, "nodes": describe(&graph) });
     fs::write(folder.join("graph.json"), described.to_string())?;
-    Ok(Model::load(folder)?)
+    let model = Model::load(folder)?;
+    let input = &spec.input;
+    let shape = [2, input.channels, input.frames, input.height, input.width];
+    let clips: Vec<f32> = (0..shape.iter().product()).map(|_| uniform()).collect();
+    let options = EngineOptions {
+        device: Device::Cpu,
+        precision: Precision::F32,
+    };
+    let engine = Engine::open(&model, options)?;
+    let logits = engine.infer_tensor(&mut engine.workspace(), &clips, &shape)?;
+    let bytes = |values: &[f32]| -> Vec<u8> {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        bytes.collect()
+    };
+    let of_logits = vec![2, spec.classes.len()];
+    let (clips, logits) = (bytes(&clips), bytes(&logits));
+    let views = [
+        (
+            "clips",
+            TensorView::new(Dtype::F32, shape.to_vec(), &clips)?,
+        ),
+        ("logits", TensorView::new(Dtype::F32, of_logits, &logits)?),
+    ];
+    safetensors::serialize_to_file(views, None, &folder.join("answers.safetensors"))?;
+    Ok(model)
 }
 
 /// The graph as `scripts/gpu_peer.py` reads it.

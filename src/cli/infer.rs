@@ -63,7 +63,8 @@ pub(super) fn run(args: &InferArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", args.output.display()))
 }
 
-fn read_clips(file: &PathBuf) -> anyhow::Result<(Vec<usize>, Vec<f32>)> {
+/// Clips `[N, C, T, H, W]`, and their shape.
+pub(super) fn read_clips(file: &PathBuf) -> anyhow::Result<(Vec<usize>, Vec<f32>)> {
     let name = file.display();
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {name}"))?;
     let stored = SafeTensors::deserialize(&bytes)

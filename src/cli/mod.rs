@@ -32,6 +32,7 @@ mod labels;
 mod log;
 mod model;
 mod models;
+mod numerics;
 mod outbox;
 #[cfg(feature = "gstreamer")]
 mod phantom;

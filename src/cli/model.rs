@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use super::BadInput;
+use super::numerics::{self, NumericsArgs};
 use super::results::print;
 use crate::domain::StageRange;
 use crate::engine::{Device, Engine, EngineOptions, SessionOptions};
@@ -29,6 +30,7 @@ enum ModelCommand {
     Import(ImportArgs),
     Inspect(InspectArgs),
     Export(ExportArgs),
+    Numerics(NumericsArgs),
 }
 
 /// Makes a model directory from weights under PyTorch's own names.
@@ -145,6 +147,7 @@ pub(super) fn run(args: ModelArgs) -> anyhow::Result<()> {
             ))
         }
         ModelCommand::Inspect(args) => inspect(&args),
+        ModelCommand::Numerics(args) => numerics::run(&args),
         ModelCommand::Export(args) => {
             let model = Model::load(&args.directory).map_err(BadInput::new)?;
             fs::write(&args.onnx, to_onnx(&model))

@@ -8,6 +8,7 @@
 //! The same clip gives the same bits on one machine, whatever the number of
 //! threads and whatever clips are beside it.
 
+mod agreement;
 mod attention;
 mod course;
 mod cpu;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use crate::domain::Clip;
 use crate::model::{InputSpec, Model};
 
+pub use agreement::Agreement;
 pub use attention::Attention;
 use attention::Head;
 use cpu::{Storage, Team};

@@ -97,10 +97,7 @@ pub fn import(
     if directory.exists() {
         return Err(ImportError::Exists(directory.to_owned()));
     }
-    let bytes = fs::read(weights).map_err(|error| ModelError::Read {
-        file: weights.to_owned(),
-        error,
-    })?;
+    let bytes = super::weights::read_file(weights)?;
     let stored = SafeTensors::deserialize(&bytes).map_err(|error| ModelError::Format {
         file: weights.to_owned(),
         problem: error.to_string(),

@@ -121,7 +121,7 @@ impl Model {
             })
         };
         let toml_bytes = read(&toml_file)?;
-        let weight_bytes = read(&weights_file)?;
+        let weight_bytes = weights::read_file(&weights_file)?;
         let files = [
             ("model.toml", &toml_bytes[..]),
             ("weights.safetensors", &weight_bytes[..]),

@@ -1,4 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -6,6 +8,44 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::{Graph, ModelError};
+
+/// A header is no longer than this: that of a large network has some hundred bytes
+/// a tensor. The reader has the same limit.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Reads a safetensors file, and none whose first bytes already say that it cannot
+/// be one: it may be larger than the memory.
+pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, ModelError> {
+    let unreadable = |error| ModelError::Read {
+        file: file.to_owned(),
+        error,
+    };
+    let format = |problem: String| ModelError::Format {
+        file: file.to_owned(),
+        problem,
+    };
+    let mut opened = File::open(file).map_err(unreadable)?;
+    let length = opened.metadata().map_err(unreadable)?.len();
+    let mut first = [0; 8];
+    if length < 8 {
+        return Err(format(format!("it has {length} bytes")));
+    }
+    opened.read_exact(&mut first).map_err(unreadable)?;
+    let header = u64::from_le_bytes(first);
+    if header > LONGEST_HEADER {
+        return Err(format(format!(
+            "its header claims {header} bytes, and a header has at most {LONGEST_HEADER}"
+        )));
+    }
+    if header > length - 8 {
+        return Err(format(format!(
+            "its header claims {header} bytes, and the whole file has {length}"
+        )));
+    }
+    let mut bytes = first.to_vec();
+    opened.read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
 
 /// A parameter: its shape, and its values in row-major order.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
 
 use super::driver::DriverCard;
 use super::launch::Card;
@@ -65,9 +66,20 @@ pub(in crate::engine) enum Served {
 /// What one thread needs.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Workspace {
-    batch: Option<(usize, usize, Batch)>,
+    batch: Option<Room>,
     /// For when the card was given up.
     cpu: Option<cpu::Buffers>,
+}
+
+/// Memory for so many clips.
+#[derive(Debug)]
+struct Room {
+    /// Which opening of the card it is on.
+    generation: usize,
+    clips: usize,
+    /// Who used it last.
+    thread: ThreadId,
+    batch: Batch,
 }
 
 impl Workspace {
@@ -287,16 +299,26 @@ impl Backend {
         generation: usize,
         count: usize,
     ) -> Result<&'a mut Batch, CudaError> {
-        let fits = |(of, room, _): &(usize, usize, Batch)| *of == generation && *room >= count;
+        let thread = std::thread::current().id();
+        let fits = |room: &Room| room.generation == generation && room.clips >= count;
         if !workspace.batch.as_ref().is_some_and(fits) {
             // The old one first: there may be no room for both.
             workspace.batch = None;
-            workspace.batch = Some((generation, count, network.batch(count)?));
+            workspace.batch = Some(Room {
+                generation,
+                clips: count,
+                thread,
+                batch: network.batch(count)?,
+            });
         }
-        match &mut workspace.batch {
-            Some((_, _, batch)) => Ok(batch),
-            None => Err(CudaError::OutOfMemory { bytes: 0 }),
+        let Some(room) = &mut workspace.batch else {
+            return Err(CudaError::OutOfMemory { bytes: 0 });
+        };
+        if room.thread != thread {
+            network.card().wait_for(room.thread)?;
+            room.thread = thread;
         }
+        Ok(&mut room.batch)
     }
 
     /// Opens the card anew after an error, unless another thread has; gives it

@@ -341,6 +341,13 @@ impl Card for DriverCard {
         Ok(())
     }
 
+    fn wait_for(&self, thread: ThreadId) -> Result<(), CudaError> {
+        self.bind()?;
+        // A thread without a stream has begun nothing.
+        let lane = lock(&self.lanes).get(&thread).cloned();
+        lane.map_or(Ok(()), |lane| lock(&lane).wait())
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
         let lane = self.lane()?;
         let function = self.function(launch.kernel)?;
@@ -386,13 +393,14 @@ impl Card for DriverCard {
             result::stream::begin_capture(stream, mode).map_err(failed)?;
             let worked = work();
             let graph = result::stream::end_capture(stream);
-            let (Ok(()), Ok(graph)) = (worked, graph) else {
+            let graph = graph.ok().filter(|graph| !graph.is_null());
+            let (Ok(()), Some(graph)) = (worked, graph) else {
+                if let Some(graph) = graph {
+                    let _ = result::graph::destroy(graph);
+                }
                 tracing::debug!("the driver does not record these launches");
                 return Ok(None);
             };
-            if graph.is_null() {
-                return Ok(None);
-            }
             let flags = std::mem::zeroed();
             let executable = result::graph::instantiate(graph, flags);
             let _ = result::graph::destroy(graph);

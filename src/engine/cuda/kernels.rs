@@ -846,6 +846,7 @@ pub(crate) fn grad_cam(
     output: u64,
 ) -> Result<(), CudaError> {
     let positions = activations.positions();
+    int(clips * positions)?;
     let parameters = GradCam {
         activations: activations.address,
         weights,

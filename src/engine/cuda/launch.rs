@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use super::CudaError;
 
@@ -62,7 +63,9 @@ pub(crate) struct Launch<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Recording(pub(crate) usize);
 
-/// A device with memory that runs kernels, one after the other.
+/// A device with memory that runs kernels: those of one thread one after the
+/// other. What two threads begin is in no order, until one has waited for the
+/// other ([`Card::wait_for`]) or for itself, by a download.
 pub(crate) trait Card: Debug + Send + Sync {
     /// For people.
     fn name(&self) -> String;
@@ -75,13 +78,16 @@ pub(crate) trait Card: Debug + Send + Sync {
     /// Gives memory back; nothing that was launched may still use it.
     fn free(&self, address: u64);
 
-    /// Copies to the device, in order with the launches.
+    /// Copies to the device, in order with this thread's launches.
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), CudaError>;
 
-    /// Copies from the device, when all launches before have ended.
+    /// Copies from the device, when all that this thread began before has ended.
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), CudaError>;
 
-    /// Begins a kernel, in order with the launches before.
+    /// Waits until what a thread has begun, this or another, has ended.
+    fn wait_for(&self, thread: ThreadId) -> Result<(), CudaError>;
+
+    /// Begins a kernel, in order with this thread's launches before.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
 
     /// Records what `work` launches, to replay it as one; none where the card
@@ -91,7 +97,7 @@ pub(crate) trait Card: Debug + Send + Sync {
         work: &mut dyn FnMut() -> Result<(), CudaError>,
     ) -> Result<Option<Recording>, CudaError>;
 
-    /// Begins a recording, in order with the launches before.
+    /// Begins a recording, in order with this thread's launches before.
     fn replay(&self, recording: Recording) -> Result<(), CudaError>;
 
     /// Forgets a recording.

@@ -220,8 +220,9 @@ impl Builder<'_> {
         precision: Precision,
     ) -> Result<u64, CudaError> {
         let largest = match precision {
+            Precision::F32 => f32::MAX,
             Precision::F16 => f32::from(half::f16::MAX),
-            Precision::F32 | Precision::Bf16 => f32::MAX,
+            Precision::Bf16 => f32::from(half::bf16::MAX),
         };
         // Not a number fails the comparison, too.
         if !values.iter().all(|value| value.abs() <= largest) {
@@ -348,11 +349,16 @@ impl Builder<'_> {
             output_is_f32: true,
             grey: None,
         };
-        let limit = self.card.limits().shared_bytes;
-        let units = [16, 8, 4]
-            .into_iter()
-            .find(|&units| kernels::lstm_shared_bytes(self.precision, hidden, units) <= limit)
-            .ok_or(CudaError::TooLarge { value: hidden })?;
+        // All blocks of a recurrence run at once, and a multiprocessor is sure of
+        // one.
+        let limits = self.card.limits();
+        let fits = |units: &usize| {
+            kernels::lstm_shared_bytes(self.precision, hidden, *units) <= limits.shared_bytes
+                && hidden / units <= limits.multiprocessors
+        };
+        let units = [16, 8, 4].into_iter().find(fits).ok_or(CudaError::Plan {
+            problem: "an LSTM has more hidden units than the card can compute at once",
+        })?;
         let packed = weights::recurrent(&layer.recurrent, layer.hidden, hidden, units);
         let recurrence = Recurrence {
             recurrent: self.upload(&packed, self.precision)?,

@@ -189,6 +189,8 @@ impl Network {
                 problem: "the network does not end in one row of logits",
             });
         }
+        // Other threads compute with the weights, and know nothing of this one.
+        card.wait_for(std::thread::current().id())?;
         Ok(Self {
             card: Arc::clone(card),
             precision,

@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::ThreadId;
 
 use super::CudaError;
 use super::kernels::{self, Slice as Copy};
@@ -42,6 +43,9 @@ pub(in crate::engine) struct Session {
     held: Vec<Slots>,
     /// On the card, from the first stage on; and which opening of the card that was.
     memory: Option<(usize, Arc<Holding>)>,
+    /// Who computed the last stage: a stage's end is not waited for, so another
+    /// thread must do that first.
+    thread: Option<ThreadId>,
 }
 
 /// A session's memory on the card, which is taken away when the card fails: its
@@ -155,6 +159,7 @@ impl Session {
             held: plan.begins.iter().map(|_| Slots::default()).collect(),
             plan,
             memory: None,
+            thread: None,
         }
     }
 
@@ -207,6 +212,10 @@ impl Session {
             let holding = Arc::new(Holding(Mutex::new(Some(memory))));
             run.holdings.add(&holding);
             self.memory = Some((run.generation, holding));
+        }
+        let thread = std::thread::current().id();
+        if let Some(other) = self.thread.replace(thread).filter(|last| *last != thread) {
+            run.card.wait_for(other)?;
         }
         let address = self.memory.as_ref().and_then(|(_, holding)| {
             let memory = holding.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,17 +1,21 @@
 //! A card that is none: the kernels compiled by the host's C++ compiler and run
 //! by the shim in `kernels/host/`. Tests only.
+//!
+//! As on a real card, every thread has a stream of its own: what it uploads and
+//! launches waits there, in order, until somebody waits for that thread. So a
+//! thread that relies on another one's work without waiting finds memory that was
+//! never written, which is not a number.
+
+mod library;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex};
-
-use sha2::{Digest, Sha256};
+use std::thread::ThreadId;
 
 use super::CudaError;
 use super::launch::{Card, Launch, Limits, Recording};
+pub(crate) use library::Patch;
 
 /// In what order the shim lets threads run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +32,6 @@ pub(crate) const SCHEDULES: [Schedule; 4] = [
     Schedule::Random(1),
     Schedule::Random(2),
 ];
-
-/// A change to a source, to plant a bug.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patch {
-    pub(crate) file: &'static str,
-    pub(crate) from: &'static str,
-    pub(crate) to: &'static str,
-}
 
 #[repr(C)]
 struct ShimLaunch {
@@ -72,11 +68,63 @@ pub(crate) struct Shim {
     schedule: Schedule,
     limits: Limits,
     memory: Mutex<HashMap<u64, Allocation>>,
+    /// What each thread has begun, and nobody has waited for.
+    begun: Mutex<HashMap<ThreadId, Vec<Work>>>,
+    /// What threads record just now: nothing of it is begun.
+    recording: Mutex<HashMap<ThreadId, Vec<OwnedLaunch>>>,
+    recordings: Mutex<Vec<Option<Vec<OwnedLaunch>>>>,
+    /// An error of work that was performed where it could not be told.
+    broken: Mutex<Option<CudaError>>,
     /// What the next launch after so many does: nothing, or fail.
     pub(crate) fault: Mutex<Option<(usize, CudaError)>>,
     /// Allocations that would exceed this many bytes in all fail.
     pub(crate) capacity: Mutex<usize>,
+    /// Kernels that were begun, by themselves or in a recording.
     pub(crate) launches: Mutex<Vec<String>>,
+}
+
+/// Something in a thread's stream.
+enum Work {
+    Upload { to: u64, bytes: Vec<u8> },
+    Launch(OwnedLaunch),
+}
+
+/// A launch with its parameters copied, as a driver copies them.
+#[derive(Clone)]
+struct OwnedLaunch {
+    kernel: String,
+    grid: [usize; 3],
+    block: usize,
+    shared_bytes: usize,
+    together: bool,
+    /// Aligned as any struct wants it.
+    parameters: Vec<u128>,
+    parameter_bytes: usize,
+}
+
+impl OwnedLaunch {
+    fn of(launch: &Launch<'_>) -> Self {
+        let bytes = launch.parameters.bytes;
+        let mut parameters = vec![0_u128; bytes.div_ceil(16)];
+        // SAFETY: the parameters are a struct of so many bytes, and the copy has
+        // room for them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                launch.parameters.pointer.cast::<u8>(),
+                parameters.as_mut_ptr().cast::<u8>(),
+                bytes,
+            );
+        }
+        Self {
+            kernel: launch.kernel.to_owned(),
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            together: launch.together,
+            parameters,
+            parameter_bytes: bytes,
+        }
+    }
 }
 
 impl std::fmt::Debug for Shim {
@@ -95,7 +143,7 @@ impl Shim {
 
     /// With bugs planted.
     pub(crate) fn with_patches(schedule: Schedule, patches: &[Patch]) -> Self {
-        let path = compiled(patches);
+        let path = library::compiled(patches);
         // SAFETY: the library is ours; its initialisers only fill a map.
         let library = unsafe { libloading::Library::new(&path) }.unwrap();
         Self {
@@ -108,6 +156,10 @@ impl Shim {
                 warpgroups: true,
             },
             memory: Mutex::default(),
+            begun: Mutex::default(),
+            recording: Mutex::default(),
+            recordings: Mutex::default(),
+            broken: Mutex::default(),
             fault: Mutex::default(),
             capacity: Mutex::new(usize::MAX),
             launches: Mutex::default(),
@@ -124,141 +176,117 @@ impl Shim {
         shim
     }
 
+    /// With fewer multiprocessors.
+    pub(crate) fn with_multiprocessors(mut self, multiprocessors: usize) -> Self {
+        self.limits.multiprocessors = multiprocessors;
+        self
+    }
+
     /// Bytes allocated.
     pub(crate) fn used(&self) -> usize {
         let memory = self.memory.lock().unwrap();
         memory.values().map(|allocation| allocation.len).sum()
     }
-}
 
-fn kernels() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
-}
+    /// Recordings that were not forgotten.
+    pub(crate) fn recorded(&self) -> usize {
+        self.recordings.lock().unwrap().iter().flatten().count()
+    }
 
-/// The shared library of the shim and all kernels, compiled where it is not
-/// there already. `HEPAFLOW_SHIM_FLAGS` adds to the compiler's flags.
-fn compiled(patches: &[Patch]) -> PathBuf {
-    let mut files = Vec::new();
-    for folder in [kernels(), kernels().join("host")] {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let name = path.strip_prefix(kernels()).unwrap().to_owned();
-                files.push((name, fs::read_to_string(&path).unwrap()));
+    fn begin(&self, work: Work) {
+        let mut begun = self.begun.lock().unwrap();
+        begun
+            .entry(std::thread::current().id())
+            .or_default()
+            .push(work);
+    }
+
+    fn begin_launch(&self, launch: OwnedLaunch) -> Result<(), CudaError> {
+        if let Some((after, error)) = self.fault.lock().unwrap().as_mut() {
+            if *after == 0 {
+                return Err(error.clone());
+            }
+            *after -= 1;
+        }
+        self.launches.lock().unwrap().push(launch.kernel.clone());
+        self.begin(Work::Launch(launch));
+        Ok(())
+    }
+
+    /// Does what a thread has begun.
+    fn perform(&self, thread: ThreadId) -> Result<(), CudaError> {
+        let begun = self.begun.lock().unwrap().remove(&thread);
+        for work in begun.into_iter().flatten() {
+            match work {
+                Work::Upload { to, bytes } => {
+                    let mut memory = self.memory.lock().unwrap();
+                    let allocation = memory.get_mut(&to).unwrap();
+                    allocation.all()[*GUARD..][..bytes.len()].copy_from_slice(&bytes);
+                }
+                Work::Launch(launch) => self.run(&launch)?,
+            }
+        }
+        match self.broken.lock().unwrap().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what all threads have begun.
+    fn perform_all(&self) {
+        let threads: Vec<_> = self.begun.lock().unwrap().keys().copied().collect();
+        for thread in threads {
+            if let Err(error) = self.perform(thread) {
+                *self.broken.lock().unwrap() = Some(error);
             }
         }
     }
-    files.sort();
-    for patch in patches {
-        let (_, text) = files
-            .iter_mut()
-            .find(|(name, _)| name == Path::new(patch.file))
-            .unwrap();
-        assert!(text.contains(patch.from), "{patch:?} fits nowhere");
-        *text = text.replacen(patch.from, patch.to, 1);
-    }
-    let flags = std::env::var("HEPAFLOW_SHIM_FLAGS").unwrap_or_default();
-    let hash = |texts: &[&str]| -> String {
-        let mut hash = Sha256::new();
-        for text in texts {
-            hash.update(text);
-        }
-        super::compile::hex(&hash.finalize()[..8])
-    };
-    // An object is made of a source, and of whatever it may include.
-    let is_source = |name: &Path| {
-        matches!(
-            name.extension().and_then(|extension| extension.to_str()),
-            Some("cu" | "cpp")
-        )
-    };
-    let (sources, headers): (Vec<_>, Vec<_>) =
-        files.into_iter().partition(|(name, _)| is_source(name));
-    let headers_hash = hash(
-        &headers
-            .iter()
-            .map(|(_, text)| text.as_str())
-            .collect::<Vec<_>>(),
-    );
-    let objects: Vec<_> = sources
-        .iter()
-        .map(|(name, text)| {
-            let hash = hash(&[&flags, &headers_hash, text]);
-            (
-                name,
-                text,
-                format!("{}-{hash}", name.file_stem().unwrap().display()),
-            )
-        })
-        .collect();
-    let all: Vec<_> = objects
-        .iter()
-        .map(|(_, _, object)| object.as_str())
-        .collect();
 
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/shim");
-    fs::create_dir_all(&target).unwrap();
-    let library = target.join(format!("{}.so", hash(&all)));
-    // Tests of other processes may want the same.
-    let lock = File::create(target.join("lock")).unwrap();
-    lock.lock().unwrap();
-    if library.exists() {
-        return library;
-    }
-    let folder = target.join("build");
-    fs::create_dir_all(folder.join("host")).unwrap();
-    for (name, text) in headers.iter().chain(&sources) {
-        fs::write(folder.join(name), text).unwrap();
-    }
-    let object_file = |object: &str| target.join(object).with_extension("o");
-    let mut compilers: Vec<(String, Child)> = Vec::new();
-    let finish = |compilers: &mut Vec<(String, Child)>| {
-        let (object, mut compiler) = compilers.remove(0);
-        assert!(compiler.wait().unwrap().success(), "{object}");
-        fs::rename(folder.join(&object), object_file(&object)).unwrap();
-    };
-    for (name, _, object) in &objects {
-        if object_file(object).exists() {
-            continue;
+    fn run(&self, launch: &OwnedLaunch) -> Result<(), CudaError> {
+        let name = CString::new(launch.kernel.as_str()).unwrap();
+        let (order, seed) = match self.schedule {
+            Schedule::Forward => (0, 0),
+            Schedule::Reverse => (1, 0),
+            Schedule::Random(seed) => (2, seed),
+        };
+        let asked = ShimLaunch {
+            name: name.as_ptr(),
+            grid: launch.grid.map(|blocks| u32::try_from(blocks).unwrap()),
+            block: launch.block as u32,
+            shared_bytes: launch.shared_bytes as u32,
+            together: u32::from(launch.together),
+            parameters: launch.parameters.as_ptr().cast(),
+            parameter_bytes: launch.parameter_bytes as u32,
+            order,
+            seed,
+        };
+        let mut text = [0_u8; 512];
+        let turn = TURN
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: the symbol has this type in `shim.cpp`; the parameters live
+        // until the call returns, and addresses inside them are allocations of
+        // ours, as far as the kernel is right.
+        let status = unsafe {
+            let function = self
+                .library
+                .get::<LaunchFunction>(b"shim_launch\0")
+                .unwrap();
+            function(
+                &raw const asked,
+                text.as_mut_ptr().cast(),
+                text.len() as u32,
+            )
+        };
+        drop(turn);
+        if status == 0 {
+            return Ok(());
         }
-        let compiler = Command::new("g++")
-            .args([
-                "-std=c++17",
-                "-O2",
-                "-fPIC",
-                "-g1",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-            ])
-            .args(["-Wno-unknown-pragmas", "-Wno-unused", "-I."])
-            .args(flags.split_whitespace())
-            .args(["-x", "c++", "-c"])
-            .arg(name)
-            .args(["-o", object])
-            .current_dir(&folder)
-            .spawn()
-            .unwrap();
-        compilers.push((object.clone(), compiler));
-        if compilers.len() == 2 {
-            finish(&mut compilers);
-        }
+        let end = text.iter().position(|byte| *byte == 0).unwrap();
+        Err(CudaError::Launch {
+            problem: String::from_utf8_lossy(&text[..end]).into_owned(),
+        })
     }
-    while !compilers.is_empty() {
-        finish(&mut compilers);
-    }
-    let partial = folder.join("library.so");
-    let linked = Command::new("g++")
-        .arg("-shared")
-        .args(flags.split_whitespace())
-        .args(all.iter().map(|object| object_file(object)))
-        .arg("-o")
-        .arg(&partial)
-        .status()
-        .unwrap();
-    assert!(linked.success());
-    fs::rename(partial, &library).unwrap();
-    library
 }
 
 impl Card for Shim {
@@ -291,6 +319,8 @@ impl Card for Shim {
     }
 
     fn free(&self, address: u64) {
+        // As the driver does: after whatever still uses it.
+        self.perform_all();
         let mut allocation = self.memory.lock().unwrap().remove(&address).unwrap();
         let len = allocation.len;
         let all = allocation.all();
@@ -302,90 +332,67 @@ impl Card for Shim {
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), CudaError> {
-        let mut memory = self.memory.lock().unwrap();
-        let allocation = memory.get_mut(&to).unwrap();
-        assert!(from.len() <= allocation.len);
-        allocation.all()[*GUARD..][..from.len()].copy_from_slice(from);
+        let len = self.memory.lock().unwrap()[&to].len;
+        assert!(from.len() <= len);
+        let bytes = from.to_vec();
+        self.begin(Work::Upload { to, bytes });
         Ok(())
     }
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), CudaError> {
+        self.perform(std::thread::current().id())?;
         let mut memory = self.memory.lock().unwrap();
         let allocation = memory.get_mut(&from).unwrap();
         to.copy_from_slice(&allocation.all()[*GUARD..][..to.len()]);
         Ok(())
     }
 
+    fn wait_for(&self, thread: ThreadId) -> Result<(), CudaError> {
+        self.perform(thread)
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
-        if let Some((after, error)) = self.fault.lock().unwrap().as_mut() {
-            if *after == 0 {
-                return Err(error.clone());
-            }
-            *after -= 1;
-        }
-        self.launches.lock().unwrap().push(launch.kernel.to_owned());
-        let name = CString::new(launch.kernel).unwrap();
-        let (order, seed) = match self.schedule {
-            Schedule::Forward => (0, 0),
-            Schedule::Reverse => (1, 0),
-            Schedule::Random(seed) => (2, seed),
-        };
-        let asked = ShimLaunch {
-            name: name.as_ptr(),
-            grid: launch.grid.map(|blocks| u32::try_from(blocks).unwrap()),
-            block: launch.block as u32,
-            shared_bytes: launch.shared_bytes as u32,
-            together: u32::from(launch.together),
-            parameters: launch.parameters.pointer,
-            parameter_bytes: launch.parameters.bytes as u32,
-            order,
-            seed,
-        };
         assert!(
             launch.shared_bytes <= self.limits.shared_bytes,
             "{}",
             launch.kernel
         );
-        let mut text = [0_u8; 512];
-        let turn = TURN
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // SAFETY: the symbol has this type in `shim.cpp`; the parameters live
-        // until the call returns, and addresses inside them are allocations of
-        // ours, as far as the kernel is right.
-        let status = unsafe {
-            let function = self
-                .library
-                .get::<LaunchFunction>(b"shim_launch\0")
-                .unwrap();
-            function(
-                &raw const asked,
-                text.as_mut_ptr().cast(),
-                text.len() as u32,
-            )
-        };
-        drop(turn);
-        if status == 0 {
-            return Ok(());
+        let owned = OwnedLaunch::of(launch);
+        let mut recording = self.recording.lock().unwrap();
+        match recording.get_mut(&std::thread::current().id()) {
+            Some(recording) => {
+                recording.push(owned);
+                Ok(())
+            }
+            None => self.begin_launch(owned),
         }
-        let end = text.iter().position(|byte| *byte == 0).unwrap();
-        Err(CudaError::Launch {
-            problem: String::from_utf8_lossy(&text[..end]).into_owned(),
-        })
     }
 
     fn record(
         &self,
-        _: &mut dyn FnMut() -> Result<(), CudaError>,
+        work: &mut dyn FnMut() -> Result<(), CudaError>,
     ) -> Result<Option<Recording>, CudaError> {
-        Ok(None)
+        let thread = std::thread::current().id();
+        self.recording.lock().unwrap().insert(thread, Vec::new());
+        let worked = work();
+        let recorded = self.recording.lock().unwrap().remove(&thread).unwrap();
+        if worked.is_err() {
+            return Ok(None);
+        }
+        let mut recordings = self.recordings.lock().unwrap();
+        recordings.push(Some(recorded));
+        Ok(Some(Recording(recordings.len() - 1)))
     }
 
-    fn replay(&self, _: Recording) -> Result<(), CudaError> {
-        unreachable!("nothing was recorded")
+    fn replay(&self, Recording(number): Recording) -> Result<(), CudaError> {
+        let recorded = self.recordings.lock().unwrap()[number].clone();
+        let mut launches = recorded.expect("it was not forgotten").into_iter();
+        launches.try_for_each(|launch| self.begin_launch(launch))
     }
 
-    fn forget(&self, _: Recording) {}
+    fn forget(&self, Recording(number): Recording) {
+        self.recordings.lock().unwrap()[number] = None;
+    }
 }
 
 impl Allocation {

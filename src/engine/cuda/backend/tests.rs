@@ -1,10 +1,12 @@
+mod streams;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::super::shim::{SCHEDULES, Schedule, Shim};
 use super::*;
 use crate::domain::{Clip, EventTime, Frame, StreamId};
-use crate::engine::{Engine, EngineOptions, SessionOptions};
+use crate::engine::{Agreement, Engine, EngineOptions, SessionOptions};
 use crate::model::{Model, OnnxOptions, import_onnx, usual_classes};
 
 fn golden(name: &str) -> PathBuf {
@@ -113,22 +115,6 @@ fn grey_clips(model: &Model, count: usize) -> Vec<Clip> {
         .collect()
 }
 
-/// The largest difference, as a part of the largest logit of all.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let scale = expected
-        .iter()
-        .fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
-    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |worst: f32, difference| {
-        if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            worst.max(difference)
-        }
-    }) / scale
-}
-
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 1e-5,
@@ -151,7 +137,8 @@ fn networks_agree(precision: Precision, schedules: &[Schedule]) {
         let clips = grey_clips(&model, 2);
         let found = card.infer(&mut there, &clips).unwrap().concat();
         let expected = cpu.infer(&mut here, &clips).unwrap().concat();
-        let from_grey = difference(&found, &expected);
+        let classes = model.spec().classes.len();
+        let from_grey = Agreement::of(&found, &expected, classes);
 
         let input = &model.spec().input;
         let shape = [1, input.channels, input.frames, input.height, input.width];
@@ -161,10 +148,12 @@ fn networks_agree(precision: Precision, schedules: &[Schedule]) {
             .collect();
         let found = card.infer_tensor(&mut there, &values, &shape).unwrap();
         let expected = cpu.infer_tensor(&mut here, &values, &shape).unwrap();
-        let from_values = difference(&found, &expected);
-        println!("{name}, {precision}, {schedule:?}: {from_grey:e} {from_values:e}");
-        if from_grey.max(from_values) > tolerance(precision) {
-            faults.push(format!("{name}: {from_grey:e} {from_values:e}"));
+        let from_values = Agreement::of(&found, &expected, classes);
+        for (way, agreement) in [("grey", from_grey), ("values", from_values)] {
+            println!("{name}, {precision}, {schedule:?}, {way}: {agreement:?}");
+            if !agreement.within(tolerance(precision)) {
+                faults.push(format!("{name}, {way}: {agreement:?}"));
+            }
         }
         assert_eq!(card.health(), Health::default());
     }

@@ -234,6 +234,8 @@ pub(super) fn cases() -> Vec<Case> {
             check,
         ));
     }
+    let check: Check = Box::new(lstm_of_infinity);
+    cases.push(case("lstm of an infinite gate".to_owned(), 0.0, check));
     cases
 }
 
@@ -852,6 +854,40 @@ fn lstm(
     let found = read(&output, clips * padded_hidden, Precision::F32)?;
     let end = difference(&found, &wide(&padded(&last, padded_hidden)));
     Ok(all.max(if end < 1e-5 { end } else { f64::INFINITY }))
+}
+
+/// A gate that half precision could not hold must not give an ordinary number.
+/// The difference is how many answers of its unit are numbers.
+fn lstm_of_infinity(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let mut numbers = 0.0;
+    for gate in 0..4 {
+        for value in [f32::INFINITY, f32::NEG_INFINITY] {
+            let mut gates = [0.5; 4 * 16];
+            gates[gate * 16] = value;
+            let gates = Memory::of(card, &bytes_of(&gates))?;
+            let recurrent = Memory::of(card, &[0; 4 * 16 * 16 * 4])?;
+            let state = Memory::new(card, 2 * 16 * 4)?;
+            let output = Memory::new(card, 16 * 4)?;
+            let counters = Memory::of(card, &[0; 8])?;
+            let layer = kernels::Recurrence {
+                recurrent: recurrent.address(),
+                hidden: 16,
+                units: 16,
+            };
+            let io = kernels::Sequence {
+                gates: gates.address(),
+                state: state.address(),
+                sequence: 0,
+                output: output.address(),
+                counters: counters.address(),
+            };
+            kernels::lstm(card.as_ref(), Precision::F32, 1, 1, layer, io)?;
+            let found = read(&output, 16, Precision::F32)?;
+            let others = found[1..].iter().all(|value| value.is_finite());
+            numbers += f64::from(u8::from(found[0].is_finite() || !others));
+        }
+    }
+    Ok(numbers)
 }
 
 fn resize(card: &Arc<dyn Card>) -> Result<f64, CudaError> {

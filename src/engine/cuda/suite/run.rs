@@ -1,6 +1,6 @@
 //! The suite on a card: every kernel, whole networks against the CPU, timings.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -8,14 +8,18 @@ use super::super::driver::DriverCard;
 use super::super::network::{Clips, Kind, Network};
 use super::super::{CudaError, compile};
 use crate::engine::plan::Plan;
-use crate::engine::{Device, Engine, EngineError, EngineOptions, Precision};
+use crate::engine::{Agreement, Device, Engine, EngineError, EngineOptions, Precision};
 use crate::model::Model;
 
 /// What was run, on what, and how it went.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// When, in UTC.
+    pub date: String,
     /// The card's product name.
     pub card: String,
+    /// What the driver's module calls itself; empty where it does not say.
+    pub driver: String,
     /// The newest CUDA that the driver knows, such as 13000.
     pub driver_cuda_version: i32,
     /// Hash of the sources of all kernels: what was validated.
@@ -50,8 +54,8 @@ pub struct NetworkResult {
     pub network: String,
     /// f32, f16 or bf16.
     pub precision: String,
-    /// From the CPU's logits, as a part of the largest one.
-    pub difference: f32,
+    /// With the CPU's logits, launched, recorded and replayed.
+    pub agreement: Agreement,
     /// What is allowed.
     pub tolerance: f32,
     /// Whether all is well.
@@ -101,7 +105,12 @@ pub enum SuiteError {
 pub fn identify() -> Result<Report, CudaError> {
     let card = DriverCard::open_checked(0)?;
     Ok(Report {
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         card: card.name(),
+        driver: std::fs::read_to_string("/proc/driver/nvidia/version")
+            .ok()
+            .and_then(|text| text.lines().next().map(str::to_owned))
+            .unwrap_or_default(),
         driver_cuda_version: DriverCard::driver_version(),
         kernel_sources: compile::sources_hash(),
         ..Report::default()
@@ -147,27 +156,13 @@ fn speckle(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    let scale = expected
-        .iter()
-        .fold(f32::MIN_POSITIVE, |scale, logit| scale.max(logit.abs()));
-    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    let worst = differences.fold(0.0, |worst: f32, difference| {
-        if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            worst.max(difference)
-        }
-    });
-    worst / scale
-}
-
 /// Compares a network with the CPU, in every precision, on two clips.
 ///
 /// # Errors
 /// If the card fails, or the network cannot be compiled.
 pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteError> {
     let input = &model.spec().input;
+    let classes = model.spec().classes.len();
     let shape = [2, input.channels, input.frames, input.height, input.width];
     let grey = speckle(2 * input.frames * input.height * input.width);
     let clip_len = input.frames * input.height * input.width;
@@ -194,25 +189,26 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
         .map(|precision| {
             let network = Network::new(&card, precision, &plan, input)?;
             let mut batch = network.batch(2)?;
-            let mut worst = 0.0_f32;
-            // Three times each: launched, recorded, replayed.
-            for _ in 0..3 {
-                for clips in [Clips::Grey(&grey), Clips::Values(&values)] {
-                    let found = network.run(&mut batch, 2, clips)?;
-                    worst = worst.max(difference(&found, &expected));
-                }
-            }
             let tolerance = if precision == Precision::F32 {
                 1e-5
             } else {
                 1e-2
             };
+            let (mut found, mut right) = (Vec::new(), Vec::new());
+            // Three times each: launched, recorded, replayed.
+            for _ in 0..3 {
+                for clips in [Clips::Grey(&grey), Clips::Values(&values)] {
+                    found.extend(network.run(&mut batch, 2, clips)?);
+                    right.extend_from_slice(&expected);
+                }
+            }
+            let agreement = Agreement::of(&found, &right, classes);
             Ok(NetworkResult {
                 network: name.to_owned(),
                 precision: precision.to_string(),
-                difference: worst,
+                agreement,
                 tolerance,
-                passed: worst <= tolerance,
+                passed: agreement.within(tolerance),
             })
         })
         .collect()

@@ -58,7 +58,7 @@ const BUGS: [Bug; 20] = [
         name: "a stage is replaced while products still read it",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "        products_wait<0>();\n        if (SEG",
+            from: "        products_wait<0>();\n        settle(sum);\n        if (SEG",
             to: "        if (SEG",
         },
         cases: "conv",
@@ -67,7 +67,7 @@ const BUGS: [Bug; 20] = [
         name: "sums are read before the products have ended",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "    }\n    products_wait<0>();\n\n    const int rows",
+            from: "    }\n    products_wait<0>();\n    settle(sum);\n\n    const int rows",
             to: "    }\n\n    const int rows",
         },
         cases: "conv",
