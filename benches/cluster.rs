@@ -433,7 +433,7 @@ fn restart(windows: u64) -> f64 {
                     begin: EventTime::from_nanos(first * 33_000_000),
                     end: EventTime::from_nanos((first + 15) * 33_000_000),
                     gaps_before: 0,
-                    weight: ClipSpan::TRUSTED,
+                    weight: ClipSpan::FULL_WEIGHT,
                 },
                 patient: PatientId::new(format!("PAT-{:08}", study / STUDIES_A_PATIENT)),
                 study: None,

@@ -135,7 +135,7 @@ fn a_real_prometheus_alerts_on_a_stream_that_stalls_and_is_content_when_it_is_ba
         data["result"][0]["value"][1].as_str()?.parse().ok()
     };
     wait_for("a stream that is up", || {
-        (value("hepaflow_stream_up{source=\"bed-1\"}")? == 1.0).then_some(())
+        (value("hepaflow_stream_up{source=\"bed-1\"}")? > 0.5).then_some(())
     });
     wait_for("frames", || {
         (value("hepaflow_frames_received_total{source=\"bed-1\"}")? > 25.0).then_some(())

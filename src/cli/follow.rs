@@ -117,7 +117,7 @@ impl Desk {
         } else if self.seen.as_ref() == Some(&text) {
             self.seen = None;
             match Pipeline::parse(&self.file, &text) {
-                Ok(pipeline) => self.turn_to(pipeline.sources),
+                Ok(pipeline) => self.turn_to(&pipeline.sources),
                 // Its lines are not for a log: they may name a patient.
                 Err(_) => tracing::error!(
                     file = %self.file.display(),
@@ -131,17 +131,17 @@ impl Desk {
         }
     }
 
-    fn turn_to(&mut self, new: Vec<SourceConfig>) {
+    fn turn_to(&mut self, new: &[SourceConfig]) {
         // Taken before a stream is closed, so that the run does not end with it.
-        let kept_open = waits(&new).then(|| self.control.keep_open());
-        let old = std::mem::replace(&mut *self.sources.lock(), new.clone());
+        let kept_open = waits(new).then(|| self.control.keep_open());
+        let old = std::mem::replace(&mut *self.sources.lock(), new.to_vec());
         let is_followed = |source: &&SourceConfig| said(source).is_some();
         let same = |one: &SourceConfig, others: &[SourceConfig]| {
             let other = others.iter().find(|other| other.name == one.name);
             other.is_some_and(|other| said(one) == said(other))
         };
         let gone = old.iter().filter(is_followed).filter(|source| source.open);
-        for source in gone.filter(|source| !same(source, &new)) {
+        for source in gone.filter(|source| !same(source, new)) {
             tracing::info!(
                 source = source.name,
                 "closed, as the pipeline file says now"

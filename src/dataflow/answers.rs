@@ -170,7 +170,7 @@ pub(super) fn store_views<'scope>(
                     let waiting = waiting.entry(epoch).or_default();
                     match told {
                         Told::Changed(row, change) => waiting.changes.push((row, change)),
-                        Told::Facts { first, last, .. } => waiting.cause.extend(Cause {
+                        Told::Facts { first, last, .. } => waiting.cause.extend(&Cause {
                             facts: Some((first, last)),
                             beginning: false,
                         }),

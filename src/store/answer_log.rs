@@ -29,7 +29,7 @@ pub struct Cause {
 
 impl Cause {
     /// Both of them.
-    pub fn extend(&mut self, later: Self) {
+    pub fn extend(&mut self, later: &Self) {
         self.beginning |= later.beginning;
         self.facts = match (self.facts, later.facts) {
             (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),

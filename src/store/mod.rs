@@ -90,7 +90,7 @@ impl Batch {
         self.clips.extend(later.clips);
         self.patients.extend(later.patients);
         self.rows.extend(later.rows);
-        self.cause.extend(later.cause);
+        self.cause.extend(&later.cause);
         self.instances.extend(later.instances);
     }
 }
