@@ -388,7 +388,7 @@ fn certificates_that_cannot_be_used_are_named() {
     let papers = Papers::of("listener");
     let empty = papers.path("empty");
     fs::write(&empty, "").unwrap();
-    let good = papers.tls(None);
+    let (good, other) = (papers.tls(None), Papers::of("other"));
     let cases = [
         (
             "missing.pem",
@@ -400,7 +400,7 @@ fn certificates_that_cannot_be_used_are_named() {
         (
             "certificate.pem",
             ListenerTls {
-                key: Papers::of("other").path("key"),
+                key: other.path("key"),
                 ..good.clone()
             },
         ),

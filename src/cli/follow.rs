@@ -4,6 +4,7 @@
 //! A file that has mistakes changes nothing. Only sources of the kinds `launch`
 //! and `file` are followed; everything else is read once, when a run begins.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use super::run::{Intake, opening, recordings};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
 use crate::dataflow::{Control, KeepOpen};
+use crate::domain::{Crop, PatientId};
 
 /// Time from one look at the file to the next. Only what two looks agree on is
 /// believed: an editor may be in the middle of writing.
@@ -169,22 +171,32 @@ impl Desk {
     }
 }
 
-/// What decides which stream a source is; nothing for the kinds that are not
-/// followed.
-fn said(source: &SourceConfig) -> Option<String> {
+/// Whether it is followed, and the same stream of the same patient: identifiers are
+/// compared themselves, since what is printed of them tells nothing.
+fn said(source: &SourceConfig) -> Option<Said<'_>> {
     let what = match &source.kind {
-        SourceKind::Launch(line) => line.clone(),
-        SourceKind::File(path) => path.value.display().to_string(),
+        SourceKind::Launch(line) => Cow::Borrowed(line.as_str()),
+        SourceKind::File(path) => path.value.to_string_lossy(),
         SourceKind::Cohort(_) | SourceKind::Archive { .. } | SourceKind::Listener(_) => {
             return None;
         }
     };
-    let SourceConfig {
-        patient,
-        live,
-        open,
-        crop,
-        ..
-    } = source;
-    Some(format!("{:?}", (what, patient, live, open, crop)))
+    Some(Said {
+        what,
+        patient: source.patient.as_ref(),
+        live: source.live,
+        open: source.open,
+        crop: source.crop,
+    })
+}
+
+/// What decides which stream a source is.
+#[derive(PartialEq)]
+struct Said<'a> {
+    /// The launch line, or the file.
+    what: Cow<'a, str>,
+    patient: Option<&'a PatientId>,
+    live: bool,
+    open: bool,
+    crop: Option<Crop>,
 }

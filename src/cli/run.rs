@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -744,8 +745,10 @@ fn cropped(source: &SourceConfig) -> Option<(String, Crop)> {
 /// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.
 fn end_on_signal(control: &Control) -> anyhow::Result<()> {
     let control = control.clone();
+    // A run that ends for another reason, such as its group's end, was not asked yet.
+    let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {
-        if control.is_stopping() {
+        if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
         eprintln!("ending: clips under way are finished first; once more ends at once");

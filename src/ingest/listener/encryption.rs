@@ -54,11 +54,9 @@ impl Encryption {
         let spoken = speak(inner);
         // The last answer is on its way; a peer that does not take it has lost it.
         let abort = relay.abort_handle();
-        if self
-            .runtime
-            .block_on(timeout(self.patience, relay))
-            .is_err()
-        {
+        // Timers are made inside the runtime.
+        let ended = async { timeout(self.patience, relay).await };
+        if self.runtime.block_on(ended).is_err() {
             abort.abort();
         }
         spoken

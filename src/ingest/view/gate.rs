@@ -180,7 +180,10 @@ impl Gate {
             });
             bin.unwrap_or(BINS - 1) as u8
         };
-        let (low, high) = (at(hundredth), at(self.samples as u32 - hundredth - 1));
+        let (low, high) = (
+            at(hundredth),
+            at((self.samples as u32 - hundredth).saturating_sub(1)),
+        );
         (high.saturating_sub(low)) * (256 / BINS) as u8
     }
 
