@@ -173,7 +173,7 @@ fn supervised(supervisor: u32, index: usize) -> Option<u32> {
 type Rows = (Vec<PatientResult>, Vec<ClipPrediction>);
 
 fn rows(folder: &Path) -> Rows {
-    let store = Store::open_existing(&folder.join("results.sqlite")).unwrap();
+    let store = Store::open_existing(folder.join("results.sqlite")).unwrap();
     (
         store.patient_results().unwrap(),
         store.clip_predictions().unwrap(),
@@ -182,7 +182,7 @@ fn rows(folder: &Path) -> Rows {
 
 /// Clips that are stored so far.
 fn stored(folder: &Path) -> usize {
-    let store = Store::open_existing(&folder.join("results.sqlite"));
+    let store = Store::open_existing(folder.join("results.sqlite"));
     store.map_or(0, |store| store.finished().map_or(0, |keys| keys.len()))
 }
 

@@ -350,7 +350,7 @@ fn a_header_of_two_gigabytes_is_refused_before_it_is_read() {
 }
 
 /// The golden weights with the first tensor changed: its type, and its bytes.
-fn first_tensor_as(dtype: safetensors::Dtype, bytes: Vec<u8>) -> (TempDir, String) {
+fn first_tensor_as(dtype: safetensors::Dtype, bytes: &[u8]) -> (TempDir, String) {
     let folder = copy("fibro3d");
     let file = folder.path().join("weights.safetensors");
     let whole = fs::read(&file).unwrap();
@@ -359,7 +359,7 @@ fn first_tensor_as(dtype: safetensors::Dtype, bytes: Vec<u8>) -> (TempDir, Strin
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let name = tensors[0].0.clone();
     let shape = tensors[0].1.shape().to_vec();
-    tensors[0].1 = safetensors::tensor::TensorView::new(dtype, shape, &bytes).unwrap();
+    tensors[0].1 = safetensors::tensor::TensorView::new(dtype, shape, bytes).unwrap();
     let changed = safetensors::serialize(tensors, None).unwrap();
     fs::write(&file, changed).unwrap();
     (folder, name)
@@ -377,7 +377,7 @@ fn weights_of_another_type_are_taken_if_they_are_floats_and_named_if_not() {
         (safetensors::Dtype::U8, 1),
         (safetensors::Dtype::BOOL, 1),
     ] {
-        let (folder, name) = first_tensor_as(dtype, vec![1; len * size]);
+        let (folder, name) = first_tensor_as(dtype, &vec![1; len * size]);
         let error = Model::load(folder.path()).unwrap_err();
         assert!(matches!(error, ModelError::Weights { .. }), "{error}");
         let says = format!("{name} holds {dtype:?}: expected F32, F16, BF16 or F64");
@@ -386,14 +386,14 @@ fn weights_of_another_type_are_taken_if_they_are_floats_and_named_if_not() {
     let doubles: Vec<u8> = (0..len)
         .flat_map(|place| (place as f64 / 7.0).to_le_bytes())
         .collect();
-    let (folder, name) = first_tensor_as(safetensors::Dtype::F64, doubles);
+    let (folder, name) = first_tensor_as(safetensors::Dtype::F64, &doubles);
     let model = Model::load(folder.path()).unwrap();
     let values = &model.weights().get(&name).unwrap().values;
     let third = (3.0_f64 / 7.0) as f32;
     assert_eq!(values[3].to_bits(), third.to_bits());
     // A double that no float can hold is infinite as a float.
     let huge = vec![1e300_f64.to_le_bytes(); len].concat();
-    let (folder, _) = first_tensor_as(safetensors::Dtype::F64, huge);
+    let (folder, _) = first_tensor_as(safetensors::Dtype::F64, &huge);
     let error = Model::load(folder.path()).unwrap_err().to_string();
     assert!(error.contains("not finite"), "{error}");
 }

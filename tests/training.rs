@@ -2,6 +2,7 @@
 #![cfg(feature = "train")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
@@ -252,7 +253,11 @@ fn auc(network: &Network, films: &[Film], class: impl Fn(usize) -> usize) -> f64
     let (mut won, mut pairs) = (0.0, 0.0);
     for (case, _) in of(1) {
         for (control, _) in of(0) {
-            won += f64::from(u8::from(case > control)) + 0.5 * f64::from(u8::from(case == control));
+            won += match case.total_cmp(control) {
+                Ordering::Less => 0.0,
+                Ordering::Equal => 0.5,
+                Ordering::Greater => 1.0,
+            };
             pairs += 1.0;
         }
     }

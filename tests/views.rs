@@ -134,6 +134,9 @@ fn follow(seed: u64, epochs: Epoch) -> (usize, State) {
     })
 }
 
+/// Rows that a test puts into a graph, or takes out.
+type Session<D> = InputSession<Epoch, D, isize>;
+
 #[test]
 fn after_every_random_correction_the_views_are_what_recomputing_gives() {
     let epochs = std::env::var("HEPAFLOW_CORRECTION_EPOCHS")
@@ -195,11 +198,7 @@ fn arrangements_stay_as_small_as_what_they_hold_however_often_it_is_corrected() 
         let mut merges = Merges::default();
         let mut epoch = 0;
         let mut settle = |inputs: &mut (_, _, _), changes: Vec<(Known, isize)>| {
-            let (clips, models, facts): &mut (
-                InputSession<Epoch, _, isize>,
-                InputSession<Epoch, _, isize>,
-                InputSession<Epoch, _, isize>,
-            ) = inputs;
+            let (clips, models, facts): &mut (Session<_>, Session<_>, Session<_>) = inputs;
             for (known, by) in changes {
                 match known {
                     Known::Clip(clip) => clips.update(clip, by),

@@ -6,12 +6,14 @@ use super::{BadInput, engine_options};
 use crate::config::{ModelConfig, Pipeline};
 use crate::engine::Engine;
 use crate::model::Model;
+#[cfg(feature = "gstreamer")]
 use crate::store::StoredModel;
 
 /// A model with what executes it.
 pub(super) struct Opened {
     pub(super) model: Model,
     pub(super) engine: Engine,
+    #[cfg(feature = "gstreamer")]
     pub(super) threads: usize,
 }
 
@@ -27,11 +29,13 @@ impl Opened {
         Ok(Self {
             model,
             engine,
+            #[cfg(feature = "gstreamer")]
             threads: config.threads,
         })
     }
 
     /// As the store remembers it.
+    #[cfg(feature = "gstreamer")]
     pub(super) fn stored(&self) -> StoredModel {
         let spec = self.model.spec();
         StoredModel {
