@@ -459,14 +459,20 @@ fn networks_that_pytorch_exported_answer_as_in_pytorch() {
     }
 }
 
+/// The golden model `name`, and what is exported of it into `folder`.
+fn exported(name: &str, folder: &Path) -> (Model, PathBuf) {
+    let model = Model::load(&golden(name)).unwrap();
+    let file = folder.join(format!("{name}.onnx"));
+    fs::write(&file, to_onnx(&model)).unwrap();
+    (model, file)
+}
+
 #[test]
 fn what_is_exported_can_be_imported_and_answers_the_same() {
     let scratch = TempDir::new().unwrap();
     for folder in fs::read_dir(golden("")).unwrap() {
         let name = folder.unwrap().file_name().into_string().unwrap();
-        let model = Model::load(&golden(&name)).unwrap();
-        let file = scratch.path().join(format!("{name}.onnx"));
-        fs::write(&file, to_onnx(&model)).unwrap();
+        let (model, file) = exported(&name, scratch.path());
         let mut options = onnx_options(2, [1, 1, 1]);
         options.classes.clone_from(&model.spec().classes);
         let again = import_onnx(&file, &scratch.path().join(&name), &options).unwrap();
@@ -512,9 +518,7 @@ fn what_is_exported_answers_the_same_in_onnx_runtime() {
     let scratch = TempDir::new().unwrap();
     for folder in fs::read_dir(golden("")).unwrap() {
         let name = folder.unwrap().file_name().into_string().unwrap();
-        let model = Model::load(&golden(&name)).unwrap();
-        let file = scratch.path().join(format!("{name}.onnx"));
-        fs::write(&file, to_onnx(&model)).unwrap();
+        let (_, file) = exported(&name, scratch.path());
         let (shape, clips) = tensor(&golden(&name).join("clips.safetensors"), "clips");
         let (_, expected) = tensor(&golden(&name).join("logits.safetensors"), "logits");
         let logits = by_onnx_runtime(scratch.path(), &file, &shape, &clips);

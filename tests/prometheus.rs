@@ -5,13 +5,15 @@
 
 #[path = "support/served.rs"]
 mod served;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use wait::wait_for;
 
 use serde_json::Value;
 use served::Running;
@@ -107,18 +109,6 @@ fn alert(address: &str, name: &str) -> Option<String> {
     Some(found["state"].as_str()?.to_owned())
 }
 
-#[track_caller]
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(200));
-    }
-}
-
 #[test]
 fn a_real_prometheus_alerts_on_a_stream_that_stalls_and_is_content_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -134,22 +124,22 @@ fn a_real_prometheus_alerts_on_a_stream_that_stalls_and_is_content_when_it_is_ba
         let data = ask(&address, &format!("query?query={query}"))?;
         data["result"][0]["value"][1].as_str()?.parse().ok()
     };
-    wait_for("a stream that is up", || {
+    wait_for("a stream that is up", DEADLINE, || {
         (value("hepaflow_stream_up{source=\"bed-1\"}")? > 0.5).then_some(())
     });
-    wait_for("frames", || {
+    wait_for("frames", DEADLINE, || {
         (value("hepaflow_frames_received_total{source=\"bed-1\"}")? > 25.0).then_some(())
     });
     assert_eq!(alert(&address, "HepaflowStreamDown"), None);
     assert_eq!(value("count(up{job=\"hepaflow\"}==1)"), Some(1.0));
 
     drop(sends);
-    wait_for("the alert", || {
+    wait_for("the alert", DEADLINE, || {
         let state = alert(&address, "HepaflowStreamDown")?;
         (state == "firing").then_some(())
     });
     let _sends = scanner(port);
-    wait_for("the end of the alert", || {
+    wait_for("the end of the alert", DEADLINE, || {
         alert(&address, "HepaflowStreamDown")
             .is_none()
             .then_some(())

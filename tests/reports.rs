@@ -8,12 +8,14 @@ mod orthanc;
 #[path = "support/recordings.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod recordings;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use wait::wait_for;
 
 use assert_cmd::cargo::cargo_bin;
 use orthanc::{Orthanc, dcmtk, free_port};
@@ -151,17 +153,6 @@ impl Drop for Run {
     }
 }
 
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn uids(references: &Value) -> Vec<&str> {
     let references = references.as_array().unwrap().iter();
     references.map(|it| it["uid"].as_str().unwrap()).collect()
@@ -186,13 +177,13 @@ fn an_answer_is_filed_in_its_study_and_a_correction_names_the_report_before_it()
         .spawn()
         .unwrap());
     let said = || fs::read_to_string(&log).unwrap();
-    wait_for("a sink that is down", || {
+    wait_for("a sink that is down", DEADLINE, || {
         said().contains("takes nothing").then_some(())
     });
     let orthanc = Orthanc::start_with_http(folder, port);
     let sent = dcmtk("storescu", "-aec ARCHIVE -xy", port, &[first]);
     assert!(sent.status.success(), "{sent:?}");
-    let reports = wait_for("a report", || {
+    let reports = wait_for("a report", DEADLINE, || {
         Some(of_modality(&orthanc, "SR", folder)).filter(|reports| !reports.is_empty())
     });
     // Killed in the middle of anything, it files nothing twice.
