@@ -476,6 +476,7 @@ fn a_listener_that_is_dropped_frees_its_port_and_cuts_off_who_is_there() {
 struct Run {
     child: Child,
     said: Arc<Mutex<String>>,
+    readers: Vec<thread::JoinHandle<()>>,
     metrics: String,
 }
 
@@ -490,23 +491,22 @@ impl Run {
             .spawn()
             .unwrap();
         let said = Arc::new(Mutex::new(String::new()));
-        let heard = Arc::clone(&said);
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                heard.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let heard = Arc::clone(&said);
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                heard.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
+        let hear = |stream: Box<dyn Read + Send>| {
+            let heard = Arc::clone(&said);
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    heard.lock().unwrap().push_str(&(line + "\n"));
+                }
+            })
+        };
+        let readers = vec![
+            hear(Box::new(child.stderr.take().unwrap())),
+            hear(Box::new(child.stdout.take().unwrap())),
+        ];
         let mut run = Self {
             child,
             said,
+            readers,
             metrics: String::new(),
         };
         run.metrics = run.word_after("metrics=", "http://", "/metrics");
@@ -552,7 +552,9 @@ impl Run {
                 .success()
         );
         self.child.wait().unwrap();
-        thread::sleep(Duration::from_millis(50));
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
         self.said.lock().unwrap().clone()
     }
 }
@@ -603,6 +605,8 @@ fn everything_in(folder: &Path) -> String {
 
 #[test]
 fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() {
+    /// Of four recordings of 30 frames.
+    const WINDOWS: f64 = 4.0 * 8.0;
     let folder = tempfile::tempdir().unwrap();
     let port = {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -691,6 +695,10 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
         );
     }
     wait_for("four patients", || run.metric("hepaflow_patients") >= 4.0);
+    // Whoever ends a run earlier finds the rest done by the next.
+    wait_for("all windows", || {
+        run.metric("hepaflow_predictions_total") >= WINDOWS
+    });
     wait_for("the odd one", || {
         run.metric("hepaflow_stream_failures_total{source=\"ward\"}") >= 1.0
     });
@@ -748,7 +756,7 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     // Started again, it knows what it has done.
     let run = Run::start(folder.path());
     wait_for("the windows of before", || {
-        run.metric("hepaflow_windows_resumed_total") >= 24.0
+        run.metric("hepaflow_windows_resumed_total") >= WINDOWS
     });
     assert!(run.metric("hepaflow_predictions_total").abs() < 0.5);
     run.end();

@@ -588,15 +588,48 @@ fn an_onnx_file_that_cannot_be_used_says_why_and_leaves_nothing_behind() {
     refuse(b"no network at all");
 }
 
+/// Bytes of one of the networks that PyTorch exported.
+fn from_pytorch(network: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx");
+    fs::read(folder.join(network).with_extension("onnx")).unwrap()
+}
+
+const EXPORTED: [&str; 4] = ["clips", "memory", "odd", "pictures"];
+
+#[test]
+fn weights_in_onnx_that_are_no_floating_point_values_are_refused() {
+    let scratch = TempDir::new().unwrap();
+    for network in EXPORTED {
+        let bytes = from_pytorch(network);
+        // The field `data_type` of a tensor: FLOAT becomes INT8.
+        let places = (1..bytes.len()).filter(|&place| bytes[place - 1..=place] == [0x10, 1]);
+        let mut refused = 0;
+        for place in places {
+            let mut bytes = bytes.clone();
+            bytes[place] = 3;
+            let file = scratch.path().join("network.onnx");
+            fs::write(&file, bytes).unwrap();
+            let model = scratch.path().join("model");
+            match import_onnx(&file, &model, &onnx_options(3, [6, 11, 13])) {
+                Ok(_) => fs::remove_dir_all(model).unwrap(),
+                Err(error) => {
+                    refused += usize::from(format!("{error:#}").contains("floating-point"))
+                }
+            }
+        }
+        assert!(refused > 0, "{network}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_damage_to_an_onnx_file_makes_the_reader_panic(
+        network in proptest::sample::select(&EXPORTED[..]),
         place: proptest::sample::Index,
         value: u8,
         cut in proptest::option::of(proptest::prelude::any::<proptest::sample::Index>()),
     ) {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/memory.onnx");
-        let mut bytes = fs::read(file).unwrap();
+        let mut bytes = from_pytorch(network);
         let place = place.index(bytes.len());
         bytes[place] = value;
         if let Some(cut) = cut {

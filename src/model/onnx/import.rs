@@ -502,6 +502,16 @@ impl Reader {
         }
     }
 
+    /// A constant of floating-point values, as many as its shape says.
+    fn weights(&self, name: &str) -> Result<Constant, String> {
+        let constant = self.constant(name)?;
+        let count = (constant.dims.iter()).try_fold(1_usize, |count, &n| count.checked_mul(n));
+        if constant.floats.is_empty() || count != Some(constant.floats.len()) {
+            return Err(format!("`{name}` holds no floating-point values"));
+        }
+        Ok(constant)
+    }
+
     fn with_axes(&self, name: &str) -> Result<(Value, Vec<Axis>), String> {
         let value = self.value(name)?;
         match value {
@@ -617,7 +627,7 @@ impl Reader {
     fn convolution(&mut self, node: &NodeProto, output: &str) -> Result<Value, String> {
         let (id, axes) = self.plain(argument(node, 0)?)?;
         self.spatial(&axes)?;
-        let weight = self.constant(argument(node, 1)?)?;
+        let weight = self.weights(argument(node, 1)?)?;
         if weight.dims.len() != axes.len() {
             return Err(format!("its weights {:?} do not fit", weight.dims));
         }
@@ -643,7 +653,7 @@ impl Reader {
         };
         // Our convolutions have no bias of their own: a batch norm without
         // statistics adds it.
-        let bias = self.constant(bias)?.floats;
+        let bias = self.weights(bias)?.floats;
         let name = format!("{output} bias");
         let (ones, zeros) = (vec![1.0; conv.channels], vec![0.0; conv.channels]);
         let variance = vec![(1.0 - BATCH_NORM_EPSILON) as f32; conv.channels];
@@ -681,7 +691,7 @@ impl Reader {
             .into_iter()
             .enumerate()
         {
-            let mut values = self.constant(argument(node, number + 1)?)?.floats;
+            let mut values = self.weights(argument(node, number + 1)?)?.floats;
             if suffix == "running_var" {
                 // Ours adds PyTorch's usual epsilon.
                 for value in &mut values {
@@ -713,7 +723,7 @@ impl Reader {
         };
         // The bias of a linear layer, written as an addition.
         let (id, axes) = self.plain(other)?;
-        let bias = self.constant(constant)?.floats;
+        let bias = self.weights(constant)?.floats;
         let name = format!("{}.bias", self.graph.node(id).name);
         let linear = matches!(self.graph.node(id).op, Op::Linear { .. });
         match self.weights.get_mut(&name) {
@@ -805,7 +815,7 @@ impl Reader {
         if shape.extent[1..] != [1, 1] {
             return Err("only of features, after a mean".to_owned());
         }
-        let matrix = self.constant(argument(node, 1)?)?;
+        let matrix = self.weights(argument(node, 1)?)?;
         let transposed = gemm && integer(node, "transB").unwrap_or(0) != 0;
         let (features, values) = match *matrix.dims.as_slice() {
             [k, c] if transposed && c == shape.channels => (k, matrix.floats),
@@ -821,7 +831,7 @@ impl Reader {
             }
         };
         let bias = match node.input.get(2).filter(|name| gemm && !name.is_empty()) {
-            Some(name) => self.constant(name)?.floats,
+            Some(name) => self.weights(name)?.floats,
             None => vec![0.0; features],
         };
         let id = self.graph.add(output, Op::Linear { features }, &[id])?;
@@ -942,7 +952,7 @@ impl Reader {
             hidden
         };
         let matrix = |number: usize, columns: usize| {
-            let constant = self.constant(argument(node, number)?)?;
+            let constant = self.weights(argument(node, number)?)?;
             if constant.dims != [1, 4 * hidden, columns] {
                 return Err(format!("its weights {:?} do not fit", constant.dims));
             }
@@ -950,7 +960,7 @@ impl Reader {
         };
         let (input, recurrent) = (matrix(1, features)?, matrix(2, hidden)?);
         let biases = match node.input.get(3).filter(|name| !name.is_empty()) {
-            Some(name) => self.constant(name)?.floats,
+            Some(name) => self.weights(name)?.floats,
             None => vec![0.0; 8 * hidden],
         };
         if biases.len() != 8 * hidden {
