@@ -15,21 +15,22 @@ pub(super) fn question_name(stage: Stage) -> &'static str {
     }
 }
 
-/// A value with its interval below; a dash for nothing.
-fn estimate(value: Option<Estimate>, scale: f64, digits: usize) -> Markup {
-    html! { td {
+/// A value with its interval below; a dash for nothing. On a phone, where a table
+/// becomes cards, `title` stands before it.
+fn estimate(title: &str, value: Option<Estimate>, scale: f64, digits: usize) -> Markup {
+    html! { td data-title=(title) {
         @match value {
             Some(e) => {
                 (format!("{:.digits$}", e.value * scale))
-                small { (format!("{:.digits$} to {:.digits$}", e.low * scale, e.high * scale)) }
+                " " small { (format!("{:.digits$} to {:.digits$}", e.low * scale, e.high * scale)) }
             }
             None => "–",
         }
     } }
 }
 
-fn percent(value: Option<Estimate>) -> Markup {
-    estimate(value, 100.0, 1)
+fn percent(title: &str, value: Option<Estimate>) -> Markup {
+    estimate(title, value, 100.0, 1)
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
@@ -45,7 +46,7 @@ fn p_value(p: Option<f64>) -> String {
 
 /// Every method with intervals: models as the ensemble of their folds.
 pub(super) fn methods(question: &Question) -> Markup {
-    html! { div.wide { table {
+    html! { div.wide.cards { table {
         thead { tr {
             th { "Method" } th { "Patients" } th { "AUC" small { "(DeLong)" } } th { "AUC" small { "(bootstrap)" } }
             th { "Accuracy %" } th { "Precision %" small { "(macro)" } } th { "Recall %" small { "(macro)" } }
@@ -57,11 +58,11 @@ pub(super) fn methods(question: &Question) -> Markup {
                 td { (method.label)
                     @if method.kind == MethodKind::Model { small { "ensemble" @if !method.is_probability { ", ranked by P(≥ F2)" } } }
                 }
-                td { (method.patients) @if method.missing > 0 { small { (method.missing) " without a value" } } }
-                (estimate(method.auc, 1.0, 3)) (estimate(method.auc_bootstrap, 1.0, 3))
-                (percent(at.and_then(|at| at.accuracy))) (percent(at.and_then(|at| at.precision)))
-                (percent(at.and_then(|at| at.recall))) (percent(at.and_then(|at| at.f1)))
-                (percent(at.and_then(|at| at.sensitivity))) (percent(at.and_then(|at| at.specificity)))
+                td data-title="Patients" { (method.patients) " " @if method.missing > 0 { small { (method.missing) " without a value" } } }
+                (estimate("AUC (DeLong)", method.auc, 1.0, 3)) (estimate("AUC (bootstrap)", method.auc_bootstrap, 1.0, 3))
+                (percent("Accuracy %", at.and_then(|at| at.accuracy))) (percent("Precision % (macro)", at.and_then(|at| at.precision)))
+                (percent("Recall % (macro)", at.and_then(|at| at.recall))) (percent("F1 % (macro)", at.and_then(|at| at.f1)))
+                (percent("Sensitivity %", at.and_then(|at| at.sensitivity))) (percent("Specificity %", at.and_then(|at| at.specificity)))
             }
         } }
     } } }
