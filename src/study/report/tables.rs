@@ -138,7 +138,7 @@ pub(super) fn comparisons(question: &Question) -> Markup {
         thead { tr { th { "Compared" } th { "Patients" } th { "Difference of AUC" small { "(paired bootstrap)" } }
             th { "p" small { "(DeLong)" } } th { "Right alone" } th { "p" small { "(McNemar, exact)" } } } }
         tbody { @for c in &question.comparisons { tr {
-            td { (label(&c.first)) " – " (label(&c.second)) } td { (c.patients) } (estimate(c.difference, 1.0, 3))
+            td { (label(&c.first)) " – " (label(&c.second)) } td { (c.patients) } (estimate("Difference", c.difference, 1.0, 3))
             td { (p_value(c.delong.and_then(|d| d.p))) }
             td { @if let Some(m) = c.mcnemar { (m.only_first) " / " (m.only_second) } @else { "–" } }
             td { (p_value(c.mcnemar.map(|m| m.p))) }
@@ -201,7 +201,7 @@ pub(super) fn subgroups(evaluation: &Evaluation) -> Markup {
         thead { tr { th { "Subgroup" } th { "Patients" } th { "Cases" } @for m in &question.methods { th { (m.label) } } } }
         tbody { @for group in &evaluation.subgroups { tr {
             td { (group.name) } td { (group.patients) } td { (group.cases) }
-            @for result in &group.results { (estimate(result.auc, 1.0, 2)) }
+            @for result in &group.results { (estimate("AUC", result.auc, 1.0, 2)) }
         } } }
     } } }
 }
