@@ -25,10 +25,10 @@ use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
 use crate::domain::{ContentHash, Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::engine::usage::Nvml;
 use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
-use crate::engine::usage::Nvml;
 use crate::metrics::{Metrics, Reference};
 use crate::model::Model;
 use crate::serve::outbox::{Explainer, Outbox};

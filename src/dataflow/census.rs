@@ -83,7 +83,10 @@ impl Census {
 
 /// The mean place of the classes, from 0 for the first to 1 for the last.
 pub(super) fn severity(probabilities: &[Probability]) -> Option<f64> {
-    let last = probabilities.len().checked_sub(1).filter(|last| *last > 0)?;
+    let last = probabilities
+        .len()
+        .checked_sub(1)
+        .filter(|last| *last > 0)?;
     let places = probabilities.iter().enumerate();
     let sum: f64 = places.map(|(place, p)| place as f64 * p.to_f64()).sum();
     Some(sum / last as f64)
@@ -121,9 +124,7 @@ mod tests {
     fn severity_is_the_mean_place_of_the_classes() {
         let p = |values: &[f64]| -> Vec<_> {
             let values = values.iter();
-            values
-                .map(|p| Probability::from_f64(*p).unwrap())
-                .collect()
+            values.map(|p| Probability::from_f64(*p).unwrap()).collect()
         };
         assert_eq!(severity(&p(&[0.25, 0.75])), Some(0.75));
         assert_eq!(severity(&p(&[0.0, 1.0, 0.0])), Some(0.5));

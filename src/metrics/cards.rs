@@ -15,7 +15,10 @@ pub struct CardMetrics {
 impl CardMetrics {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauges = |name: &str, help: &str| {
-            registered(registry, IntGaugeVec::new(Opts::new(name, help), &["card"])?)
+            registered(
+                registry,
+                IntGaugeVec::new(Opts::new(name, help), &["card"])?,
+            )
         };
         let busy = Opts::new(
             "hepaflow_gpu_utilization_ratio",

@@ -102,9 +102,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
         let caller = parts.extensions.get::<Caller>();
         match caller {
             Some(caller) if caller.role == Role::Operator => Ok(Self),
-            _ => Err(Problem::forbidden(
-                "this needs the role operator",
-            )),
+            _ => Err(Problem::forbidden("this needs the role operator")),
         }
     }
 }
@@ -375,7 +373,12 @@ mod tests {
 
     fn access(listen: &str, hosts: &[&str]) -> Access {
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        Access::new((None, BTreeMap::new()), listen.parse().unwrap(), false, hosts)
+        Access::new(
+            (None, BTreeMap::new()),
+            listen.parse().unwrap(),
+            false,
+            hosts,
+        )
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
