@@ -178,8 +178,8 @@ fn findings_are_entered_and_records_merged_with_the_keyboard_alone() {
         "document.querySelector('form[name=findings] .said.bad')?.innerText.includes('platelets')",
     );
     browser.write("form[name=findings] [name=platelets_10e9_l]", "200");
-    browser.write("form[name=findings] [name=kpa]", "9.5");
     browser.write("form[name=findings] [name=stage]", "F3");
+    browser.write("form[name=findings] [name=kpa]", "9.5");
     browser.press(ENTER);
     browser.until("document.querySelector('form[name=findings] .said.good')");
     browser.until("document.querySelectorAll('dialog tbody tr').length === 3");
@@ -385,12 +385,23 @@ fn screenshots() {
     phone.click("#language");
     phone.value("document.querySelector('.lead').scrollIntoView()");
     shoot(&phone, "live-phone-zh.png");
+    phone.go(&page(&run, "#patients"));
+    phone.until("document.querySelector('[data-patient]')");
+    shoot(&phone, "patients-phone-zh.png");
     desktop.click("nav a[data-page=system]");
     desktop.until("document.querySelector('.node.busy')");
     shoot(&desktop, "system.png");
     desktop.click("nav a[data-page=patients]");
     desktop.until("document.querySelectorAll('#patients-table tbody tr').length === 4");
     shoot(&desktop, "patients.png");
+    desktop.click("#theme");
+    desktop.click("[data-patient]");
+    desktop.until("document.querySelector('dialog[open] form[name=recording]')");
+    desktop.click("dialog summary");
+    desktop.value("document.querySelector('.forms').scrollIntoView({ block: 'end' })");
+    shoot(&desktop, "patient-light.png");
+    desktop.press(ESCAPE);
+    desktop.click("#theme");
     desktop.click("#language");
     shoot(&desktop, "patients-zh.png");
 }

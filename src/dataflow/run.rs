@@ -158,8 +158,12 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
         let clips = job.store.clip_predictions()?;
         let answers = job.store.patient_results()?;
         let others = job.store.view_rows()?;
-        answers.iter().for_each(|answer| census.answer(answer, 1));
-        others.iter().for_each(|row| census.row(row, 1));
+        for answer in &answers {
+            census.answer(answer, 1);
+        }
+        for row in &others {
+            census.row(row, 1);
+        }
         census.refer(&clips, job.model);
         Some(Known {
             clips,

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     /// A stand-in for the driver's library, by the declarations of nvml.h.
-    const STAND_IN: &str = r#"
+    const STAND_IN: &str = r"
 typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
 typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
 static int devices[3];
@@ -132,7 +132,7 @@ int nvmlDeviceGetMemoryInfo(void *device, nvmlMemory_t *memory) {
 /* The second is lost: NVML_ERROR_GPU_IS_LOST. */
 int nvmlDeviceGetUtilizationRates(void *device, nvmlUtilization_t *use) {
     use->gpu = 40; use->memory = 7; return device == &devices[1] ? 15 : 0; }
-"#;
+";
 
     #[test]
     fn cards_are_asked_by_the_driver_s_own_declarations_and_a_lost_one_is_left_out() {

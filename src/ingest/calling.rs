@@ -135,7 +135,7 @@ impl Calling {
     pub(super) fn send_all(
         &mut self,
         context: u8,
-        value_type: PDataValueType,
+        value_type: &PDataValueType,
         bytes: &[u8],
     ) -> io::Result<()> {
         let most = self.room.saturating_sub(HEADER).max(1);

@@ -128,8 +128,8 @@ impl Archive {
             let data = encoded(instance, syntax)?;
             let command = request(instance, number);
             for (kind, bytes) in [
-                (PDataValueType::Command, &command),
-                (PDataValueType::Data, &data),
+                (&PDataValueType::Command, &command),
+                (&PDataValueType::Data, &data),
             ] {
                 let sent = calling.send_all(context, kind, bytes);
                 sent.map_err(|_| broken())?;

@@ -33,12 +33,17 @@ for (const [id, step] of [["patients-previous", -ON_A_PAGE], ["patients-next", O
   });
 }
 
+// A row that is rebuilt between the press and its release loses the click.
+let pressed = false;
+addEventListener("pointerdown", () => (pressed = true));
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => setTimeout(() => (pressed = false)));
+
 async function load() {
-  if (document.hidden) return;
+  if (document.hidden || pressed) return;
   const listed = await ask(`/api/v1/patients?offset=${offset}&limit=${ON_A_PAGE}`).catch(() => null);
   const text = JSON.stringify(listed);
   // What has not changed is left alone, and with it what is focused.
-  if (!listed || text === last) return;
+  if (!listed || text === last || pressed) return;
   last = text;
   show(listed);
 }

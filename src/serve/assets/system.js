@@ -75,7 +75,7 @@ function show() {
     { id: "sources", rate: [rate("hepaflow_frames_used_total"), "node.frames"],
       lines: [["node.streams", total(samples, "hepaflow_stream_up")], ["node.lost", short(lost)], ["node.prepare", within(prepare.p95)]], bad: lost > 0.1 },
     { id: "windows", rate: [rate("hepaflow_windows_total"), "node.clips"],
-      lines: [["node.skipped", total(samples, "hepaflow_windows_resumed_total")]]] },
+      lines: [["node.skipped", total(samples, "hepaflow_windows_resumed_total")]] },
     { id: "infer", rate: [rate("hepaflow_predictions_total"), "node.predictions"],
       lines: [["node.queue", total(samples, "hepaflow_clips_in_flight")], ["node.wait", within(queue.p95)], ["node.time", within(infer.p95)]],
       bad: total(samples, "hepaflow_clips_in_flight") > 30 },
