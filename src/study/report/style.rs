@@ -41,6 +41,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; } nav a { white-space: n
   .cards tr { border-bottom: 2px solid var(--line); padding: .4rem 0; }
   .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0; white-space: normal; }
   .cards td:first-child { position: static; display: block; font-weight: 600; } .cards td small { display: inline; }
-  .cards td::before { content: attr(data-title); color: var(--soft); } }
+  .cards td::before { content: attr(data-title); color: var(--soft); margin-right: auto; }
+  .cards td:first-child::before { content: none; } .cards td:not(:first-child) small { min-width: 8.5rem; } }
 @media print { figure, tr, .flow li { break-inside: avoid; } }
 ";
