@@ -29,6 +29,9 @@ export const choice = (name, title, options, attributes = {}) =>
 
 const number = (name, title, max) => field(name, title, { type: "number", min: "0", max, step: "any", inputmode: "decimal" });
 
+const METHODS = { super_sonic: "SuperSonic SWE", mindray_ste: "Mindray STE", mindray_stq: "Mindray STQ" };
+export const method = (name) => METHODS[name] ?? word(`method.${name}`);
+
 // A form that is folded until somebody wants it.
 function folded(title, name, children, submit) {
   const place = said();
@@ -71,7 +74,7 @@ export function findings(row, done) {
       number("age_years", word("enter.age"), 120), number("ast_u_l", "AST U/L"), number("alt_u_l", "ALT U/L"),
       number("platelets_10e9_l", word("enter.platelets"))),
     element("fieldset", {}, element("legend", {}, word("kind.elastography")),
-      choice("method", word("enter.method"), [["transient", word("method.transient")], ["super_sonic", "SuperSonic SWE"], ["mindray_ste", "Mindray STE"], ["mindray_stq", "Mindray STQ"]]),
+      choice("method", word("enter.method"), ["transient", ...Object.keys(METHODS)].map((name) => [name, method(name)])),
       number("kpa", "kPa", 150)),
     element("fieldset", {}, element("legend", {}, word("kind.pathology")),
       choice("stage", "METAVIR", [["", "–"], ...["F0", "F1", "F2", "F3", "F4"].map((stage) => [stage, `${stage} ${word(`stage.${stage}`)}`])])),

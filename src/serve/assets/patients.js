@@ -1,8 +1,8 @@
 // The patients' table, and one patient in a dialog.
 import { ask, by, colour, element, table } from "./dom.js";
 import { draw } from "./chart.js";
-import { change, findings, merge, recording, said } from "./enter.js";
-import { meaning, percent, word } from "./words.js";
+import { change, findings, merge, method, recording, said } from "./enter.js";
+import { meaning, moment, percent, word } from "./words.js";
 
 const ON_A_PAGE = 50;
 const DRAWN = 1000;
@@ -36,7 +36,7 @@ for (const [id, step] of [["patients-previous", -ON_A_PAGE], ["patients-next", O
 // A row that is rebuilt between the press and its release loses the click.
 let pressed = false;
 addEventListener("pointerdown", () => (pressed = true));
-for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => setTimeout(() => (pressed = false)));
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => (pressed = false));
 
 async function load() {
   if (document.hidden || pressed) return;
@@ -163,9 +163,9 @@ async function tell(place, row) {
   if (!history.length) return;
   const columns = ["when", "who", "what", "why"].map((name) => ({ title: word(`history.${name}`) }));
   const rows = history.reverse().map((line) => [
-    new Date(line.time_ms).toLocaleString(),
+    moment(new Date(line.time_ms)),
     line.actor,
-    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)} ${line.day ?? ""}: ${values(line)}`),
+    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)}${line.day ? ` ${line.day}` : ""}: ${values(line)}`),
     line.reason,
   ]);
   place.replaceChildren(element("h3", {}, word("patient.history")), element("div", { class: "scroll" }, table(columns, rows)));
@@ -191,12 +191,10 @@ function unmerge(value, place, row) {
 function values({ kind, value }) {
   if (kind === "merge") return `${value.from} → ${value.into}`;
   if (kind === "exam") return `${value.content.slice(0, 12)}, ${value.from}–${value.until ?? ""}`;
-  return measured(value);
+  if (kind === "elastography") return `${value.kpa} kPa, ${method(value.method)}`;
+  if (kind === "pathology") return `${value.stage} ${word(`stage.${value.stage}`)}`;
+  return `FIB-4 ${value.fib4.toFixed(2)}, APRI ${value.apri.toFixed(2)} (AST ${value.ast_u_l}, ALT ${value.alt_u_l}, PLT ${value.platelets_10e9_l}, ${word("enter.age")}: ${value.age_years})`;
 }
-
-const measured = (value) => Object.entries(value)
-  .map(([name, v]) => (name === "stage" ? v : `${name.split("_")[0].toUpperCase()} ${typeof v === "number" ? +v.toFixed(2) : v}`))
-  .join(", ");
 
 const legend = () => element("ul", { class: "legend" }, info.model.classes.map((name) => {
   const dot = element("span", { class: "dot", "aria-hidden": "true" });

@@ -2,7 +2,7 @@
 import { by, drawn, element, table } from "./dom.js";
 import { change, end, exam } from "./enter.js";
 import { on } from "./feed.js";
-import { clock, span, word } from "./words.js";
+import { clock, moment, span, word } from "./words.js";
 
 const OVER = 5; // seconds that rates are taken over
 let info = null;
@@ -177,7 +177,7 @@ function about() {
     ["about.classes", info.model.classes.join(", ")],
     ["about.engine", info.engine],
     ["about.window", word("about.windowtext", { frames: info.window[0], stride: info.window[1] })],
-    ["about.since", new Date(info.started_ms).toLocaleString()],
+    ["about.since", moment(new Date(info.started_ms))],
     ["about.role", info.name ? `${info.role} (${info.name})` : info.role],
     ["about.api", element("a", { href: "/api/openapi.json" }, "OpenAPI")],
   ];

@@ -394,5 +394,6 @@ export function span(milliseconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor(seconds / 60) % 60} min`;
 }
 
+export const moment = (date) => date.toLocaleString(language === "zh" ? "zh-CN" : "en-GB");
 export const clock = (date) => date.toLocaleTimeString(language === "zh" ? "zh-CN" : "en-GB");
 export const percent = (p) => `${Math.round(100 * p)} %`;
