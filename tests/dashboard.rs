@@ -122,6 +122,26 @@ fn patients_open_by_click_and_key_and_the_system_page_shows_rates() {
 }
 
 #[test]
+fn pictures_that_the_gate_leaves_out_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = "videotestsrc is-live=true";
+    let raw = "video/x-raw,width=320,height=240,framerate=15/1 ! both.";
+    let source = format!(
+        "[[source]]\nname = 'bed-1'\nkind = 'launch'\npatient = 'P'\nlive = true\n\
+         line = '{test} pattern=ball num-buffers=30 ! {raw} {test} pattern=black ! {raw} \
+         concat name=both ! identity'\n"
+    );
+    pipeline(folder.path(), 3, &source, "");
+    let run = Running::start(folder.path(), &[]);
+    let browser = Browser::open(1200, 900, false);
+    browser.go(&page(&run, ""));
+    browser.until("document.querySelector('.tile')?.dataset.status === 'gated'");
+    let veil = browser.text(".tile .veil");
+    assert!(veil.contains("none is used: blank"), "{veil}");
+    assert_eq!(browser.text(".tile .pill"), "NOT USED");
+}
+
+#[test]
 fn an_exam_begins_and_ends_at_its_picture() {
     let folder = tempfile::tempdir().unwrap();
     pipeline(folder.path(), 3, &scanner("bed-1", SECRET), "");
