@@ -291,6 +291,12 @@ fn parameters_of(op: Op) -> usize {
 
 /// What PyTorch's layers begin with: uniform within `1 / sqrt(fan in)`, for an
 /// LSTM within `1 / sqrt(hidden)`; batch norm begins as the identity.
+///
+/// A kernel over time begins as a kernel of pictures spread evenly over its frames
+/// (Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 2.3.1):
+/// a mean over time, which has less speckle than any frame, and learns what moves
+/// from there. From kernels that are noise over time, a few hundred recordings
+/// taught such networks nothing.
 fn initial(
     op: Op,
     name: &str,
@@ -309,8 +315,26 @@ fn initial(
             return vec![if ones { 1.0 } else { 0.0 }; count];
         }
     };
-    let bound = 1.0 / (fan_in as f32).sqrt();
-    (0..count)
-        .map(|_| rng.random_range(-bound..=bound))
+    let together = match op {
+        Op::Conv(conv) => conv.kernel[0],
+        _ => 1,
+    };
+    let bound = 1.0 / ((fan_in / together) as f32).sqrt();
+    let drawn = |count: usize, rng: &mut ChaCha8Rng| -> Vec<f32> {
+        (0..count)
+            .map(|_| rng.random_range(-bound..=bound))
+            .collect()
+    };
+    if together == 1 {
+        return drawn(count, rng);
+    }
+    // [K, C, T, R S]: each picture's kernel, T times over.
+    let picture: usize = shape[3..].iter().product();
+    drawn(count / together, rng)
+        .chunks_exact(picture)
+        .flat_map(|kernel| {
+            let share = kernel.iter().map(move |value| value / together as f32);
+            std::iter::repeat_n(share, together).flatten()
+        })
         .collect()
 }
