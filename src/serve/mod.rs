@@ -39,7 +39,7 @@ use tokio_rustls::TlsAcceptor;
 use auth::Access;
 use ids::Ids;
 use site::Site;
-pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
+pub use site::{CloseSource, NewStream, OpenStream, ServedModel, ServedSource, Subject};
 use tokens::{TokenError, Tokens};
 
 use crate::config::{KeyError, ServeConfig, TlsError, server_tls};
