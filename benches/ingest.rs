@@ -66,9 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Frames a CPU-second of two kinds of recording: decoded and thrown away, and made a
 /// model's input, by us and by `python`.
 fn decoded(folder: &Path, seconds: f32, python: Option<&str>) -> Result<Value, Box<dyn Error>> {
-    println!(
-        "Frames a CPU-second, a synthetic recording of 800x600 and {seconds} s to 112x112:\n"
-    );
+    println!("Frames a CPU-second, a synthetic recording of 800x600 and {seconds} s to 112x112:\n");
     println!("| | GStreamer, decoding alone | hepaflow | OpenCV | PyAV | of the fastest peer |");
     println!("|---|---:|---:|---:|---:|---:|");
     let mut rows = Vec::new();
@@ -141,9 +139,7 @@ fn live_streams(folder: &Path, seconds: f32) -> Result<Value, Box<dyn Error>> {
     let path = folder.join("live.mp4");
     record(&path, 640, 480, seconds)?;
     let cores = thread::available_parallelism()?;
-    println!(
-        "Live streams of 640x480 at 30 frames/s (H.264), {seconds} s each, cores: {cores}:\n"
-    );
+    println!("Live streams of 640x480 at 30 frames/s (H.264), {seconds} s each, cores: {cores}:\n");
     println!("| streams | frames lost | late, s | CPU s/s |");
     println!("|---:|---:|---:|---:|");
     let mut rows = Vec::new();

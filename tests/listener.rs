@@ -607,7 +607,7 @@ fn plant(from: &Path, to: &Path, canary: &str, instance: &str, texts: &[(Tag, VR
     object.put_str(Tag(0x0009, 0x0010), VR::LO, canary);
     object.put_str(Tag(0x0009, 0x1001), VR::PN, canary);
     object.put_str(tags::SOP_INSTANCE_UID, VR::UI, instance);
-    object.update_meta(|meta| meta.media_storage_sop_instance_uid = instance.to_owned());
+    object.update_meta(|meta| instance.clone_into(&mut meta.media_storage_sop_instance_uid));
     object.write_to_file(to).unwrap();
 }
 
@@ -654,7 +654,13 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     for (number, name) in ["good", "cut", "odd", "empty"].into_iter().enumerate() {
         let path = shelf.join(format!("{name}.dcm"));
         let instance = format!("2.25.78{number}");
-        plant(&pydicom("examples_ybr_color.dcm"), &path, "CANARY4", &instance, &texts);
+        plant(
+            &pydicom("examples_ybr_color.dcm"),
+            &path,
+            "CANARY4",
+            &instance,
+            &texts,
+        );
         if name == "odd" {
             modify(&path, &["(0028,0004)=CANARY"]);
         }
@@ -671,7 +677,13 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     for patient in 0..3 {
         let path = outbox.join(format!("{patient}.dcm"));
         let (canary, instance) = (format!("CANARY{patient}"), format!("2.25.77{patient}"));
-        plant(&pydicom("examples_ybr_color.dcm"), &path, &canary, &instance, &texts);
+        plant(
+            &pydicom("examples_ybr_color.dcm"),
+            &path,
+            &canary,
+            &instance,
+            &texts,
+        );
     }
     // One that is no cine: a report is refused at the door, an odd picture at
     // the desk.
