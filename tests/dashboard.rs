@@ -26,6 +26,8 @@ const SECRET: &str = "DOE-JANE-1970";
 const TAB: &str = "\u{E004}";
 const SPACE: &str = " ";
 const ESCAPE: &str = "\u{E00C}";
+const ENTER: &str = "\u{E007}";
+const DOWN: &str = "\u{E015}";
 
 fn page(run: &Running, hash: &str) -> String {
     format!("http://{}/{hash}", run.address)
@@ -120,6 +122,124 @@ fn patients_open_by_click_and_key_and_the_system_page_shows_rates() {
 }
 
 #[test]
+fn pictures_that_the_gate_leaves_out_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = "videotestsrc is-live=true";
+    let raw = "video/x-raw,width=320,height=240,framerate=15/1 ! both.";
+    let source = format!(
+        "[[source]]\nname = 'bed-1'\nkind = 'launch'\npatient = 'P'\nlive = true\n\
+         line = '{test} pattern=ball num-buffers=30 ! {raw} {test} pattern=black ! {raw} \
+         concat name=both ! identity'\n"
+    );
+    pipeline(folder.path(), 3, &source, "");
+    let run = Running::start(folder.path(), &[]);
+    let browser = Browser::open(1200, 900, false);
+    browser.go(&page(&run, ""));
+    browser.until("document.querySelector('.tile')?.dataset.status === 'gated'");
+    let veil = browser.text(".tile .veil");
+    assert!(veil.contains("none is used: blank"), "{veil}");
+    assert_eq!(browser.text(".tile .pill"), "NOT USED");
+}
+
+#[test]
+fn an_exam_begins_and_ends_at_its_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", SECRET), "");
+    let run = Running::start(folder.path(), &["--stay"]);
+    let browser = Browser::open(1200, 900, false);
+    browser.go(&page(&run, ""));
+    browser.until("document.querySelector('.tile .exam')");
+    browser.write(".tile .exam input", "NEXT");
+    browser.press(ENTER);
+    browser.until("document.querySelectorAll('.tile').length === 2");
+    browser.until("document.querySelector('[data-stream=\"0\"]').dataset.status === 'ended'");
+    browser.until("document.querySelector('[data-stream=\"1\"]').dataset.status === 'live'");
+    browser.click("[data-stream=\"1\"] .exam .end");
+    browser.until("document.querySelector('[data-stream=\"1\"]').dataset.status === 'ended'");
+    // Where none is open, the next exam opens one.
+    browser.write("[data-stream=\"1\"] .exam input", "THIRD");
+    browser.click("[data-stream=\"1\"] .exam button");
+    browser.until("document.querySelector('[data-stream=\"2\"]')?.dataset.status === 'live'");
+    // What the server refuses is told where it was asked for.
+    browser.write("[data-stream=\"2\"] .exam input", "  ");
+    browser.click("[data-stream=\"2\"] .exam button");
+    browser.until("document.querySelector('[data-stream=\"2\"] .said.bad')?.innerText");
+}
+
+#[test]
+fn findings_are_entered_and_records_merged_with_the_keyboard_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = scanner("bed-1", "P-1") + &scanner("bed-2", "P-2");
+    pipeline(folder.path(), 3, &sources, "");
+    let run = Running::start(folder.path(), &[]);
+    let browser = Browser::open(1200, 1000, false);
+    browser.go(&page(&run, "#patients"));
+    browser.until("document.querySelectorAll('[data-patient]').length === 2");
+    let folded = |name: &str| {
+        browser.until(&format!(
+            "document.querySelector('dialog[open] form[name={name}]')"
+        ));
+        browser.value(&format!(
+            "document.querySelector('form[name={name}]').parentNode.firstChild.focus()"
+        ));
+        browser.press(ENTER);
+        browser.until(&format!(
+            "document.querySelector('form[name={name}] button').offsetHeight > 0"
+        ));
+    };
+    browser.value("document.querySelector('[data-patient]').focus()");
+    browser.press(ENTER);
+    folded("findings");
+    for (name, value) in [("age_years", "50"), ("ast_u_l", "40"), ("alt_u_l", "30")] {
+        browser.write(&format!("form[name=findings] [name={name}]"), value);
+    }
+    browser.press(ENTER);
+    browser.until(
+        "document.querySelector('form[name=findings] .said.bad')?.innerText.includes('platelets')",
+    );
+    browser.write("form[name=findings] [name=platelets_10e9_l]", "200");
+    browser.write("form[name=findings] [name=stage]", "F3");
+    browser.write("form[name=findings] [name=kpa]", "9.5");
+    browser.press(ENTER);
+    browser.until("document.querySelector('form[name=findings] .said.good')");
+    browser.until("document.querySelectorAll('dialog tbody tr').length === 3");
+    browser.until("document.querySelector('dialog').innerText.includes('Pathology')");
+    browser.press(ESCAPE);
+    browser.until("/1\\.83/.test(document.querySelector('#patients-table').innerText)");
+
+    // The first record is the same person as the second.
+    browser.value("document.querySelector('[data-patient]').focus()");
+    browser.press(ENTER);
+    folded("merge");
+    browser.value("document.querySelector('form[name=merge] select').focus()");
+    browser.press(DOWN);
+    browser.until("document.querySelector('form[name=merge] select').value");
+    browser.value("document.querySelector('form[name=merge] button').focus()");
+    browser.press(SPACE);
+    browser.until("document.querySelector('form[name=merge] .said.good')");
+    browser.press(ESCAPE);
+    browser.until("document.querySelectorAll('[data-patient]').length === 1");
+    browser.click("[data-patient]");
+    browser.until("document.querySelector('dialog[open] .unmerge')");
+    browser.click(".unmerge");
+    browser.until("!document.querySelector('dialog[open] .unmerge')");
+    browser.press(ESCAPE);
+    browser.until("document.querySelectorAll('[data-patient]').length === 2");
+
+    // A recording of the first is somebody else's.
+    browser.click("[data-patient]");
+    folded("recording");
+    browser.write("form[name=recording] [name=patient]", "P-3");
+    browser.press(ENTER);
+    browser.until("document.querySelector('form[name=recording] .said.good')");
+    browser.press(ESCAPE);
+    browser.click("#language");
+    browser.click("[data-patient]");
+    browser.until("document.querySelector('dialog[open]').innerText.includes('录入或更正')");
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+}
+
+#[test]
 fn an_old_picture_is_never_shown_as_live() {
     let folder = tempfile::tempdir().unwrap();
     let film = record(folder.path(), "film.mp4", MP4, 60);
@@ -197,6 +317,15 @@ fn with_tokens_a_person_logs_in_sees_identifiers_and_logs_out() {
         browser.value("document.querySelector('#add-stream').hidden") == true,
         "a viewer only looks"
     );
+    browser.click("nav a[data-page=patients]");
+    browser.until("document.querySelector('[data-patient]')");
+    browser.click("[data-patient]");
+    browser.until("/\\d/.test(document.querySelector('dialog[open] .faint')?.innerText)");
+    assert_eq!(
+        browser.value("document.querySelectorAll('details, .exam').length"),
+        0
+    );
+    browser.press(ESCAPE);
     browser.click("#leave");
     browser.until("document.querySelector('#login[open]')");
     assert!(!browser.text("body").contains(SECRET));
@@ -276,12 +405,23 @@ fn screenshots() {
     phone.click("#language");
     phone.value("document.querySelector('.lead').scrollIntoView()");
     shoot(&phone, "live-phone-zh.png");
+    phone.go(&page(&run, "#patients"));
+    phone.until("document.querySelector('[data-patient]')");
+    shoot(&phone, "patients-phone-zh.png");
     desktop.click("nav a[data-page=system]");
     desktop.until("document.querySelector('.node.busy')");
     shoot(&desktop, "system.png");
     desktop.click("nav a[data-page=patients]");
     desktop.until("document.querySelectorAll('#patients-table tbody tr').length === 4");
     shoot(&desktop, "patients.png");
+    desktop.click("#theme");
+    desktop.click("[data-patient]");
+    desktop.until("document.querySelector('dialog[open] form[name=recording]')");
+    desktop.click("dialog summary");
+    desktop.value("document.querySelector('.forms').scrollIntoView({ block: 'end' })");
+    shoot(&desktop, "patient-light.png");
+    desktop.press(ESCAPE);
+    desktop.click("#theme");
     desktop.click("#language");
     shoot(&desktop, "patients-zh.png");
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hepaflow::config::Pipeline;
-use hepaflow::metrics::{Metrics, Value};
+use hepaflow::metrics::{Metrics, Reference, Value};
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -48,7 +48,20 @@ fn exported() -> Metrics {
     let metrics = Metrics::new().unwrap();
     metrics.source("bed-1");
     metrics.listener("push");
+    // What comes with answers, with cards, and with a model.
+    let clinical = &metrics.clinical;
+    clinical.answered("F0-F1", 1);
+    clinical.compared(["0123456789ab", "fib4", "F3"], true, 1);
+    clinical.refer(Reference::Brightness, 0.25, 0.125);
+    clinical.refer(Reference::Severity, 0.4, 0.2);
+    metrics.cards.set(0, 2, 1, 0.5);
     metrics
+}
+
+#[test]
+fn without_a_card_there_is_no_series_of_one() {
+    let text = Metrics::new().unwrap().render().unwrap();
+    assert!(!text.contains("hepaflow_gpu"), "{text}");
 }
 
 #[test]
@@ -113,9 +126,11 @@ fn every_query_of_the_grafana_dashboard_asks_for_what_is_exported() {
                 let labels = series
                     .get(name)
                     .unwrap_or_else(|| panic!("{name} of {query}"));
-                for label in ["source", "reason"] {
-                    let wanted = query.contains(&format!("({label})"))
-                        || query.contains(&format!(", {label})"));
+                for label in ["source", "reason", "class", "index", "stage", "card"] {
+                    // A query that asks for another metric besides may group each its own way.
+                    let wanted = names.len() == 1
+                        && (query.contains(&format!("({label})"))
+                            || query.contains(&format!(", {label})")));
                     assert!(
                         !wanted || labels.contains(label),
                         "{name} has no {label}: {query}"

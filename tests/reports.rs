@@ -200,7 +200,13 @@ fn an_answer_is_filed_in_its_study_and_a_correction_names_the_report_before_it()
     assert_eq!(one["StudyDate"], "20240110");
     assert_eq!(one["flags"], serde_json::json!(["COMPLETE", "UNVERIFIED"]));
     assert_eq!(one["predecessors"], serde_json::json!([]));
-    assert_eq!(one["finding"], "62484002");
+    assert_eq!(one["finding"], "112674009");
+    // No code of SNOMED CT but those that the standard lists itself, by its meanings.
+    let snomed = one["snomed"].as_array().unwrap();
+    assert!(snomed.len() >= 4, "{one}");
+    for code in snomed {
+        assert_eq!(code["known"], true, "{code}");
+    }
     assert_eq!(one["sites"], serde_json::json!(["10200004"]));
     // Windows of 9 frames every 4 of 30 end with frame 29.
     let images = one["images"].as_array().unwrap();
@@ -294,4 +300,87 @@ fn an_answer_is_filed_in_its_study_and_a_correction_names_the_report_before_it()
         !said.contains("CANARY") && !said.contains("2.25."),
         "{said}"
     );
+}
+
+/// dcmtk's `storescp`, which takes encrypted associations only, from whom shows this
+/// certificate; ended when dropped.
+struct Vault(Child);
+
+impl Vault {
+    fn open(folder: &Path, port: u16) -> Self {
+        let child = Command::new("storescp")
+            .args(["+tls", "pacs-key.pem", "pacs.pem", "+cf", "ours.pem"])
+            .args(["--aetitle", "ARCHIVE", "--output-directory", "filed"])
+            .arg(port.to_string())
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Debian's dcmtk is needed");
+        wait_for("the archive's port", DEADLINE, || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn reports_go_encrypted_to_an_archive_that_both_sides_vouch_for_and_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for name in ["in", "filed"] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    for name in ["pacs", "ours", "stranger"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        fs::write(folder.join(format!("{name}-key.pem")), key).unwrap();
+    }
+    let port = free_port();
+    cine(folder, "1", "20240110");
+    pipeline(folder, port);
+    let plain = fs::read_to_string(folder.join("p.toml")).unwrap();
+    let encrypted = |authority: &str, own: &str| {
+        let text = plain.replace(
+            &format!("address = '127.0.0.1:{port}'"),
+            &format!(
+                "address = 'localhost:{port}'\nauthorities = '{authority}.pem'\n\
+                 certificate = '{own}.pem'\nkey = '{own}-key.pem'"
+            ),
+        );
+        fs::write(folder.join("p.toml"), text).unwrap();
+    };
+    let filed = || -> Vec<PathBuf> {
+        let files = fs::read_dir(folder.join("filed")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    };
+    let _vault = Vault::open(folder, port);
+    // An archive that nobody vouches for, and one that does not know us.
+    for (authority, own) in [("stranger", "ours"), ("pacs", "stranger")] {
+        encrypted(authority, own);
+        let said = hepaflow(&["run", "p.toml"], folder).stderr;
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("wait for sink `pacs`"), "{said}");
+        assert_eq!(filed(), [] as [PathBuf; 0]);
+    }
+    // In the clear it takes nothing.
+    fs::write(folder.join("p.toml"), &plain).unwrap();
+    hepaflow(&["run", "p.toml"], folder);
+    assert_eq!(filed(), [] as [PathBuf; 0]);
+
+    encrypted("pacs", "ours");
+    hepaflow(&["run", "p.toml"], folder);
+    let files = filed();
+    assert_eq!(files.len(), 3, "a report and two pictures: {files:?}");
+    for file in &files {
+        assert_eq!(faults(file), [""; 0]);
+    }
 }

@@ -180,6 +180,7 @@ fn both_languages_have_all_words_that_the_pages_use() {
     for name in [
         "index.html",
         "app.js",
+        "enter.js",
         "live.js",
         "patients.js",
         "system.js",
@@ -459,6 +460,88 @@ fn where_clients_need_a_certificate_nobody_gets_in_without_one_by_the_right_auth
     assert!(error.to_string().contains("key.pem"), "{error}");
 }
 
+/// A certificate that names somebody in its subject, and is its own authority.
+fn certificate_of(name: &str) -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    let mut parameters = rcgen::CertificateParams::new(vec!["client".to_owned()]).unwrap();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    let common_name = rcgen::DnType::CommonName;
+    parameters.distinguished_name.push(common_name, name);
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let cert = parameters.self_signed(&signing_key).unwrap();
+    rcgen::CertifiedKey { cert, signing_key }
+}
+
+#[test]
+fn certificates_with_roles_are_enough_for_other_machines_and_say_who_may_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let server_s = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [anna, screen, guest] = ["anna", "screen-1", "guest"].map(certificate_of);
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let authorities = [&anna, &screen, &guest].map(|own| own.cert.pem()).concat();
+    let bare = ServeConfig {
+        listen: ([0, 0, 0, 0], 0).into(),
+        tls: Some((
+            file("chain.pem", server_s.cert.pem()),
+            file("key.pem", server_s.signing_key.serialize_pem()),
+        )),
+        hosts: vec!["localhost".to_owned()],
+        roles: [("anna", "operator"), ("screen-1", "viewer")]
+            .map(|(name, role)| (name.to_owned(), role.to_owned()))
+            .into(),
+        ..any_port()
+    };
+    // Names for which nobody vouches are worth nothing, and neither are
+    // certificates without a role.
+    let error = idle(folder.path(), &bare).unwrap_err();
+    assert!(matches!(error, ServeError::Unprotected(_)), "{error}");
+    let config = ServeConfig {
+        clients: Some(file("clients.pem", authorities)),
+        ..bare
+    };
+    let nobody = ServeConfig {
+        roles: [].into(),
+        ..config.clone()
+    };
+    let error = idle(folder.path(), &nobody).unwrap_err();
+    assert!(matches!(error, ServeError::Unprotected(_)), "{error}");
+
+    let (server, _) = idle(folder.path(), &config).unwrap();
+    let port = server.address().port();
+    let call = |own, about: (&str, &str), more: &[&str], body: &str| {
+        let client = client(server_s.cert.der(), own);
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection = ClientConnection::new(client, name).unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let stream = StreamOwned::new(connection, stream);
+        talk(stream, "localhost", about, more, body)
+    };
+    let info = |own| call(Some(own), ("GET", "/api/v1/info"), &[], "");
+    for (own, role, name) in [(&anna, "operator", "anna"), (&screen, "viewer", "screen-1")] {
+        let info = info(own).json();
+        assert_eq!((&info["role"], &info["name"]), (&json!(role), &json!(name)));
+        assert_eq!(info["login"], false, "there is nothing to log out of");
+    }
+    assert_eq!(info(&guest).status, 401, "trusted, and without a role");
+    assert_eq!(call(None, ("GET", "/livez"), &[], "").status, 0);
+    let body = r#"{"source":"s","patient":"p"}"#;
+    let post = |own, more: &[&str]| {
+        let more = [&["Content-Type: application/json"], more].concat();
+        call(Some(own), ("POST", "/api/v1/streams"), &more, body).status
+    };
+    assert_eq!(post(&screen, &[]), 403);
+    assert_eq!(
+        post(&anna, &[]),
+        400,
+        "let through, refused for what it asks"
+    );
+    // A browser shows its certificate to whatever page asks it to.
+    assert_eq!(post(&anna, &["Origin: https://evil.example"]), 403);
+}
+
 #[test]
 fn a_thousand_clients_that_trickle_their_requests_do_not_keep_a_good_one_waiting() {
     let folder = tempfile::tempdir().unwrap();
@@ -514,7 +597,9 @@ fn the_api_is_what_its_document_says() {
         "/api/v1/info",
         "/api/v1/models",
         "/api/v1/models/{hash}/activate",
+        "/api/v1/exams",
         "/api/v1/labels",
+        "/api/v1/merges",
         "/api/v1/patients",
         "/api/v1/patients.csv",
         "/api/v1/patients/{id}",
@@ -825,6 +910,80 @@ fn labels_are_entered_and_corrected_and_stand_beside_the_answer() {
     let activate = |hash: &str| post(&format!("/api/v1/models/{hash}/activate"), "").status;
     assert_eq!(activate(hash), 200);
     assert_eq!(activate(&"0".repeat(64)), 400);
+}
+
+#[test]
+fn records_are_merged_and_recordings_bound_by_the_api_and_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = scanner("bed-1", "P-1") + &scanner("bed-2", "P-2");
+    pipeline(folder.path(), 3, &sources, "");
+    let run = Running::start(folder.path(), &[]);
+    let json_body = ["Content-Type: application/json"];
+    let post =
+        |path: &str, body: &Value| send(&run.address, "POST", path, &json_body, &body.to_string());
+    let total = |expected: u64| {
+        let found = run.wait_for("/api/v1/patients", |answer| {
+            answer.status == 200 && answer.json()["total"] == expected
+        });
+        found.json()["items"].clone()
+    };
+    let patients = total(2);
+    let [one, other] = [0, 1].map(|row: usize| patients[row]["id"].as_str().unwrap());
+    let merge = json!({ "id": one, "into_id": other, "reason": "two records of one person" });
+    let merged = post("/api/v1/merges", &merge);
+    assert_eq!(
+        merged.json()["effects"],
+        json!(["logged"]),
+        "{}",
+        merged.body
+    );
+    assert_eq!(total(1)[0]["id"], other);
+    let path = format!("/api/v1/patients/{other}/history");
+    let told = run.get(&path).json();
+    assert_eq!(
+        (&told[0]["kind"], &told[0]["value"]["from_id"]),
+        (&json!("merge"), &json!(one))
+    );
+    assert!(
+        !told.to_string().contains("P-1"),
+        "nobody has logged in: {told}"
+    );
+    // The other way round would never end.
+    let cycle = post("/api/v1/merges", &json!({ "id": other, "into_id": one }));
+    assert_eq!(cycle.status, 400, "{}", cycle.body);
+    let back = json!({ "id": one, "into_id": other, "withdraw": true });
+    assert_eq!(post("/api/v1/merges", &back).status, 200);
+    total(2);
+    assert_eq!(
+        post("/api/v1/merges", &back).status,
+        400,
+        "there is none any more"
+    );
+
+    let clips = run
+        .get(&format!("/api/v1/patients/{one}/clips?limit=1"))
+        .json();
+    let content = clips["items"][0]["content"].as_str().unwrap();
+    let exam = json!({ "content": content, "patient": "P-3", "reason": "wrong bed" });
+    let bound = post("/api/v1/exams", &exam);
+    assert_eq!(bound.json()["effects"], json!(["logged"]), "{}", bound.body);
+    run.wait_for("/api/v1/patients", |answer| {
+        let items = answer.json()["items"].clone();
+        let mut ids = items.as_array().unwrap().iter().map(|it| it["id"].clone());
+        ids.len() == 2 && ids.all(|id| id != one)
+    });
+    for (body, status) in [
+        (json!({ "content": "00000000", "patient": "P-3" }), 404),
+        (json!({ "content": "%", "patient": "P-3" }), 400),
+        (
+            json!({ "content": content, "patient": "P-3", "from": 9, "until": 9 }),
+            400,
+        ),
+        (json!({ "content": content }), 400),
+    ] {
+        let refused = post("/api/v1/exams", &body);
+        assert_eq!(refused.status, status, "{body}: {}", refused.body);
+    }
 }
 
 fn hepaflow(folder: &Path, args: &[&str]) -> (Option<i32>, String) {

@@ -26,10 +26,11 @@ use crate::dataflow::{
     self, Control, Facts, Feed, Job, KeepOpen, Live, Opening, Outcome, WindowShape,
 };
 use crate::domain::{ContentHash, Crop, FrameSize, ModelHash, PatientId, PseudonymKey};
+use crate::engine::usage::Nvml;
 use crate::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reference};
 use crate::model::Model;
 use crate::serve::outbox::{Explainer, Outbox};
 use crate::serve::{ServedModel, ServedSource, Server, Subject};
@@ -122,6 +123,15 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             sandbox: intake.sandbox.clone(),
         })
     });
+    let mean = |values: &[f32]| {
+        let sum: f64 = values.iter().copied().map(f64::from).sum();
+        sum / values.len() as f64
+    };
+    let [level, deviation] = [&spec.input.mean, &spec.input.std].map(|values| mean(values));
+    metrics
+        .clinical
+        .refer(Reference::Brightness, level, deviation);
+    watch_cards(&metrics)?;
     // Every source is listed from the first scrape on.
     pipeline
         .sources
@@ -686,6 +696,25 @@ fn look(ingest: &IngestConfig) -> Look {
 /// The crop that the operator set for a source, with its name.
 fn cropped(source: &SourceConfig) -> Option<(String, Crop)> {
     Some((source.name.clone(), source.crop?))
+}
+
+/// Reads how busy the cards are, where there are any, as long as the process lives.
+fn watch_cards(metrics: &Metrics) -> anyhow::Result<()> {
+    let Some(nvml) = Nvml::open() else {
+        return Ok(());
+    };
+    let cards = metrics.cards.clone();
+    std::thread::Builder::new()
+        .name("cards".to_owned())
+        .spawn(move || {
+            loop {
+                for it in nvml.usage() {
+                    cards.set(it.card, it.memory, it.memory_used, it.utilization);
+                }
+                std::thread::sleep(Duration::from_secs(5));
+            }
+        })?;
+    Ok(())
 }
 
 /// The first Ctrl-C or SIGTERM ends the run in order, a second one at once.

@@ -30,4 +30,4 @@ pub use pipeline::{
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use section::{Located, clock_time};
 pub use sink::{HiddenUrl, SinkConfig, SinkKind};
-pub use tls::{TlsError, server_tls};
+pub use tls::{TlsError, client_tls, server_tls};

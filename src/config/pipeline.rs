@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,8 @@ pub struct Pipeline {
 /// `[serve]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// Where to listen; a loopback address unless there are tokens and TLS.
+    /// Where to listen; a loopback address unless there is TLS and a way to know
+    /// people: tokens, or certificates with roles.
     pub listen: SocketAddr,
     /// The file of access tokens; without it, who reaches the loopback address
     /// may look on.
@@ -72,6 +73,9 @@ pub struct ServeConfig {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Certificates of authorities: without one by them nobody gets in.
     pub clients: Option<PathBuf>,
+    /// What the holders of such certificates are, `viewer` or `operator`, by the
+    /// common name in the certificate's subject.
+    pub roles: BTreeMap<String, String>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -83,6 +87,7 @@ impl Default for ServeConfig {
             tokens: None,
             tls: None,
             clients: None,
+            roles: BTreeMap::new(),
             hosts: Vec::new(),
         }
     }
@@ -598,17 +603,42 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         .optional::<String>("tokens")
         .map(|path| base.join(path.value));
     let (tls, clients) = read_tls(base, &section);
+    let roles = section.optional::<BTreeMap<String, String>>("roles");
     let hosts = section.or("hosts", Vec::new());
+    if let Some(roles) = &roles {
+        for role in roles.value.values() {
+            if !["viewer", "operator"].contains(&role.as_str()) {
+                section.mistake(
+                    "roles",
+                    roles.span.clone(),
+                    format!("\"{role}\" is no role"),
+                    "expected \"viewer\" (looks) or \"operator\" (acts)",
+                );
+            }
+        }
+        if clients.is_none() {
+            section.mistake(
+                "roles",
+                roles.span.clone(),
+                "nobody vouches for the certificates that bear these names",
+                "give `clients`, the authority that signs them, too",
+            );
+        }
+    }
+    let roles = roles.map_or_else(BTreeMap::new, |roles| roles.value);
+    // Who calls is known by a token, or by a certificate that has a role.
+    let is_known = tokens.is_some() || (clients.is_some() && !roles.is_empty());
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
-        && (tokens.is_none() || tls.is_none())
+        && (!is_known || tls.is_none())
     {
         section.mistake(
             "listen",
             listen.span.clone(),
             "this address can be reached from other machines, and nothing protects it",
             "use a loopback address such as \"127.0.0.1:9464\", or give `certificate` and `key` \
-             (TLS) and `tokens` (made by `hepaflow token add`)",
+             (TLS) and `tokens` (made by `hepaflow token add`) or `clients` and `roles` \
+             (certificates)",
         );
     }
     section.finish();
@@ -618,6 +648,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         tokens,
         tls,
         clients,
+        roles,
         hosts,
     }
 }

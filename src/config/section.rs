@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -44,6 +44,19 @@ impl Accept for Vec<String> {
             .as_array()?
             .iter()
             .map(|entry| String::accept(entry.get_ref()))
+            .collect()
+    }
+}
+
+impl Accept for BTreeMap<String, String> {
+    const EXPECTED: &'static str = "names and what they are, such as { \"anna\" = \"operator\" }";
+    fn accept(value: &DeValue<'_>) -> Option<Self> {
+        let pairs = value.as_table()?.iter();
+        pairs
+            .map(|(name, value)| {
+                let name = name.get_ref().clone().into_owned();
+                Some((name, String::accept(value.get_ref())?))
+            })
             .collect()
     }
 }

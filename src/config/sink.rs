@@ -5,6 +5,7 @@ use std::time::Duration;
 use ureq::http::Uri;
 
 use super::section::{Count, Located, Section};
+use super::tls::read_pair;
 
 /// Refusals of one change; with the pauses between them this takes minutes.
 const PARK_AFTER: usize = 10;
@@ -58,6 +59,11 @@ pub enum SinkKind {
         settle: Duration,
         /// Silent for this long: given up.
         timeout: Duration,
+        /// The authorities of whose certificates the archive must show one, PEM; with
+        /// them, nothing is sent that is not encrypted.
+        authorities: Option<PathBuf>,
+        /// Our certificate chain and private key, PEM, for an archive that wants one.
+        own: Option<(PathBuf, PathBuf)>,
     },
 }
 
@@ -100,7 +106,7 @@ pub(super) fn read_sink(
     let word = section.one_of("kind", &["webhook", "jsonl", "dicom"]);
     let kind = match word {
         Some("webhook") => read_webhook(base, &section),
-        Some("dicom") => read_dicom(&section),
+        Some("dicom") => read_dicom(base, &section),
         Some(_) => section
             .required::<String>("path")
             .map(|path| SinkKind::JsonLines {
@@ -117,6 +123,7 @@ pub(super) fn read_sink(
             }
             section.allow(&["url", "secret_file", "timeout", "path", "address"]);
             section.allow(&["ae_title", "calling", "key_frames", "settle"]);
+            section.allow(&["authorities", "certificate", "key"]);
             None
         }
     };
@@ -161,7 +168,7 @@ fn read_webhook(base: &Path, section: &Section<'_>) -> Option<SinkKind> {
     })
 }
 
-fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
+fn read_dicom(base: &Path, section: &Section<'_>) -> Option<SinkKind> {
     let address = section.required::<String>("address").filter(|address| {
         let has_port = address.value.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -195,6 +202,16 @@ fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
     let key_frames = section.or("key_frames", 3_u32) as usize;
     let settle = section.or("settle", Duration::from_secs(30));
     let timeout = section.or("timeout", Duration::from_secs(10));
+    let authorities = section.optional::<String>("authorities");
+    let own = read_pair(base, section);
+    if own.is_some() && authorities.is_none() {
+        section.mistake(
+            "certificate",
+            section.span(),
+            "without TLS nobody shows a certificate",
+            "give `authorities`, who sign the archive's certificate, too",
+        );
+    }
     Some(SinkKind::Dicom {
         address: address?.value,
         title: title.filter(|_| is_title)?.value,
@@ -202,6 +219,8 @@ fn read_dicom(section: &Section<'_>) -> Option<SinkKind> {
         key_frames,
         settle,
         timeout,
+        authorities: authorities.map(|file| base.join(file.value)),
+        own,
     })
 }
 

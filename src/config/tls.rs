@@ -1,4 +1,4 @@
-//! Certificates that a pipeline file names, made ready for a server.
+//! Certificates that a pipeline file names, made ready for a server or a client.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::section::Section;
 
@@ -31,8 +31,8 @@ pub enum TlsError {
         /// Why.
         error: rustls::Error,
     },
-    /// No client can be recognised by it.
-    #[error("{}: {problem}; expected the certificates of those who sign clients' ones", file.display())]
+    /// No peer can be recognised by it.
+    #[error("{}: {problem}; expected the certificates of those who sign the peers' ones", file.display())]
     Authorities {
         /// The file of the authorities.
         file: PathBuf,
@@ -82,34 +82,72 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         })
 }
 
-fn verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let authority = |problem: String| TlsError::Authorities {
+fn unfit(file: &Path, error: &dyn std::fmt::Display) -> TlsError {
+    TlsError::Authorities {
         file: file.to_owned(),
-        problem,
-    };
+        problem: error.to_string(),
+    }
+}
+
+fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         let added = roots.add(certificate);
-        added.map_err(|error| authority(error.to_string()))?;
+        added.map_err(|error| unfit(file, &error))?;
     }
-    WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::new(ring::default_provider()))
-        .build()
-        .map_err(|error| authority(error.to_string()))
+    if roots.is_empty() {
+        return Err(unfit(file, &"it holds no certificate"));
+    }
+    Ok(roots)
 }
 
-/// The keys `certificate` and `key`, which go together, and `clients`, which needs
-/// them.
-pub(super) fn read_tls(
-    base: &Path,
-    section: &Section<'_>,
-) -> (Option<(PathBuf, PathBuf)>, Option<PathBuf>) {
+fn verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = authorities(file)?;
+    WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::new(ring::default_provider()))
+        .build()
+        .map_err(|error| unfit(file, &error))
+}
+
+/// TLS 1.2 and 1.3 to a server with a certificate by one of `trusted`, a file of
+/// authorities; `own` are our certificate chain and its key, if the server wants some.
+///
+/// # Errors
+/// If a file cannot be read, or does not hold what it should.
+pub fn client_tls(
+    trusted: &Path,
+    own: Option<&(PathBuf, PathBuf)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = authorities(trusted)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unfit(trusted, &error))?
+        .with_root_certificates(roots);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
+                file: key.clone(),
+                error,
+            })?;
+            let config = builder.with_client_auth_cert(chain, private);
+            config.map_err(|error| TlsError::Unfit {
+                file: certificate.clone(),
+                error,
+            })?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+/// The keys `certificate` and `key`, which go together.
+pub(super) fn read_pair(base: &Path, section: &Section<'_>) -> Option<(PathBuf, PathBuf)> {
     let path = |key| {
         section
             .optional::<String>(key)
             .map(|path| base.join(path.value))
     };
-    let clients = section.optional::<String>("clients");
-    let tls = match (path("certificate"), path("key")) {
+    match (path("certificate"), path("key")) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
         (certificate, _) => {
@@ -126,7 +164,16 @@ pub(super) fn read_tls(
             );
             None
         }
-    };
+    }
+}
+
+/// The same, and `clients`, which needs them.
+pub(super) fn read_tls(
+    base: &Path,
+    section: &Section<'_>,
+) -> (Option<(PathBuf, PathBuf)>, Option<PathBuf>) {
+    let tls = read_pair(base, section);
+    let clients = section.optional::<String>("clients");
     if let Some(clients) = &clients
         && tls.is_none()
     {

@@ -8,6 +8,7 @@ use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Concat, Operator, Probe};
 use timely::dataflow::{ProbeHandle, StreamVec};
 
+use super::census::{Arrivals, Census};
 use super::facts::Came;
 use super::views::{ClipFact, PatientAnswer, PatientKey, Views};
 use super::{Epoch, WriterHandle};
@@ -17,18 +18,20 @@ use crate::store::{Batch, Cause, PatientChange, RowChange, ViewRow};
 
 /// Extension: predictions as facts that may come and go.
 pub(super) trait ClipFacts<'scope> {
-    fn clip_facts(self) -> VecCollection<'scope, Epoch, ClipFact, isize>;
+    /// Notes when they came.
+    fn clip_facts(self, arrivals: Arrivals) -> VecCollection<'scope, Epoch, ClipFact, isize>;
 }
 
 impl<'scope> ClipFacts<'scope> for StreamVec<'scope, Epoch, ClipPrediction> {
-    fn clip_facts(self) -> VecCollection<'scope, Epoch, ClipFact, isize> {
+    fn clip_facts(self, arrivals: Arrivals) -> VecCollection<'scope, Epoch, ClipFact, isize> {
         let facts: StreamVec<_, (ClipFact, Epoch, isize)> =
-            self.unary(Pipeline, "Clip facts", |_, _| {
-                |input, output| {
+            self.unary(Pipeline, "Clip facts", move |_, _| {
+                move |input, output| {
                     input.for_each(|capability, clips| {
                         let Some(&epoch) = capability.least() else {
                             return;
                         };
+                        arrivals.came(epoch);
                         output
                             .session(&capability)
                             .give_iterator(clips.drain(..).map(|clip| {
@@ -111,7 +114,7 @@ pub(super) fn store_views<'scope>(
     came: StreamVec<'scope, Epoch, Came>,
     stored: StoredViews,
     writer: WriterHandle,
-    metrics: Metrics,
+    (census, arrivals, metrics): (Census, Arrivals, Metrics),
 ) -> ProbeHandle<Epoch> {
     let scope = views.answers.inner.scope();
     let stored = timely::dataflow::operators::ToStream::to_stream(
@@ -177,6 +180,7 @@ pub(super) fn store_views<'scope>(
                     }
                 }
             });
+            arrivals.stand(&metrics, |epoch| !frontier.less_equal(epoch));
             while let Some(entry) = waiting.first_entry() {
                 if frontier.less_equal(entry.key()) {
                     break;
@@ -184,7 +188,7 @@ pub(super) fn store_views<'scope>(
                 let beginning = *entry.key() == 0;
                 let Waiting { changes, mut cause } = entry.remove();
                 cause.beginning = beginning;
-                let mut batch = net_changes(changes, &metrics);
+                let mut batch = net_changes(changes, &census);
                 if !batch.is_empty() {
                     batch.cause = cause;
                     writer.send(batch);
@@ -222,14 +226,15 @@ fn same_place(one: &Standing, other: &Standing) -> bool {
 }
 
 /// What stands after all changes of one epoch.
-fn net_changes(mut changes: Vec<(Standing, isize)>, metrics: &Metrics) -> Batch {
+fn net_changes(mut changes: Vec<(Standing, isize)>, census: &Census) -> Batch {
     consolidate(&mut changes);
     let mut batch = Batch::default();
     // Sorted, so that what is about the same stands together.
     for about in changes.chunk_by(|(one, _), (other, _)| same_place(one, other)) {
         for (row, change) in about {
-            if matches!(row, Standing::Answer(result) if result.current) {
-                metrics.patients.add(*change as i64);
+            match row {
+                Standing::Answer(result) => census.answer(result, *change as i64),
+                Standing::Other(row) => census.row(row, *change as i64),
             }
         }
         let stands = about.iter().find(|(_, change)| *change > 0);

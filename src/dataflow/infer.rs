@@ -8,6 +8,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
 
+use super::census::severity;
 use super::{Control, Credits, Epoch, RunError, Waker, WindowedClip};
 use crate::domain::{Clip, ClipKey, ClipPrediction, Frame, ModelHash, Probability, StreamId};
 use crate::metrics::Metrics;
@@ -265,6 +266,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
             let waker = Waker::new(worker.sync_activator_for(info.address.to_vec()));
             let (reply, replies) = unbounded::<Scored>();
             let mut under_way = HashMap::new();
+            let mut sources = HashMap::new();
             let mut number = 0_u64;
             move |input, output| {
                 waker.clear();
@@ -324,6 +326,12 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                             {
                                 let live = context.control.live();
                                 live.predicted(id, span, latency, &probabilities);
+                                if let Some(severity) = severity(&probabilities) {
+                                    let counters = sources
+                                        .entry(stream.source.clone())
+                                        .or_insert_with(|| context.metrics.source(&stream.source));
+                                    counters.severity.observe(severity);
+                                }
                             }
                             output.session(&held).give(ClipPrediction {
                                 key: ClipKey {

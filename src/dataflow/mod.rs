@@ -25,6 +25,7 @@
 
 mod ahead;
 mod answers;
+mod census;
 mod clock;
 pub mod cluster;
 mod control;

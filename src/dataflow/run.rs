@@ -11,6 +11,7 @@ use timely::worker::Worker;
 
 use super::ahead::LookAhead;
 use super::answers::{ClipFacts, StoredViews, store_views};
+use super::census::{Arrivals, Census};
 use super::cluster::{self, Claims, Group, Lost, Peer, Post, Pulse, Watch};
 use super::control::lock;
 use super::facts::{Following, facts};
@@ -150,18 +151,24 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
         .chain(job.beside)
         .collect();
     let models: Vec<_> = lanes.iter().map(|(model, _)| *model).collect();
+    let models_known = job.store.models()?;
+    let census = Census::new(&models_known, &job.metrics);
     let known = if is_first {
         job.facts.activate_one_of(&models)?;
+        let clips = job.store.clip_predictions()?;
         let answers = job.store.patient_results()?;
-        let current = answers.iter().filter(|answer| answer.current).count();
-        job.metrics.patients.set(current as i64);
+        let others = job.store.view_rows()?;
+        for answer in &answers {
+            census.answer(answer, 1);
+        }
+        for row in &others {
+            census.row(row, 1);
+        }
+        census.refer(&clips, job.model);
         Some(Known {
-            clips: job.store.clip_predictions()?,
-            models: job.store.models()?.into_values().collect(),
-            views: StoredViews {
-                answers,
-                others: job.store.view_rows()?,
-            },
+            clips,
+            models: models_known.into_values().collect(),
+            views: StoredViews { answers, others },
         })
     } else {
         None
@@ -229,6 +236,7 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
         writer,
         finished,
         window: job.window,
+        census,
         metrics: job.metrics,
     };
     let metrics = plan.metrics.clone();
@@ -289,6 +297,7 @@ struct Plan {
     writer: WriterHandle,
     finished: Arc<std::collections::HashSet<crate::domain::ClipKey>>,
     window: WindowShape,
+    census: Census,
     metrics: Metrics,
 }
 
@@ -326,9 +335,10 @@ impl Plan {
             .flatten()
             .unzip();
         let known = known.unwrap_or_default();
+        let arrivals = Arrivals::default();
         let clips = predictions
             .concat(known.clips.to_stream(scope))
-            .clip_facts();
+            .clip_facts(arrivals.clone());
         let models = known.models.into_iter();
         let models = models.map(|model| ((model.hash, model.classes), 0, 1));
         let models = models.collect::<Vec<_>>().to_stream(scope).as_collection();
@@ -340,7 +350,7 @@ impl Plan {
             came,
             known.views,
             self.writer.clone(),
-            self.metrics.clone(),
+            (self.census.clone(), arrivals, self.metrics.clone()),
         )
     }
 }

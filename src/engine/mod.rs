@@ -17,6 +17,7 @@ pub mod devices;
 mod plan;
 mod reuse;
 mod session;
+pub mod usage;
 mod window;
 
 use std::str::FromStr;

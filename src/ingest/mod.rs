@@ -23,6 +23,7 @@
 //! it is back ([`Reconnect`]), its frames are counted on, and the first frame
 //! behind the interruption is marked as a discontinuity.
 
+mod calling;
 mod container;
 mod dicom;
 pub mod dicomsrc;

@@ -2,15 +2,15 @@
 //! those that belong together, with timeouts on every read and write. Called by
 //! the sink that files reports.
 
-use std::io::Write;
+use std::sync::Arc;
 
 use dicom_dictionary_std::uids;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use dicom_ul::Pdu;
-use dicom_ul::association::Error as ProtocolError;
-use dicom_ul::association::client::ClientAssociationOptions;
-use dicom_ul::pdu::{PDataValue, PDataValueType, PresentationContextResultReason};
+use dicom_ul::pdu::PDataValueType;
+use rustls::ClientConfig;
 
+use super::calling::{Calling, NotBegun};
 use super::listener::command::{elements, padded, put, with_length};
 use super::pull::Archive;
 
@@ -86,79 +86,58 @@ fn way_out(status: u16) -> &'static str {
 
 impl Archive {
     /// Sends instances, one after the other, and waits until each is acknowledged.
-    /// One that the archive has already counts as taken.
+    /// One that the archive has already counts as taken. With `tls` nothing is sent
+    /// that is not encrypted.
     ///
     /// # Errors
     /// If not all of them were taken; sending all of them again does no harm.
-    pub fn push(&self, instances: &[Outbound]) -> Result<(), PushError> {
+    pub fn push(
+        &self,
+        instances: &[Outbound],
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<(), PushError> {
         let broken = || PushError::Broken {
             title: self.title.clone(),
         };
-        let mut options = ClientAssociationOptions::new()
-            .calling_ae_title(self.calling.as_str())
-            .called_ae_title(self.title.as_str())
-            .connection_timeout(self.timeout)
-            .read_timeout(self.timeout)
-            .write_timeout(self.timeout);
         let mut classes: Vec<_> = instances.iter().map(|instance| instance.class).collect();
         classes.sort_unstable();
         classes.dedup();
-        for &class in &classes {
-            // One syntax a context: the archive need not choose, and each that it
-            // takes can be told.
-            for syntax in SYNTAXES {
-                options = options.with_presentation_context(class, vec![syntax]);
+        let mut calling = Calling::begin(self, tls, &classes, &SYNTAXES).map_err(|failure| {
+            PushError::NoAssociation {
+                title: self.title.clone(),
+                address: self.address.clone(),
+                detail: match failure {
+                    NotBegun::Unreachable => "no connection",
+                    NotBegun::Unencrypted => {
+                        "no encrypted connection: it does not speak TLS, has no certificate for \
+                         this name by `authorities`, or does not trust ours"
+                    }
+                    NotBegun::Rejected => "it rejects us",
+                    NotBegun::NothingAgreed => "it takes no reports",
+                },
             }
-        }
-        let mut association =
-            options
-                .establish(self.address.as_str())
-                .map_err(|error| PushError::NoAssociation {
-                    title: self.title.clone(),
-                    address: self.address.clone(),
-                    detail: match error {
-                        ProtocolError::Rejected { .. } => "it rejects us",
-                        ProtocolError::NoAcceptedPresentationContexts { .. } => {
-                            "it takes no reports"
-                        }
-                        _ => "no connection",
-                    },
-                })?;
+        })?;
         for (number, instance) in (1_u16..).zip(instances) {
-            let agreed = SYNTAXES.iter().find_map(|syntax| {
-                let contexts = association.presentation_contexts().iter();
-                contexts
-                    .filter(|it| it.reason == PresentationContextResultReason::Acceptance)
-                    .find(|it| {
-                        it.abstract_syntax == instance.class && it.transfer_syntax == *syntax
-                    })
-                    .map(|it| (it.id, *syntax))
-            });
-            let Some((context, syntax)) = agreed else {
-                let _ = association.abort();
+            let Some((context, syntax)) = calling.context(instance.class) else {
+                calling.release();
                 return Err(PushError::NotTaken {
                     title: self.title.clone(),
                     class: instance.class,
                 });
             };
             let data = encoded(instance, syntax)?;
-            let command = PDataValue {
-                presentation_context_id: context,
-                value_type: PDataValueType::Command,
-                is_last: true,
-                data: request(instance, number),
-            };
-            let pdu = Pdu::PData {
-                data: vec![command],
-            };
-            association.send(&pdu).map_err(|_| broken())?;
-            let mut writer = association.send_pdata(context);
-            writer.write_all(&data).map_err(|_| broken())?;
-            writer.finish().map_err(|_| broken())?;
+            let command = request(instance, number);
+            for (kind, bytes) in [
+                (&PDataValueType::Command, &command),
+                (&PDataValueType::Data, &data),
+            ] {
+                let sent = calling.send_all(context, kind, bytes);
+                sent.map_err(|_| broken())?;
+            }
 
             let mut answer = Vec::new();
             'answer: loop {
-                let Ok(Pdu::PData { data }) = association.receive() else {
+                let Ok(Pdu::PData { data }) = calling.receive() else {
                     return Err(broken());
                 };
                 for value in data {
@@ -176,7 +155,7 @@ impl Archive {
                 // Bxxx: kept, with a warning. 0111H: it has this instance already.
                 0x0000 | 0x0111 | 0xB000..=0xBFFF => {}
                 status => {
-                    let _ = association.release();
+                    calling.release();
                     return Err(PushError::Refused {
                         title: self.title.clone(),
                         status,
@@ -185,7 +164,7 @@ impl Archive {
             }
         }
         // Everything is acknowledged; how the archive parts does not matter.
-        let _ = association.release();
+        calling.release();
         Ok(())
     }
 }

@@ -4,10 +4,14 @@
 //! process (as in tests) do not add up. Rooms that count take the handle they
 //! need: ingest a [`SourceMetrics`], the dataflow the rest. Labels are bounded:
 //! `source` is a name from the pipeline file, `reason` one of [`DropReason`], `view`
-//! one of the seven parts of the graph that keeps answers.
+//! one of the seven parts of the graph that keeps answers, `class` one of a model's.
 
+mod cards;
+mod clinical;
 mod snapshot;
 
+pub use cards::CardMetrics;
+pub use clinical::{ClinicalMetrics, Reference};
 pub use snapshot::{Sample, Value};
 
 use prometheus::{
@@ -220,8 +224,14 @@ pub struct Metrics {
     pub inference: Histogram,
     /// Seconds from the arrival of a window's last frame to its prediction.
     pub frame_to_prediction: Histogram,
+    /// Seconds from a prediction until the answers that rest on it stood.
+    pub aggregate: Histogram,
     /// Seconds that committing one batch of results took.
     pub store: Histogram,
+    /// What is counted about answers.
+    pub clinical: ClinicalMetrics,
+    /// Memory and use of NVIDIA cards.
+    pub cards: CardMetrics,
 }
 
 /// The counters of one source, looked up once.
@@ -246,6 +256,10 @@ pub struct SourceMetrics {
     /// Seconds that examining, cropping and resizing a picture took, of all sources
     /// together.
     pub preprocess: Histogram,
+    /// Mean grey level of windows, 0 to 1.
+    pub brightness: Histogram,
+    /// How severe the model finds them, 0 to 1.
+    pub severity: Histogram,
     dropped: [IntCounter; DropReason::ALL.len()],
     interruptions: [IntCounter; Interruption::ALL.len()],
 }
@@ -455,11 +469,18 @@ impl Metrics {
                 "Time from the arrival of a window's last frame to its prediction.",
                 0.001,
             )?,
+            aggregate: histogram(
+                "hepaflow_aggregate_seconds",
+                "Time from predictions until the answers that rest on them stood.",
+                0.001,
+            )?,
             store: histogram(
                 "hepaflow_store_commit_seconds",
                 "Time that committing one batch of results took.",
                 0.000_1,
             )?,
+            clinical: ClinicalMetrics::register(&registry)?,
+            cards: CardMetrics::register(&registry)?,
             registry,
         })
     }
@@ -479,6 +500,8 @@ impl Metrics {
             }),
             failures: self.source_failures.with_label_values(&[name]),
             preprocess: self.preprocess.clone(),
+            brightness: self.clinical.brightness(name),
+            severity: self.clinical.severity(name),
             dropped: DropReason::ALL.map(|reason| {
                 self.frames_dropped
                     .with_label_values(&[name, reason.as_str()])
@@ -572,6 +595,10 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.source("bed-1");
         metrics.sink("his");
+        metrics.cards.set(0, 2, 1, 0.5);
+        metrics.clinical.compared(["m", "fib4", "F3"], true, 1);
+        metrics.clinical.answered("F0-F1", 1);
+        metrics.clinical.refer(Reference::Brightness, 0.2, 0.2);
         let text = metrics.render().unwrap();
         let samples: Vec<_> = text
             .lines()

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use super::auth::Certified;
 use super::limits::{Places, Stalling};
 
 /// A client has so long to send a request's head, the idle time before it
@@ -70,20 +71,26 @@ async fn connection(
     match tls {
         Some(tls) => {
             let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await??;
-            talk(stream, peer, router, busy).await
+            // Its chain was verified by the handshake.
+            let chain = stream.get_ref().1.peer_certificates();
+            let certified = chain.and_then(|chain| Certified::read(chain.first()?));
+            talk(stream, (peer, certified), router, busy).await
         }
-        None => talk(stream, peer, router, busy).await,
+        None => talk(stream, (peer, None), router, busy).await,
     }
 }
 
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
+    (peer, certified): (SocketAddr, Option<Certified>),
     router: Router,
     busy: Arc<super::limits::Busy>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(certified) = &certified {
+            request.extensions_mut().insert(certified.clone());
+        }
         let (router, busy) = (router.clone(), Arc::clone(&busy));
         async move {
             let held = busy.hold();

@@ -4,11 +4,12 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-const FILES: [(&str, &str, &[u8]); 10] = [
+const FILES: [(&str, &str, &[u8]); 11] = [
     ("style.css", CSS, include_bytes!("assets/style.css")),
     ("app.js", JS, include_bytes!("assets/app.js")),
     ("words.js", JS, include_bytes!("assets/words.js")),
     ("dom.js", JS, include_bytes!("assets/dom.js")),
+    ("enter.js", JS, include_bytes!("assets/enter.js")),
     ("feed.js", JS, include_bytes!("assets/feed.js")),
     ("live.js", JS, include_bytes!("assets/live.js")),
     ("chart.js", JS, include_bytes!("assets/chart.js")),

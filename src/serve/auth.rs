@@ -1,8 +1,11 @@
 //! Who calls, and what they may do.
 //!
 //! With a tokens file everybody needs a token: in `Authorization: Bearer`, or in
-//! a browser by logging in, which gives a cookie for twelve hours. Without one,
-//! which is possible on a loopback address only, whoever reaches it may look
+//! a browser by logging in, which gives a cookie for twelve hours. Where the pipeline
+//! file gives roles to client certificates, such a certificate is enough, by the
+//! common name in its subject; who shows a token besides is who the token says.
+//! Without either, which is possible on a loopback address only, whoever reaches it
+//! may look
 //! (patients appear under opaque names, not their identifiers), and may act if
 //! the request comes from the dashboard itself or from no browser at all.
 //!
@@ -11,7 +14,7 @@
 //! a foreign name which resolves to us is refused), and a request that changes
 //! something must not come from another origin.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +25,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::oid::ObjectIdentifier;
 
 use super::Site;
 use super::ids::{hex, random};
@@ -34,11 +40,15 @@ const SESSION: Duration = Duration::from_hours(12);
 /// Browsers logged in at once; the oldest makes room.
 const SESSIONS: usize = 256;
 const COOKIE: &str = "hepaflow";
+/// The attribute type commonName, X.520 section 6.2.2.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// What guards a server.
 #[derive(Debug)]
 pub(super) struct Access {
     tokens: Option<Tokens>,
+    /// What the holders of client certificates are, by common name.
+    roles: BTreeMap<String, Role>,
     listen: SocketAddr,
     tls: bool,
     hosts: Vec<String>,
@@ -47,12 +57,31 @@ pub(super) struct Access {
     logins: Rates,
 }
 
+/// Whom a verified client certificate names: its subject's common name.
+#[derive(Clone, Debug)]
+pub(super) struct Certified(Arc<str>);
+
+impl Certified {
+    /// Nothing, if there is no common name, or more than one.
+    pub(super) fn read(certificate: &[u8]) -> Option<Self> {
+        let subject = Certificate::from_der(certificate).ok()?;
+        let subject = subject.tbs_certificate.subject;
+        let parts = subject.0.iter().flat_map(|part| part.0.iter());
+        let mut names = parts.filter(|part| part.oid == COMMON_NAME);
+        let (Some(name), None) = (names.next(), names.next()) else {
+            return None;
+        };
+        let text = std::str::from_utf8(name.value.value()).ok()?;
+        Some(Self(text.into()))
+    }
+}
+
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     /// What they may do.
     pub(super) role: Role,
-    /// The token's name; None for somebody on this machine without one.
+    /// The token's or certificate's name; None for somebody on this machine without one.
     pub(super) name: Option<String>,
 }
 
@@ -73,22 +102,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
         let caller = parts.extensions.get::<Caller>();
         match caller {
             Some(caller) if caller.role == Role::Operator => Ok(Self),
-            _ => Err(Problem::forbidden(
-                "this needs a token with the role operator",
-            )),
+            _ => Err(Problem::forbidden("this needs the role operator")),
         }
     }
 }
 
 impl Access {
     pub(super) fn new(
-        tokens: Option<Tokens>,
+        (tokens, roles): (Option<Tokens>, BTreeMap<String, Role>),
         listen: SocketAddr,
         tls: bool,
         hosts: Vec<String>,
     ) -> Self {
         Self {
             tokens,
+            roles,
             listen,
             tls,
             hosts,
@@ -107,21 +135,39 @@ impl Access {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who sends these headers.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
-        let Some(tokens) = &self.tokens else {
+    /// Who sends these headers, over a connection with this certificate.
+    pub(super) fn caller(
+        &self,
+        headers: &HeaderMap,
+        certified: Option<&Certified>,
+    ) -> Option<Caller> {
+        if self.tokens.is_none() && self.roles.is_empty() {
             // No login, and no other machine: see the module.
             return Some(Caller {
                 role: Role::Operator,
                 name: None,
             });
-        };
-        if let Some(secret) = bearer(headers) {
+        }
+        if let Some(tokens) = &self.tokens
+            && let Some(secret) = bearer(headers)
+        {
             return tokens.holder(secret).map(|token| Caller {
                 role: token.role,
                 name: Some(token.name.clone()),
             });
         }
+        self.logged_in(headers).or_else(|| {
+            let name = &certified?.0;
+            let role = *self.roles.get(&**name)?;
+            Some(Caller {
+                role,
+                name: Some(name.to_string()),
+            })
+        })
+    }
+
+    /// Who has logged in with a token, by the cookie.
+    fn logged_in(&self, headers: &HeaderMap) -> Option<Caller> {
         let session = cookie(headers)?;
         let mut sessions = self.sessions();
         let (caller, until) = sessions.get(session)?;
@@ -238,7 +284,8 @@ pub(super) async fn guard(
         return Problem::forbidden("a page of another origin may not change anything here")
             .into_response();
     }
-    match access.caller(headers) {
+    let certified = request.extensions().get::<Certified>();
+    match access.caller(headers, certified) {
         Some(caller) => {
             request.extensions_mut().insert(caller);
         }
@@ -246,7 +293,8 @@ pub(super) async fn guard(
         None => {
             let mut answer = Problem::new(
                 StatusCode::UNAUTHORIZED,
-                "this needs a token: log in, or send `Authorization: Bearer ...`",
+                "this needs a token, or a certificate with a role: log in, or send \
+                 `Authorization: Bearer ...`",
             )
             .into_response();
             let scheme = HeaderValue::from_static("Bearer");
@@ -325,7 +373,12 @@ mod tests {
 
     fn access(listen: &str, hosts: &[&str]) -> Access {
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        Access::new(None, listen.parse().unwrap(), false, hosts)
+        Access::new(
+            (None, BTreeMap::new()),
+            listen.parse().unwrap(),
+            false,
+            hosts,
+        )
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

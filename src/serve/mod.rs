@@ -2,7 +2,7 @@
 //!
 //! Runs on threads of its own with its own small runtime, so that a slow or
 //! hostile client can slow nothing but itself. On a loopback address it needs no
-//! login; any other takes TLS and tokens (see `auth.rs`). What a client may cost
+//! login; any other takes TLS, and tokens or certificates with roles (see `auth.rs`). What a client may cost
 //! is bounded in `limits.rs`.
 //!
 //! ```text
@@ -28,6 +28,7 @@ pub mod tokens;
 
 pub mod outbox;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use auth::Access;
 use ids::Ids;
 use site::Site;
 pub use site::{CloseSource, NewStream, OpenStream, ServedModel, ServedSource, Subject};
-use tokens::{TokenError, Tokens};
+use tokens::{Role, TokenError, Tokens};
 
 use crate::config::{KeyError, ServeConfig, TlsError, server_tls};
 
@@ -59,7 +60,7 @@ pub enum ServeError {
     },
     /// An address that others can reach, without what protects it.
     #[error(
-        "{0} can be reached from other machines: [serve] needs `certificate`, `key` and `tokens`"
+        "{0} can be reached from other machines: [serve] needs `certificate`, `key`, and `tokens` or `clients` with `roles`"
     )]
     Unprotected(SocketAddr),
     /// The key behind opaque names cannot be read or made.
@@ -93,7 +94,13 @@ impl Server {
     /// cannot be used, or a thread cannot be started.
     pub fn start(config: &ServeConfig, subject: Subject) -> Result<Self, ServeError> {
         let listen = config.listen;
-        let protected = config.tls.is_some() && config.tokens.is_some();
+        let roles = config.roles.iter();
+        let roles = roles.filter_map(|(name, role)| Some((name.clone(), role.parse().ok()?)));
+        // A name counts only where an authority vouches for it.
+        let roles = roles.filter(|_| config.clients.is_some());
+        let roles: BTreeMap<String, Role> = roles.collect();
+        let knows_callers = config.tokens.is_some() || !roles.is_empty();
+        let protected = config.tls.is_some() && knows_callers;
         if !listen.ip().is_loopback() && !protected {
             return Err(ServeError::Unprotected(listen));
         }
@@ -110,7 +117,7 @@ impl Server {
         };
         let (address, listener) = bind().map_err(|error| ServeError::Listen { listen, error })?;
         let is_tls = tls.is_some();
-        let access = Access::new(tokens, address, is_tls, config.hosts.clone());
+        let access = Access::new((tokens, roles), address, is_tls, config.hosts.clone());
         let router = router::router(Arc::new(Site::new(subject, access, ids)), is_tls);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

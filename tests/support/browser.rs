@@ -63,6 +63,12 @@ impl Browser {
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, value) = self.attempt(method, path, body);
+        assert_eq!(status, 200, "{method} {path}: {value}");
+        value
+    }
+
+    fn attempt(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let body = if method == "POST" {
             body.to_string()
         } else {
@@ -70,9 +76,7 @@ impl Browser {
         };
         let json = ["Content-Type: application/json"];
         let answer = send(&self.address, method, path, &json, &body);
-        let value = answer.json()["value"].clone();
-        assert_eq!(answer.status, 200, "{method} {path}: {value}");
-        value
+        (answer.status, answer.json()["value"].clone())
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
@@ -112,8 +116,20 @@ impl Browser {
 
     /// A real click: on what lies on top at the element's place.
     pub(crate) fn click(&self, selector: &str) {
-        let element = self.find(selector);
-        self.post(&format!("/element/{element}/click"), &json!({}));
+        // What is found may be drawn anew before it is clicked; nobody sees that.
+        for _ in 0..20 {
+            let element = self.find(selector);
+            let path = format!("/session/{}/element/{element}/click", self.session);
+            let (status, value) = self.attempt("POST", &path, &json!({}));
+            if status == 200 {
+                return;
+            }
+            assert_eq!(
+                value["error"], "stale element reference",
+                "{selector}: {value}"
+            );
+        }
+        panic!("{selector} is drawn anew all the time");
     }
 
     pub(crate) fn write(&self, selector: &str, text: &str) {

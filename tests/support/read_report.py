@@ -41,6 +41,7 @@ def report(path):
         found[keyword] = references(data, keyword)
     found["predecessors"] = references(data, "PredecessorDocumentsSequence")
 
+    found["snomed"] = snomed(data)
     document = highdicom.sr.Comprehensive3DSR.from_dataset(data)
     [group] = document.content.get_image_measurement_groups()
     found["tracking"] = group.tracking_uid
@@ -63,6 +64,31 @@ def report(path):
         for item in group[0].ContentSequence
         if item.ValueType == "TEXT"
     }
+    return found
+
+
+def snomed(data):
+    """Every code of SNOMED CT, and whether PS3.16 lists it in a context group so."""
+    from pydicom.sr._concepts_dict import concepts
+
+    known = {
+        (code, meaning.lower())
+        for entry in concepts["SCT"].values()
+        for code, (meaning, groups) in entry.items()
+        if groups
+    }
+    found = []
+
+    def walk(item):
+        if item.get("CodingSchemeDesignator") == "SCT":
+            code = (item.CodeValue, item.CodeMeaning.lower())
+            found.append({"code": item.CodeValue, "meaning": item.CodeMeaning, "known": code in known})
+        for element in item:
+            if element.VR == "SQ":
+                for below in element.value:
+                    walk(below)
+
+    walk(data)
     return found
 
 

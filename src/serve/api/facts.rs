@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{patient_named, streams::unreadable};
+use super::{label, patient_named, streams::unreadable};
 use crate::clinical::{
     Activation, BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, parse_day,
     show_day,
@@ -67,11 +67,11 @@ struct Stiffness {
     kpa: f64,
 }
 
-/// What became of the values, in the order blood, elastography, stage.
+/// What became of what was entered; of values in the order blood, elastography, stage.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Entered {
     /// `logged`, `corrected` or `unchanged`.
-    effects: Vec<&'static str>,
+    pub(super) effects: Vec<&'static str>,
 }
 
 /// Enters what was found about a patient: it is on disk when this answers, and in
@@ -160,7 +160,7 @@ fn milli(value: f64) -> Milli {
 }
 
 /// Takes changes into the log, in the caller's name.
-async fn write(
+pub(super) async fn write(
     site: &Arc<Site>,
     caller: &Caller,
     changes: Vec<Change>,
@@ -202,7 +202,7 @@ pub(super) struct HistoryRow {
     reason: String,
     /// Whether a value was withdrawn; else it was entered.
     withdrawn: bool,
-    /// `blood`, `elastography` or `pathology`.
+    /// `blood`, `elastography`, `pathology`, `merge` or `exam`.
     kind: &'static str,
     /// The day of the value, as YYYY-MM-DD.
     day: Option<String>,
@@ -218,14 +218,17 @@ pub(super) struct HistoryRow {
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn history(
     State(site): State<Arc<Site>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Vec<HistoryRow>>, Problem> {
     let patient = patient_named(&site, &id).await?;
     let history = site.read(move |store| store.history_of(&patient)).await?;
-    Ok(Json(history.iter().filter_map(told).collect()))
+    let rows = history.iter();
+    let rows = rows.filter_map(|row| told(&site, &caller, row));
+    Ok(Json(rows.collect()))
 }
 
-fn told(row: &LoggedChange) -> Option<HistoryRow> {
+fn told(site: &Site, caller: &Caller, row: &LoggedChange) -> Option<HistoryRow> {
     let unit = |value: Milli| value as f64 / 1e3;
     let fact = row.change.fact();
     let (day, value) = match fact {
@@ -242,7 +245,22 @@ fn told(row: &LoggedChange) -> Option<HistoryRow> {
             json!({ "method": value.method, "kpa": unit(value.stiffness) }),
         ),
         Fact::Pathology(Dated { day, value, .. }) => (*day, json!({ "stage": value })),
-        _ => return None,
+        Fact::Merge(from, into) => {
+            let value = json!({
+                "from": label(site, caller, from), "from_id": site.ids.patient(from),
+                "into": label(site, caller, into), "into_id": site.ids.patient(into),
+            });
+            (0, value)
+        }
+        Fact::Exam(exam) => {
+            let until = Some(exam.until).filter(|until| *until < i64::MAX as u64);
+            let content = exam.content.to_string();
+            (
+                0,
+                json!({ "content": content, "from": exam.from, "until": until }),
+            )
+        }
+        Fact::Activation(_) | Fact::Deletion(_) => return None,
     };
     Some(HistoryRow {
         number: row.number,

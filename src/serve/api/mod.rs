@@ -1,4 +1,4 @@
-//! `/api/v1`: patients, clips, labels, streams and models, for programs.
+//! `/api/v1`: patients, clips, labels, merges, exams, streams and models, for programs.
 //!
 //! Each handler carries its description; the OpenAPI document at
 //! `/api/openapi.json` is made from them. Addresses hold opaque names, never a
@@ -6,6 +6,7 @@
 
 mod facts;
 mod fhir;
+mod identity;
 mod info;
 mod models;
 mod patients;
@@ -70,6 +71,8 @@ fn described() -> (Router<Arc<Site>>, OpenApi) {
         .routes(routes!(facts::history))
         .routes(routes!(fhir::report))
         .routes(routes!(facts::enter))
+        .routes(routes!(identity::merge))
+        .routes(routes!(identity::exam))
         .routes(routes!(facts::activate))
         .split_for_parts()
 }

@@ -89,7 +89,7 @@ async function begin() {
   }
   info.size = [info.picture.width, info.picture.height];
   by("synthetic").hidden = !info.model.synthetic;
-  by("leave").hidden = !info.name;
+  by("leave").hidden = !(info.login && info.name);
   for (const each of [live, patients, system]) each.begin(info);
   start();
   speak();

@@ -1,7 +1,9 @@
 // The live page: a tile a stream.
 import { by, colour, element } from "./dom.js";
 import { draw } from "./chart.js";
+import { exam, said } from "./enter.js";
 import { feed, on, want } from "./feed.js";
+import { names } from "./system.js";
 import { clock, meaning, percent, span, word } from "./words.js";
 
 const ON_A_PAGE = 6;
@@ -93,12 +95,20 @@ function make(stream) {
     element("div", { class: "head" },
       element("h2", {}, stream.label), element("span", { class: "source" }, `${stream.source} · ${stream.id}`), part.status),
     element("div", { class: "screen" }, picture, part.veil, part.maptext),
-    part.answer, chart, part.facts);
+    part.answer, chart, part.facts, examOf(stream));
   const tile = { root, part, picture, chart, stream, arrived: null, image: null, map: null, windows: [], rates: [] };
   tiles.set(stream.id, tile);
   const next = [...tiles.values()].find((other) => other.stream.id > stream.id);
   by("tiles").insertBefore(root, next?.root ?? null);
   return tile;
+}
+
+// Whose liver the scanner shows next: for an operator, where the source does not say.
+function examOf(stream) {
+  if (info.role !== "operator" || !stream.live || !names(stream.source)) return "";
+  const place = said();
+  const open = () => run.streams.some((other) => other.source === stream.source && !other.ended_ms);
+  return element("div", { class: "examination" }, exam(stream, open, place), place);
 }
 
 on("state", (state) => {
@@ -182,10 +192,26 @@ function status(tile) {
   if (feed.state !== "on") return { kind: "stale", veil: word("tile.lost") };
   if (age == null || age > STALE) {
     const since = age == null ? null : clock(new Date(Date.now() - age));
+    const gate = refused(tile);
+    if (gate) return { kind: "gated", veil: word("tile.gatedby", { reason: word(`reason.${gate}`) }) };
     return { kind: "stale", veil: since ? word("tile.since", { time: since, age: span(age) }) : word("tile.stale") };
   }
   return { kind: stream.live ? "live" : "reading", veil: null };
 }
+
+// Why the gate lets no picture through, if pictures come: the reason that grew last.
+function refused({ stream, left }) {
+  const grown = (left ?? []).filter(([, now, before]) => now > before);
+  return stream.live && grown.length ? grown.sort((a, b) => b[1] - b[2] - a[1] + a[2])[0][0] : null;
+}
+
+on("metrics", () => {
+  for (const tile of tiles.values()) {
+    const before = new Map((tile.left ?? []).map(([reason, now]) => [reason, now]));
+    const drops = value("hepaflow_frames_dropped_total", { source: tile.stream.source });
+    tile.left = drops.map(({ labels: { reason }, value: now }) => [reason, now, before.get(reason) ?? now]);
+  }
+});
 
 function refresh() {
   if (!info) return;

@@ -1,7 +1,8 @@
 // The patients' table, and one patient in a dialog.
 import { ask, by, colour, element, table } from "./dom.js";
 import { draw } from "./chart.js";
-import { meaning, percent, word } from "./words.js";
+import { change, findings, merge, method, recording, said } from "./enter.js";
+import { meaning, moment, percent, word } from "./words.js";
 
 const ON_A_PAGE = 50;
 const DRAWN = 1000;
@@ -32,12 +33,17 @@ for (const [id, step] of [["patients-previous", -ON_A_PAGE], ["patients-next", O
   });
 }
 
+// A row that is rebuilt between the press and its release loses the click.
+let pressed = false;
+addEventListener("pointerdown", () => (pressed = true));
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => (pressed = false));
+
 async function load() {
-  if (document.hidden) return;
+  if (document.hidden || pressed) return;
   const listed = await ask(`/api/v1/patients?offset=${offset}&limit=${ON_A_PAGE}`).catch(() => null);
   const text = JSON.stringify(listed);
   // What has not changed is left alone, and with it what is focused.
-  if (!listed || text === last) return;
+  if (!listed || text === last || pressed) return;
   last = text;
   show(listed);
 }
@@ -117,18 +123,23 @@ async function open(row) {
   const chart = element("canvas", { class: "chart tall", role: "img", "aria-label": word("patient.windows") });
   const more = element("p", { class: "faint" });
   const history = element("div");
+  const forms = element("div", { class: "forms" });
   dialog.replaceChildren(
     element("div", { class: "bar" },
       element("h2", { id: "patient-title" }, row.label),
       element("button", { type: "button", onclick: () => dialog.close() }, word("patient.close"))),
     element("p", {}, stage(row.answer), " ", confidence(row), ` ${remarks(row)}`),
     element("h3", {}, word("patient.windows")), chart, more,
-    legend(), history,
+    legend(), history, forms,
     element("p", {}, element("a", { class: "button", href: `/api/v1/patients/${row.id}/fhir`, target: "_blank", rel: "noreferrer" }, word("patient.fhir"))));
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
+  const again = () => setTimeout(() => tell(history, row), 500);
   tell(history, row);
+  if (info.role === "operator") enterable(forms, row, again);
   const clips = await ask(`/api/v1/patients/${row.id}/clips?limit=${DRAWN}`).catch(() => null);
   if (!clips) return;
+  const recordings = new Map(clips.items.map((clip) => [clip.content, clip.source]));
+  if (info.role === "operator" && recordings.size) forms.append(recording([...recordings], again));
   const points = clips.items.map((clip, i) => ({
     x: i + 1, p: clip.probabilities.map((each) => each.p), gap: `${clip.content} ${clip.gaps_before}`,
   }));
@@ -138,23 +149,52 @@ async function open(row) {
     : word("tile.windows", { n: clips.total });
 }
 
+// What an operator may say of the patient.
+async function enterable(forms, row, again) {
+  forms.append(element("h3", {}, word("enter.title")), findings(row, again));
+  const listed = await ask("/api/v1/patients?limit=1000").catch(() => null);
+  const others = (listed?.items ?? []).filter((other) => other.id !== row.id);
+  if (others.length) forms.append(merge(row, others, again));
+}
+
 // What was entered about the patient, by whom: corrections among it.
 async function tell(place, row) {
   const history = await ask(`/api/v1/patients/${row.id}/history`).catch(() => []);
   if (!history.length) return;
   const columns = ["when", "who", "what", "why"].map((name) => ({ title: word(`history.${name}`) }));
   const rows = history.reverse().map((line) => [
-    new Date(line.time_ms).toLocaleString(),
+    moment(new Date(line.time_ms)),
     line.actor,
-    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)} ${line.day ?? ""}: ${values(line.value)}`),
+    element(line.withdrawn ? "s" : "span", {}, `${word(`kind.${line.kind}`)}${line.day ? ` ${line.day}` : ""}: ${values(line)}`),
     line.reason,
   ]);
   place.replaceChildren(element("h3", {}, word("patient.history")), element("div", { class: "scroll" }, table(columns, rows)));
+  const merged = standing(history.filter((line) => line.kind === "merge"));
+  if (info.role === "operator" && merged.length) place.append(...merged.map(({ value }) => unmerge(value, place, row)));
 }
 
-const values = (value) => Object.entries(value)
-  .map(([name, v]) => (name === "stage" ? v : `${name.split("_")[0].toUpperCase()} ${typeof v === "number" ? +v.toFixed(2) : v}`))
-  .join(", ");
+// Merges that hold: the newest word about each record comes first.
+function standing(lines) {
+  const seen = new Set();
+  return lines.filter(({ value }) => !seen.has(value.from_id) && seen.add(value.from_id)).filter((line) => !line.withdrawn);
+}
+
+function unmerge(value, place, row) {
+  const answer = said();
+  const body = { id: value.from_id, into_id: value.into_id, withdraw: true };
+  const undo = element("button", { type: "button", class: "unmerge", onclick: async () => {
+    if (await change(answer, "/api/v1/merges", { method: "POST", body })) setTimeout(() => tell(place, row), 500);
+  } }, word("enter.unmerge", { from: value.from, into: value.into }));
+  return element("p", {}, undo, answer);
+}
+
+function values({ kind, value }) {
+  if (kind === "merge") return `${value.from} → ${value.into}`;
+  if (kind === "exam") return `${value.content.slice(0, 12)}, ${value.from}–${value.until ?? ""}`;
+  if (kind === "elastography") return `${value.kpa} kPa, ${method(value.method)}`;
+  if (kind === "pathology") return `${value.stage} ${word(`stage.${value.stage}`)}`;
+  return `FIB-4 ${value.fib4.toFixed(2)}, APRI ${value.apri.toFixed(2)} (AST ${value.ast_u_l}, ALT ${value.alt_u_l}, PLT ${value.platelets_10e9_l}, ${word("enter.age")}: ${value.age_years})`;
+}
 
 const legend = () => element("ul", { class: "legend" }, info.model.classes.map((name) => {
   const dot = element("span", { class: "dot", "aria-hidden": "true" });

@@ -1,7 +1,8 @@
 // The system page: the pipeline with its rates, sources, streams, this run.
-import { Refused, ask, by, drawn, element, table } from "./dom.js";
+import { by, drawn, element, table } from "./dom.js";
+import { change, end, exam } from "./enter.js";
 import { on } from "./feed.js";
-import { clock, span, word } from "./words.js";
+import { clock, moment, span, word } from "./words.js";
 
 const OVER = 5; // seconds that rates are taken over
 let info = null;
@@ -67,19 +68,19 @@ const within = (milliseconds) => (milliseconds == null || !isFinite(milliseconds
 
 function show() {
   const samples = now();
-  const [infer, whole, store] = ["inference", "frame_to_prediction", "store_commit"]
+  const [prepare, queue, infer, aggregate, store] = ["preprocess", "queue", "inference", "aggregate", "store_commit"]
     .map((name) => observed(`hepaflow_${name}_seconds`));
   const lost = rate("hepaflow_frames_dropped_total");
   const nodes = [
     { id: "sources", rate: [rate("hepaflow_frames_used_total"), "node.frames"],
-      lines: [["node.streams", total(samples, "hepaflow_stream_up")], ["node.lost", short(lost)]], bad: lost > 0.1 },
+      lines: [["node.streams", total(samples, "hepaflow_stream_up")], ["node.lost", short(lost)], ["node.prepare", within(prepare.p95)]], bad: lost > 0.1 },
     { id: "windows", rate: [rate("hepaflow_windows_total"), "node.clips"],
       lines: [["node.skipped", total(samples, "hepaflow_windows_resumed_total")]] },
     { id: "infer", rate: [rate("hepaflow_predictions_total"), "node.predictions"],
-      lines: [["node.queue", total(samples, "hepaflow_clips_in_flight")], ["node.time", within(infer.p95)]],
+      lines: [["node.queue", total(samples, "hepaflow_clips_in_flight")], ["node.wait", within(queue.p95)], ["node.time", within(infer.p95)]],
       bad: total(samples, "hepaflow_clips_in_flight") > 30 },
     { id: "answers", rate: [total(samples, "hepaflow_patients"), "node.patients"],
-      lines: [["node.total", within(whole.p95)]] },
+      lines: [["node.abstained", total(samples, "hepaflow_abstentions")], ["node.time", within(aggregate.p95)]] },
     { id: "store", rate: [store.rate, "node.commits"], lines: [["node.time", within(store.p95)]] },
   ];
   by("graph").replaceChildren(graph(nodes));
@@ -88,7 +89,7 @@ function show() {
 
 function graph(nodes) {
   const upright = by("graph").clientWidth < 760;
-  const [w, h, gap] = upright ? [330, 92, 30] : [168, 128, 44];
+  const [w, h, gap] = upright ? [330, 114, 30] : [184, 150, 34];
   const [width, height] = upright
     ? [w, nodes.length * h + (nodes.length - 1) * gap]
     : [nodes.length * w + (nodes.length - 1) * gap, h];
@@ -102,7 +103,7 @@ function graph(nodes) {
       drawn("text", { x: 14, y: 54, class: "rate" }, Number.isInteger(node.rate[0]) ? `${node.rate[0]}` : short(node.rate[0]),
         drawn("tspan", { class: "unit", dx: 5 }, word(node.rate[1]))),
       node.lines.map(([key, value], line) => upright
-        ? drawn("text", { x: 14 + line * 160, y: 78, class: "line" }, `${word(key)} ${value}`)
+        ? drawn("text", { x: 14 + (line % 2) * 160, y: 78 + 22 * Math.floor(line / 2), class: "line" }, `${word(key)} ${value}`)
         : drawn("text", { x: 14, y: 82 + 22 * line, class: "line" }, `${word(key)} ${value}`))));
     if (i + 1 < nodes.length) {
       const path = upright ? `M${w / 2} ${y + h + 4}v${gap - 10}m-5 -6l5 6l5 -6` : `M${x + w + 6} ${h / 2}h${gap - 14}m-6 -5l6 5l-6 5`;
@@ -110,6 +111,13 @@ function graph(nodes) {
     }
   });
   return svg;
+}
+
+// How bright a source's windows are, beside the pictures that the model learned from.
+function brightness(samples, source) {
+  const [seen] = of(samples, "hepaflow_input_brightness", { source });
+  const usual = total(samples, "hepaflow_reference_mean", { of: "brightness" });
+  return seen?.count ? `${(seen.sum / seen.count).toFixed(2)} (${usual.toFixed(2)})` : null;
 }
 
 function showSources(samples) {
@@ -120,12 +128,13 @@ function showSources(samples) {
     return parts.length ? parts.map((sample) => `${sample.value} ${word(`reason.${sample.labels.reason}`)}`).join(", ") : "0";
   };
   by("sources").replaceChildren(table(
-    [{ title: word("system.source") }, number("up"), number("received"), number("used"), number("dropped"), number("gaps"), number("interruptions"), number("failures")],
+    [{ title: word("system.source") }, number("up"), number("received"), number("used"), number("dropped"), number("gaps"), number("interruptions"), number("failures"), number("brightness")],
     names.map((source) => {
       const count = (name) => `${total(samples, name, { source })}`;
       return [source, count("hepaflow_stream_up"), count("hepaflow_frames_received_total"), count("hepaflow_frames_used_total"),
         reasons("hepaflow_frames_dropped_total", source), count("hepaflow_gaps_total"),
-        reasons("hepaflow_stream_interruptions_total", source), count("hepaflow_stream_failures_total")];
+        reasons("hepaflow_stream_interruptions_total", source), count("hepaflow_stream_failures_total"),
+        brightness(samples, source)];
     })));
 }
 
@@ -145,36 +154,20 @@ function showStreams() {
   })));
 }
 
+// Cohorts, archives and what is pushed name their patients themselves.
+export const names = (source) => ["launch", "file"].includes(info.sources.find((known) => known.name === source)?.kind);
+
 function actions(stream) {
-  const path = `/api/v1/streams/${encodeURIComponent(stream.source)}`;
-  const end = element("button", { type: "button", onclick: () => send(path, { method: "DELETE" }) }, word("system.end"));
-  // Cohorts, archives and what is pushed name their patients themselves.
-  const source = info.sources.find((known) => known.name === stream.source);
-  if (!["launch", "file"].includes(source?.kind)) return element("div", { class: "actions" }, end);
-  const patient = element("input", { name: "patient", required: true, maxlength: 128, "aria-label": word("system.patient"), autocomplete: "off" });
-  const bind = element("form", { class: "inline" }, patient, element("button", { type: "submit" }, word("system.bind")));
-  bind.addEventListener("submit", (event) => {
-    event.preventDefault();
-    send(`${path}/patient`, { method: "PUT", body: { patient: patient.value } });
-  });
-  return element("div", { class: "actions" }, end, bind);
+  const place = by("system-message");
+  return element("div", { class: "actions" }, names(stream.source) ? exam(stream, () => true, place) : end(stream, place));
 }
 
-by("add-stream").addEventListener("submit", (event) => {
+by("add-stream").addEventListener("submit", async (event) => {
   event.preventDefault();
   const fields = Object.fromEntries(new FormData(event.target));
   if (!fields.location) delete fields.location;
-  send("/api/v1/streams", { method: "POST", body: fields });
+  if (await change(by("system-message"), "/api/v1/streams", { method: "POST", body: fields })) event.target.reset();
 });
-
-async function send(path, request) {
-  try {
-    await ask(path, request);
-    by("system-message").textContent = word("system.asked");
-  } catch (error) {
-    by("system-message").textContent = error instanceof Refused ? error.message : word("connection.off");
-  }
-}
 
 function about() {
   const rows = [
@@ -184,7 +177,7 @@ function about() {
     ["about.classes", info.model.classes.join(", ")],
     ["about.engine", info.engine],
     ["about.window", word("about.windowtext", { frames: info.window[0], stride: info.window[1] })],
-    ["about.since", new Date(info.started_ms).toLocaleString()],
+    ["about.since", moment(new Date(info.started_ms))],
     ["about.role", info.name ? `${info.role} (${info.name})` : info.role],
     ["about.api", element("a", { href: "/api/openapi.json" }, "OpenAPI")],
   ];

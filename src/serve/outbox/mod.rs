@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rand::seq::IndexedRandom;
 
-use crate::config::{SinkConfig, SinkKind, StorePlace};
+use crate::config::{SinkConfig, SinkKind, StorePlace, client_tls};
 use crate::ingest::pull::Archive;
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::store::tls::TlsError;
@@ -70,6 +70,14 @@ pub enum OutboxError {
         /// Why.
         error: TlsError,
     },
+    /// The certificates of an archive cannot be used.
+    #[error("sink `{sink}`: {error}")]
+    Certificates {
+        /// The sink's name.
+        sink: String,
+        /// Why.
+        error: crate::config::TlsError,
+    },
     /// The store could not be opened once more.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -110,7 +118,15 @@ impl Sink {
                 key_frames,
                 settle,
                 timeout,
+                authorities,
+                own,
             } => {
+                let tls = authorities.as_ref();
+                let tls = tls.map(|trusted| client_tls(trusted, own.as_ref()));
+                let tls = tls.transpose().map_err(|error| OutboxError::Certificates {
+                    sink: config.name.clone(),
+                    error,
+                })?;
                 let archive = Archive {
                     address: address.clone(),
                     title: title.clone(),
@@ -119,7 +135,12 @@ impl Sink {
                 };
                 let explainer = explainer.cloned();
                 let how = (*key_frames, *settle);
-                Self::Filing(Box::new(Filing::new(&config.name, archive, how, explainer)))
+                Self::Filing(Box::new(Filing::new(
+                    &config.name,
+                    (archive, tls),
+                    how,
+                    explainer,
+                )))
             }
         })
     }

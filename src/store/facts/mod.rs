@@ -169,7 +169,8 @@ impl Store {
         self.read(sql, &[after.into(), (limit as u64).into()], logged)
     }
 
-    /// What was entered and withdrawn of a patient's values, oldest first.
+    /// What was entered and withdrawn about a patient, oldest first: values, exams that
+    /// were bound to them, and merges of their record or into it.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -179,7 +180,7 @@ impl Store {
         let [blood, elastography, pathology] = &about;
         let sql = "SELECT number, time_ns, actor, reason, change, fact FROM facts
                    WHERE substr(slot, 1, $1) = $2 OR substr(slot, 1, $3) = $4
-                      OR substr(slot, 1, $5) = $6
+                      OR substr(slot, 1, $5) = $6 OR kind IN ('merge', 'exam')
                    ORDER BY number";
         let length = |text: &str| text.chars().count() as u64;
         let values = [
@@ -190,7 +191,13 @@ impl Store {
             length(pathology).into(),
             pathology.as_str().into(),
         ];
-        self.read(sql, &values, logged)
+        let mut rows = self.read(sql, &values, logged)?;
+        rows.retain(|row| match row.change.fact() {
+            Fact::Merge(from, into) => from == patient || into == patient,
+            Fact::Exam(exam) => exam.patient == *patient,
+            _ => true,
+        });
+        Ok(rows)
     }
 
     /// The model whose answers are the current ones, if one was activated.

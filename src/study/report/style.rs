@@ -35,5 +35,13 @@ svg rect[fill=\"#FFFFFF\"] { fill: none; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .2rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; } nav a { white-space: nowrap; } a { color: inherit; }
+@media (max-width: 40rem) { body { padding: .7rem; }
+  .wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
+  .cards table, .cards tbody, .cards tr { display: block; } .cards thead { display: none; }
+  .cards tr { border-bottom: 2px solid var(--line); padding: .4rem 0; }
+  .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0; white-space: normal; }
+  .cards td:first-child { position: static; display: block; font-weight: 600; } .cards td small { display: inline; }
+  .cards td::before { content: attr(data-title); color: var(--soft); margin-right: auto; }
+  .cards td:first-child::before { content: none; } .cards td:not(:first-child) small { min-width: 8.5rem; } }
 @media print { figure, tr, .flow li { break-inside: avoid; } }
 ";

@@ -15,21 +15,22 @@ pub(super) fn question_name(stage: Stage) -> &'static str {
     }
 }
 
-/// A value with its interval below; a dash for nothing.
-fn estimate(value: Option<Estimate>, scale: f64, digits: usize) -> Markup {
-    html! { td {
+/// A value with its interval below; a dash for nothing. On a phone, where a table
+/// becomes cards, `title` stands before it.
+fn estimate(title: &str, value: Option<Estimate>, scale: f64, digits: usize) -> Markup {
+    html! { td data-title=(title) {
         @match value {
             Some(e) => {
                 (format!("{:.digits$}", e.value * scale))
-                small { (format!("{:.digits$} to {:.digits$}", e.low * scale, e.high * scale)) }
+                " " small { (format!("{:.digits$} to {:.digits$}", e.low * scale, e.high * scale)) }
             }
             None => "–",
         }
     } }
 }
 
-fn percent(value: Option<Estimate>) -> Markup {
-    estimate(value, 100.0, 1)
+fn percent(title: &str, value: Option<Estimate>) -> Markup {
+    estimate(title, value, 100.0, 1)
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
@@ -45,7 +46,7 @@ fn p_value(p: Option<f64>) -> String {
 
 /// Every method with intervals: models as the ensemble of their folds.
 pub(super) fn methods(question: &Question) -> Markup {
-    html! { div.wide { table {
+    html! { div.wide.cards { table {
         thead { tr {
             th { "Method" } th { "Patients" } th { "AUC" small { "(DeLong)" } } th { "AUC" small { "(bootstrap)" } }
             th { "Accuracy %" } th { "Precision %" small { "(macro)" } } th { "Recall %" small { "(macro)" } }
@@ -57,11 +58,11 @@ pub(super) fn methods(question: &Question) -> Markup {
                 td { (method.label)
                     @if method.kind == MethodKind::Model { small { "ensemble" @if !method.is_probability { ", ranked by P(≥ F2)" } } }
                 }
-                td { (method.patients) @if method.missing > 0 { small { (method.missing) " without a value" } } }
-                (estimate(method.auc, 1.0, 3)) (estimate(method.auc_bootstrap, 1.0, 3))
-                (percent(at.and_then(|at| at.accuracy))) (percent(at.and_then(|at| at.precision)))
-                (percent(at.and_then(|at| at.recall))) (percent(at.and_then(|at| at.f1)))
-                (percent(at.and_then(|at| at.sensitivity))) (percent(at.and_then(|at| at.specificity)))
+                td data-title="Patients" { (method.patients) " " @if method.missing > 0 { small { (method.missing) " without a value" } } }
+                (estimate("AUC (DeLong)", method.auc, 1.0, 3)) (estimate("AUC (bootstrap)", method.auc_bootstrap, 1.0, 3))
+                (percent("Accuracy %", at.and_then(|at| at.accuracy))) (percent("Precision % (macro)", at.and_then(|at| at.precision)))
+                (percent("Recall % (macro)", at.and_then(|at| at.recall))) (percent("F1 % (macro)", at.and_then(|at| at.f1)))
+                (percent("Sensitivity %", at.and_then(|at| at.sensitivity))) (percent("Specificity %", at.and_then(|at| at.specificity)))
             }
         } }
     } } }
@@ -137,7 +138,7 @@ pub(super) fn comparisons(question: &Question) -> Markup {
         thead { tr { th { "Compared" } th { "Patients" } th { "Difference of AUC" small { "(paired bootstrap)" } }
             th { "p" small { "(DeLong)" } } th { "Right alone" } th { "p" small { "(McNemar, exact)" } } } }
         tbody { @for c in &question.comparisons { tr {
-            td { (label(&c.first)) " – " (label(&c.second)) } td { (c.patients) } (estimate(c.difference, 1.0, 3))
+            td { (label(&c.first)) " – " (label(&c.second)) } td { (c.patients) } (estimate("Difference", c.difference, 1.0, 3))
             td { (p_value(c.delong.and_then(|d| d.p))) }
             td { @if let Some(m) = c.mcnemar { (m.only_first) " / " (m.only_second) } @else { "–" } }
             td { (p_value(c.mcnemar.map(|m| m.p))) }
@@ -200,7 +201,7 @@ pub(super) fn subgroups(evaluation: &Evaluation) -> Markup {
         thead { tr { th { "Subgroup" } th { "Patients" } th { "Cases" } @for m in &question.methods { th { (m.label) } } } }
         tbody { @for group in &evaluation.subgroups { tr {
             td { (group.name) } td { (group.patients) } td { (group.cases) }
-            @for result in &group.results { (estimate(result.auc, 1.0, 2)) }
+            @for result in &group.results { (estimate("AUC", result.auc, 1.0, 2)) }
         } } }
     } } }
 }

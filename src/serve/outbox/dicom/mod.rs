@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ClientConfig;
+
 use super::Refusal;
 use crate::domain::{ClipPrediction, ContentHash, Instance, ModelHash, PatientId, PatientResult};
 use crate::engine::Workspace;
@@ -40,6 +42,8 @@ pub(super) struct Filing {
     /// The sink's name.
     name: String,
     archive: Archive,
+    /// How it is spoken to, if encrypted.
+    tls: Option<Arc<ClientConfig>>,
     key_frames: usize,
     /// How long an answer stays before it is filed.
     settle: Duration,
@@ -52,13 +56,14 @@ pub(super) struct Filing {
 impl Filing {
     pub(super) fn new(
         name: &str,
-        archive: Archive,
+        (archive, tls): (Archive, Option<Arc<ClientConfig>>),
         (key_frames, settle): (usize, Duration),
         explainer: Option<Arc<Explainer>>,
     ) -> Self {
         Self {
             name: name.to_owned(),
             archive,
+            tls,
             key_frames,
             settle,
             explainer,
@@ -162,7 +167,7 @@ impl Filing {
             uid: uid.clone(),
             object,
         });
-        let pushed = self.archive.push(&outbound);
+        let pushed = self.archive.push(&outbound, self.tls.as_ref());
         pushed.map_err(|error| Refusal(error.to_string()))?;
         let filed = FiledReport {
             study: beside.study.clone(),

@@ -1,5 +1,5 @@
 //! The report: a Comprehensive 3D SR (PS3.3 section A.35.13) by TID 1500, "Imaging
-//! Measurement Report" (PS3.16). One measurement group: hepatic fibrosis in the
+//! Measurement Report" (PS3.16). One measurement group: fibrosis in the
 //! liver, the stage, a probability for each class, which model said so, and which
 //! frames of which instances it looked at. It is complete and unverified: a person
 //! verifies, not a program.
@@ -58,10 +58,12 @@ pub(super) struct Report<'a> {
 }
 
 const DEVICE: Code<'_> = Code("121007", "DCM", "Device");
-const FIBROSIS: Code<'_> = Code("62484002", "SCT", "Hepatic fibrosis");
+// Fibrosis, in the liver: SNOMED CT codes that PS3.16 lists itself (CID 6335, CID 4).
+const FIBROSIS: Code<'_> = Code("112674009", "SCT", "Fibrosis");
 const LIVER: Code<'_> = Code("10200004", "SCT", "Liver");
 const ENGLISH: Code<'_> = Code("en-US", "RFC5646", "English (United States)");
-const ULTRASOUND: Code<'_> = Code("45036003", "SCT", "Ultrasonography of abdomen");
+// CID 6028.
+const ULTRASOUND: Code<'_> = Code("16310003", "SCT", "Diagnostic ultrasonography");
 const NO_UNITS: Code<'_> = Code("1", "UCUM", "no units");
 const CONCLUSION: Code<'_> = Code("CONCLUSION", OURS, "Conclusion");
 

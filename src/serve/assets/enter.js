@@ -1,0 +1,131 @@
+// What an operator enters: exams, findings, merges. Forms like any other, so that a
+// keyboard is enough; what was refused is told in the server's own words.
+import { Refused, ask, element } from "./dom.js";
+import { word } from "./words.js";
+
+// Asks for a change, and says at `place` what came of it.
+export async function change(place, path, request) {
+  try {
+    const answer = await ask(path, request);
+    const effects = [...new Set(answer?.effects ?? ["asked"])];
+    place.textContent = effects.map((effect) => word(`effect.${effect}`)).join(" ");
+    place.className = "said good";
+    return true;
+  } catch (error) {
+    place.textContent = error instanceof Refused ? error.message : word("connection.off");
+    place.className = "said bad";
+    return false;
+  }
+}
+
+export const said = () => element("p", { class: "said", role: "status" });
+
+export const field = (name, title, attributes = {}) =>
+  element("label", {}, element("span", {}, title), element("input", { name, autocomplete: "off", ...attributes }));
+
+export const choice = (name, title, options, attributes = {}) =>
+  element("label", {}, element("span", {}, title), element("select", { name, ...attributes },
+    options.map(([value, text]) => element("option", { value }, text))));
+
+const number = (name, title, max) => field(name, title, { type: "number", min: "0", max, step: "any", inputmode: "decimal" });
+
+const METHODS = { super_sonic: "SuperSonic SWE", mindray_ste: "Mindray STE", mindray_stq: "Mindray STQ" };
+export const method = (name) => METHODS[name] ?? word(`method.${name}`);
+
+// A form that is folded until somebody wants it.
+function folded(title, name, children, submit) {
+  const place = said();
+  const form = element("form", { class: "inline", name }, children, element("button", { type: "submit" }, word("enter.save")), place);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const filled = [...new FormData(form)].filter(([, value]) => value !== "");
+    if (await submit(Object.fromEntries(filled), place)) form.reset();
+  });
+  return element("details", {}, element("summary", {}, title), form);
+}
+
+// The exam of a source: whose it is from now on, and its end.
+export function exam(stream, open, place) {
+  const path = `/api/v1/streams/${encodeURIComponent(stream.source)}`;
+  const patient = element("input", { name: "patient", required: true, maxlength: 128, "aria-label": word("exam.next"), placeholder: word("exam.next"), autocomplete: "off" });
+  const form = element("form", { class: "inline exam" }, patient, element("button", { type: "submit" }, word("exam.begin")));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const body = { patient: patient.value };
+    const asked = open()
+      ? change(place, `${path}/patient`, { method: "PUT", body })
+      : change(place, "/api/v1/streams", { method: "POST", body: { ...body, source: stream.source } });
+    if (await asked) form.reset();
+  });
+  form.append(end(stream, place));
+  return form;
+}
+
+export const end = (stream, place) => element("button", {
+  type: "button", class: "end",
+  onclick: () => change(place, `/api/v1/streams/${encodeURIComponent(stream.source)}`, { method: "DELETE" }),
+}, word("exam.end"));
+
+// Blood test, elastography, pathology of a day.
+export function findings(row, done) {
+  const parts = [
+    field("day", word("enter.day"), { type: "date" }),
+    element("fieldset", {}, element("legend", {}, word("kind.blood")),
+      number("age_years", word("enter.age"), 120), number("ast_u_l", "AST U/L"), number("alt_u_l", "ALT U/L"),
+      number("platelets_10e9_l", word("enter.platelets"))),
+    element("fieldset", {}, element("legend", {}, word("kind.elastography")),
+      choice("method", word("enter.method"), ["transient", ...Object.keys(METHODS)].map((name) => [name, method(name)])),
+      number("kpa", "kPa", 150)),
+    element("fieldset", {}, element("legend", {}, word("kind.pathology")),
+      choice("stage", "METAVIR", [["", "–"], ...["F0", "F1", "F2", "F3", "F4"].map((stage) => [stage, `${stage} ${word(`stage.${stage}`)}`])])),
+    field("reason", word("history.why"), { maxlength: 500 }),
+  ];
+  return folded(word("enter.findings"), "findings", parts, async ({ day, reason, stage, method, kpa, ...values }, place) => {
+    const body = { id: row.id, day, reason, stage };
+    const blood = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]));
+    if (Object.keys(blood).length) {
+      if (Object.keys(blood).length < 4) {
+        place.textContent = word("enter.wholeblood");
+        place.className = "said bad";
+        return false;
+      }
+      body.blood = blood;
+    }
+    if (kpa) body.elastography = { method, kpa: Number(kpa) };
+    const entered = await change(place, "/api/v1/labels", { method: "POST", body });
+    if (entered) done();
+    return entered;
+  });
+}
+
+// Two records of one person.
+export function merge(row, others, done) {
+  const parts = [
+    element("p", { class: "faint" }, word("enter.mergelead", { patient: row.label })),
+    choice("into_id", word("enter.into"), [["", "–"], ...others.map((other) => [other.id, other.label])], { required: true }),
+    field("reason", word("history.why"), { maxlength: 500 }),
+  ];
+  return folded(word("enter.merge"), "merge", parts, async (body, place) => {
+    const entered = await change(place, "/api/v1/merges", { method: "POST", body: { id: row.id, ...body } });
+    if (entered) done();
+    return entered;
+  });
+}
+
+// A recording, or a part of it, is somebody else's.
+export function recording(recordings, done) {
+  const parts = [
+    choice("content", word("enter.recording"), recordings.map(([content, source]) => [content, `${source} ${content}`]), { required: true }),
+    field("patient", word("enter.whose"), { required: true, maxlength: 128 }),
+    field("from", word("enter.from"), { type: "number", min: "0", step: "1" }),
+    field("until", word("enter.until"), { type: "number", min: "1", step: "1" }),
+    field("reason", word("history.why"), { maxlength: 500 }),
+  ];
+  return folded(word("enter.exam"), "recording", parts, async ({ from, until, ...body }, place) => {
+    if (from) body.from = Number(from);
+    if (until) body.until = Number(until);
+    const entered = await change(place, "/api/v1/exams", { method: "POST", body });
+    if (entered) done();
+    return entered;
+  });
+}
