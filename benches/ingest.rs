@@ -10,6 +10,9 @@
 //!   taken without a loss; under `taskset -c 0`, how many one core takes;
 //! - `-- --listener`: pushes a folder of cine by `storescu`, to our listener and to
 //!   DCMTK's `storescp`.
+//!
+//! Tables are Markdown; `--json FILE` keeps the figures as well, beside those that
+//! the file holds of the other kinds.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -26,49 +29,99 @@ use hepaflow::ingest::listener::{Listener, ListenerConfig};
 use hepaflow::ingest::{Arrival, Look, Media, SourceRequest, Stream};
 use hepaflow::metrics::{DropReason, Metrics};
 use hepaflow::study::phantom::{self, RecordingSpec};
+use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<_> = std::env::args().collect();
-    let quick = args.contains(&"--quick".to_owned()) || !args.contains(&"--bench".to_owned());
+    let has = |name: &str| args.iter().any(|arg| arg == name);
+    let value = |name: &str| {
+        let at = args.iter().position(|arg| arg == name)?;
+        args.get(at + 1)
+    };
+    let quick = has("--quick") || !has("--bench");
     gst::init()?;
     let folder = tempfile::tempdir()?;
-    if args.contains(&"--streams".to_owned()) {
-        return live_streams(folder.path(), if quick { 3.0 } else { 10.0 });
+    let (kind, figures) = if has("--streams") {
+        let seconds = if quick { 3.0 } else { 10.0 };
+        ("streams", live_streams(folder.path(), seconds)?)
+    } else if has("--listener") {
+        let count = if quick { 20 } else { 200 };
+        ("listener", pushed(folder.path(), count)?)
+    } else {
+        let seconds = if quick { 1.0 } else { 10.0 };
+        let peers = value("--peers").map(String::as_str);
+        ("decode", decoded(folder.path(), seconds, peers)?)
+    };
+    if let Some(file) = value("--json") {
+        let mut all: Value = match std::fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(_) => json!({}),
+        };
+        all[kind] = figures;
+        std::fs::write(file, serde_json::to_string_pretty(&all)? + "\n")?;
     }
-    if args.contains(&"--listener".to_owned()) {
-        return pushed(folder.path(), if quick { 20 } else { 200 });
-    }
-    let peers = args.iter().position(|arg| arg == "--peers");
-    let peers = peers.and_then(|at| args.get(at + 1));
-    println!("a synthetic ultrasound recording of 800x600, frames a CPU-second:");
-    println!(
-        "{:22} {:>12} {:>18} {:>8}",
-        "", "decode only", "to model input", "ratio"
-    );
-    for (name, file) in [("MP4 (H.264)", "a.mp4"), ("AVI (Motion JPEG)", "a.avi")] {
-        let path = folder.path().join(file);
-        record(&path, 800, 600, if quick { 1.0 } else { 10.0 })?;
+    Ok(())
+}
+
+/// Frames a CPU-second of two kinds of recording: decoded and thrown away, and made a
+/// model's input, by us and by `python`.
+fn decoded(folder: &Path, seconds: f32, python: Option<&str>) -> Result<Value, Box<dyn Error>> {
+    println!("Frames a CPU-second, a synthetic recording of 800x600 and {seconds} s to 112x112:\n");
+    println!("| | GStreamer, decoding alone | hepaflow | OpenCV | PyAV | of the fastest peer |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    let mut rows = Vec::new();
+    for (name, file) in [("H.264 in MP4", "a.mp4"), ("Motion JPEG in AVI", "a.avi")] {
+        let path = folder.join(file);
+        record(&path, 800, 600, seconds)?;
         let (mut bare, mut whole) = (0.0_f64, 0.0_f64);
         // The best of three, taken in turn: other work only ever slows.
         for _ in 0..3 {
             bare = bare.max(decode_only(&path)?);
             whole = whole.max(to_model_input(&path)?);
         }
-        println!("{name:22} {bare:12.0} {whole:18.0} {:8.2}", whole / bare);
-        if let Some(python) = peers {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/ingest_peers.py");
-            let output = Command::new(python).arg(script).arg(&path).output()?;
-            if !output.status.success() {
-                return Err(String::from_utf8_lossy(&output.stderr).into());
-            }
-            for line in String::from_utf8(output.stdout)?.lines() {
-                let words: Vec<_> = line.split_whitespace().collect();
-                let [peer, _, rate] = words[..] else { continue };
-                println!("  {peer:20} {:>12} {rate:>18}", "");
-            }
-        }
+        let peers = python.map_or_else(|| Ok(Vec::new()), |python| by_peers(python, &path))?;
+        let of = |name: &str| {
+            let found = peers.iter().find(|(peer, _)| peer == name);
+            found.map(|(_, rate)| *rate)
+        };
+        let told = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{rate:.0}"));
+        let fastest = peers.iter().map(|(_, rate)| *rate).reduce(f64::max);
+        let ratio = fastest.map(|fastest| whole / fastest);
+        println!(
+            "| {name} | {bare:.0} | {whole:.0} | {} | {} | {} |",
+            told(of("OpenCV")),
+            told(of("PyAV")),
+            ratio.map_or(String::new(), |ratio| format!("**{ratio:.2}**")),
+        );
+        rows.push(json!({
+            "recording": name,
+            "decoding_alone": bare,
+            "hepaflow": whole,
+            "opencv": of("OpenCV"),
+            "pyav": of("PyAV"),
+            "of_fastest_peer": ratio,
+        }));
     }
-    Ok(())
+    println!();
+    Ok(json!({ "unit": "frames a CPU-second", "seconds": seconds, "rows": rows }))
+}
+
+/// What `ingest_peers.py` finds: frames a CPU-second, by the peer's name.
+fn by_peers(python: &str, path: &Path) -> Result<Vec<(String, f64)>, Box<dyn Error>> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/ingest_peers.py");
+    let output = Command::new(python).arg(script).arg(path).output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
+    }
+    let text = String::from_utf8(output.stdout)?;
+    let rates = text.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [peer, _, rate] = words[..] else {
+            return None;
+        };
+        Some(rate.parse().map(|rate| (peer.to_owned(), rate)))
+    });
+    Ok(rates.collect::<Result<_, _>>()?)
 }
 
 fn record(path: &Path, width: usize, height: usize, seconds: f32) -> Result<(), Box<dyn Error>> {
@@ -82,14 +135,15 @@ fn record(path: &Path, width: usize, height: usize, seconds: f32) -> Result<(), 
 
 /// More and more recordings replayed as if they were scanners, until a frame is
 /// lost or late.
-fn live_streams(folder: &Path, seconds: f32) -> Result<(), Box<dyn Error>> {
+fn live_streams(folder: &Path, seconds: f32) -> Result<Value, Box<dyn Error>> {
     let path = folder.join("live.mp4");
     record(&path, 640, 480, seconds)?;
-    println!("live streams of 640x480 at 30 frames/s (H.264), {seconds} s each:");
-    println!(
-        "{:>8} {:>10} {:>10} {:>10}",
-        "streams", "lost", "late s", "CPU s/s"
-    );
+    let cores = thread::available_parallelism()?;
+    println!("Live streams of 640x480 at 30 frames/s (H.264), {seconds} s each, cores: {cores}:\n");
+    println!("| streams | frames lost | late, s | CPU s/s |");
+    println!("|---:|---:|---:|---:|");
+    let mut rows = Vec::new();
+    let mut most = 0;
     for count in [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64] {
         let begin = Instant::now();
         let cpu = ProcessTime::now();
@@ -137,20 +191,21 @@ fn live_streams(folder: &Path, seconds: f32) -> Result<(), Box<dyn Error>> {
             })
             .sum();
         let lost = wanted.saturating_sub(used + gated);
-        println!(
-            "{count:8} {lost:10} {late:10.2} {:10.2}",
-            cpu.elapsed().as_secs_f64() / begin.elapsed().as_secs_f64()
-        );
+        let load = cpu.elapsed().as_secs_f64() / begin.elapsed().as_secs_f64();
+        println!("| {count} | {lost} | {late:.2} | {load:.2} |");
+        rows.push(json!({ "streams": count, "lost": lost, "late_s": late, "cpu_s_per_s": load }));
         if lost > 0 || late > 1.0 {
             break;
         }
+        most = count;
     }
-    Ok(())
+    println!("\n{most} without a loss.\n");
+    Ok(json!({ "cores": cores, "seconds": seconds, "without_loss": most, "rows": rows }))
 }
 
 /// Instances and megabytes a second from one `storescu`, to our listener, which
 /// syncs each to disk before it answers, and to `storescp`, which does not.
-fn pushed(folder: &Path, count: usize) -> Result<(), Box<dyn Error>> {
+fn pushed(folder: &Path, count: usize) -> Result<Value, Box<dyn Error>> {
     let seed = folder.join("seed.dcm");
     record(&seed, 640, 480, 1.0)?;
     let outbox = folder.join("outbox");
@@ -174,14 +229,19 @@ fn pushed(folder: &Path, count: usize) -> Result<(), Box<dyn Error>> {
         files.push(path);
     }
     let megabytes = count as f64 * std::fs::metadata(&files[0])?.len() as f64 / 1e6;
-    let tell = |name: &str, seconds: f64| {
-        println!(
-            "{name:22} {:8.0} instances/s {:8.0} MB/s",
-            count as f64 / seconds,
-            megabytes / seconds
-        );
+    let mut rows = Vec::new();
+    let mut tell = |name: &str, seconds: f64| {
+        let (instances, rate) = (count as f64 / seconds, megabytes / seconds);
+        println!("| {name} | {instances:.0} | {rate:.0} |");
+        rows.push(json!({
+            "listener": name,
+            "instances_per_s": instances,
+            "megabytes_per_s": rate,
+        }));
     };
-    println!("{count} instances, {megabytes:.0} MB together, in one association:");
+    println!("{count} instances, {megabytes:.0} MB together, in one association:\n");
+    println!("| | instances/s | MB/s |");
+    println!("|---|---:|---:|");
 
     let config = ListenerConfig {
         name: "bench".to_owned(),
@@ -218,7 +278,8 @@ fn pushed(folder: &Path, count: usize) -> Result<(), Box<dyn Error>> {
     server.kill()?;
     server.wait()?;
     tell("storescp (not synced)", seconds?);
-    Ok(())
+    println!();
+    Ok(json!({ "instances": count, "megabytes": megabytes, "rows": rows }))
 }
 
 fn store(port: u16, files: &[PathBuf]) -> Result<f64, Box<dyn Error>> {

@@ -12,6 +12,10 @@ if [[ ! -x target/ingest-peers/bin/python ]]; then
 fi
 target/ingest-peers/bin/pip install --quiet --disable-pip-version-check \
   av==18.1.0 numpy==2.4.6 opencv-python-headless==5.0.0.93
-cargo bench --locked --bench ingest -- "$@" --peers target/ingest-peers/bin/python
-taskset -c 0 cargo bench --locked --bench ingest -- "$@" --streams
-cargo bench --locked --bench ingest -- "$@" --listener
+# Figures for benches/README.md on stdout, and for programs in this file.
+json=benches/results/ingest.json
+[[ " $* " == *" --quick "* ]] && json=target/ingest-quick.json
+rm -f "$json"
+cargo bench --locked --bench ingest -- "$@" --json "$json" --peers target/ingest-peers/bin/python
+taskset -c 0 cargo bench --locked --bench ingest -- "$@" --json "$json" --streams
+cargo bench --locked --bench ingest -- "$@" --json "$json" --listener

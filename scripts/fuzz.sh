@@ -26,7 +26,8 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # With --target, build scripts and macros are left as they are.
 RUSTFLAGS="${flags[*]}" cargo +nightly build --release --target "$host"
 
-# Good input to begin with, where there is some.
+# Good input to begin with, where there is some; real DICOM is fetched once.
+../scripts/fetch-test-data.sh
 seeds() {
   case $1 in
     dicom) echo ../tests/data/cache/pydicom ;;

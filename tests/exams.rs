@@ -7,8 +7,11 @@ mod served;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use served::{Answer, Running, pipeline, scanner};
+use hepaflow::serve::tokens::{Role, Tokens};
+use served::{Answer, Running, pipeline, scanner, send};
 
 /// Sources whose stream is open, and how many patients have an open one.
 fn open(answer: &Answer) -> (Vec<String>, usize) {
@@ -66,7 +69,7 @@ fn the_pipeline_file_opens_closes_and_binds_scanners_while_the_run_goes_on() {
         good.replace("live = true", "live = 7"),
     )
     .unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(4));
     assert!(are_open(&["bed-1", "bed-2"])(&run.get(STREAMS)));
 
     // Both exams end; the run goes on and can be asked for another one.
@@ -75,4 +78,121 @@ fn the_pipeline_file_opens_closes_and_binds_scanners_while_the_run_goes_on() {
     write(&scanner("bed-1", "THIRD"));
     run.wait_for("/api/v1/patients", patients(4));
     run.wait_for(STREAMS, are_open(&["bed-1"]));
+}
+
+/// So many seconds from now, as a pipeline file and a request write it.
+fn in_seconds(seconds: u64) -> String {
+    let time = SystemTime::now() + Duration::from_secs(seconds);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[test]
+fn an_exam_begins_and_ends_by_the_clock_as_the_pipeline_file_says() {
+    const STREAMS: &str = "/api/v1/streams";
+    let folder = tempfile::tempdir().unwrap();
+    let write = |times: &str| {
+        let source = scanner("bed-1", "FIRST") + times + "\n";
+        pipeline(folder.path(), 3, &source, "");
+    };
+    let opened = |answer: &Answer| answer.json().as_array().unwrap().len();
+    write(&format!("from = {}", in_seconds(4)));
+    let begin = SystemTime::now();
+    let run = Running::start(folder.path(), &[]);
+    run.wait_for(STREAMS, |answer| open(answer).0 == ["bed-1"]);
+    assert!(begin.elapsed().unwrap() > Duration::from_secs(3));
+
+    // The end is told while it goes on, and the stream is not cut for that.
+    write(&format!("until = {}", in_seconds(6)));
+    run.wait_for(STREAMS, |answer| open(answer).0.is_empty());
+    assert_eq!(opened(&run.get(STREAMS)), 1);
+    // The run waits for the next exam.
+    write("");
+    let answer = run.wait_for(STREAMS, |answer| open(answer).0 == ["bed-1"]);
+    assert_eq!(opened(&answer), 2);
+    // One that is over is not opened, and one that is to come is waited for.
+    write("until = 2024-01-01T08:00:00+01:00");
+    run.wait_for(STREAMS, |answer| open(answer).0.is_empty());
+    write(&format!("from = {}", in_seconds(2)));
+    let answer = run.wait_for(STREAMS, |answer| open(answer).0 == ["bed-1"]);
+    assert_eq!(opened(&answer), 3);
+}
+
+fn token(folder: &Path) -> String {
+    let mut known = Tokens::default();
+    let secret = known.add("anna", Role::Operator).unwrap();
+    known.save(&folder.join("tokens")).unwrap();
+    format!("Authorization: Bearer {secret}")
+}
+
+#[test]
+fn a_request_binds_a_scanner_from_one_time_until_another() {
+    const STREAMS: &str = "/api/v1/streams";
+    const BIND: &str = "/api/v1/streams/bed-1/patient";
+    let folder = tempfile::tempdir().unwrap();
+    let bearer = token(folder.path());
+    let write = |patient: &str| {
+        let source = scanner("bed-1", patient);
+        pipeline(folder.path(), 3, &source, "tokens = 'tokens'");
+    };
+    write("FIRST");
+    let run = Running::start(folder.path(), &[]);
+    let call = |method: &str, path: &str, body: &str| {
+        let more = [bearer.as_str(), "Content-Type: application/json"];
+        send(&run.address, method, path, &more, body)
+    };
+    // The open streams' patients, once they are these.
+    let wait_for = |patients: &[&str]| {
+        let begin = SystemTime::now();
+        loop {
+            let rows = call("GET", STREAMS, "").json();
+            let rows = rows.as_array().unwrap().iter();
+            let open = rows.filter(|row| row["ended_ms"].is_null());
+            let open: Vec<_> = open.map(|row| row["label"].to_string()).collect();
+            if open
+                == patients
+                    .iter()
+                    .map(|it| format!("\"{it}\""))
+                    .collect::<Vec<_>>()
+            {
+                return;
+            }
+            assert!(
+                begin.elapsed().unwrap() < Duration::from_mins(1),
+                "waited in vain for {patients:?}: {open:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for(&["FIRST"]);
+    let (from, until) = (in_seconds(4), in_seconds(9));
+    let later = format!(r#"{{"patient":"SECOND","from":"{from}","until":"{until}"}}"#);
+    assert_eq!(call("PUT", BIND, &later).status, 202);
+    // Until then the present exam goes on.
+    wait_for(&["FIRST"]);
+    wait_for(&["SECOND"]);
+    assert!(SystemTime::now() >= humantime::parse_rfc3339(&from).unwrap());
+    wait_for(&[]);
+    assert!(SystemTime::now() >= humantime::parse_rfc3339(&until).unwrap());
+
+    // What was booked is forgotten with the source.
+    let later = format!(r#"{{"patient":"THIRD","from":"{}"}}"#, in_seconds(3));
+    assert_eq!(call("PUT", BIND, &later).status, 202);
+    assert_eq!(call("PUT", BIND, r#"{"patient":"FOURTH"}"#).status, 202);
+    wait_for(&["FOURTH"]);
+    std::thread::sleep(Duration::from_secs(4));
+    wait_for(&["FOURTH"]);
+    // The file has the last word when it says something new.
+    write("FIFTH");
+    wait_for(&["FIFTH"]);
+
+    for times in [
+        r#""from":"2026-11-26T08:30:00""#,
+        r#""from":"tomorrow""#,
+        r#""until":"2024-01-01T08:00:00Z""#,
+        r#""from":"2999-01-02T00:00:00Z","until":"2999-01-01T00:00:00Z""#,
+    ] {
+        let body = format!(r#"{{"patient":"SIXTH",{times}}}"#);
+        assert_eq!(call("PUT", BIND, &body).status, 400, "{times}");
+    }
+    wait_for(&["FIFTH"]);
 }

@@ -36,6 +36,8 @@ fn every_frame_of_a_recording_arrives_once_in_order_and_on_time() {
         ("h264.mp4", MP4),
         ("front.mp4", FAST_START_MP4),
         ("h264.mkv", MKV),
+        ("h264.mov", MOV),
+        ("h264.ts", TS),
         ("mjpeg.avi", AVI),
     ] {
         let path = record(directory.path(), name, encode, 50);

@@ -16,6 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
+use dicom_core::value::DataSetSequence;
+use dicom_core::{DataElement, Tag, VR};
+use dicom_dictionary_std::{StandardDataDictionary, tags};
+use dicom_object::{InMemDicomObject, open_file};
 use hepaflow::domain::ContentHash;
 use hepaflow::ingest::listener::{Listener, ListenerConfig, ListenerError, ListenerTls};
 use hepaflow::metrics::{InstanceOutcome, ListenerMetrics, Metrics};
@@ -559,33 +564,52 @@ impl Run {
     }
 }
 
-/// Tags that hold text about the patient, the visit or the people.
-const TEXTS: [&str; 24] = [
-    "0010,0010",
-    "0010,0020",
-    "0010,1000",
-    "0010,1001",
-    "0010,1040",
-    "0010,2154",
-    "0010,4000",
-    "0008,0050",
-    "0008,0080",
-    "0008,0081",
-    "0008,0090",
-    "0008,1010",
-    "0008,1030",
-    "0008,103e",
-    "0008,1040",
-    "0008,1050",
-    "0008,1070",
-    "0008,1080",
-    "0018,1030",
-    "0020,0010",
-    "0020,4000",
-    "0032,1060",
-    "0040,0254",
-    "0010,21b0",
+/// The groups of PS3.6 that have texts in them.
+const GROUPS: [u16; 42] = [
+    0x0008, 0x0010, 0x0012, 0x0014, 0x0016, 0x0018, 0x0020, 0x0022, 0x0024, 0x0028, 0x0032, 0x0034,
+    0x0038, 0x003A, 0x0040, 0x0042, 0x0044, 0x0046, 0x0048, 0x0050, 0x0052, 0x0054, 0x0062, 0x0064,
+    0x0066, 0x0068, 0x0070, 0x0072, 0x0074, 0x0076, 0x0080, 0x0082, 0x0088, 0x0100, 0x0400, 0x2000,
+    0x2200, 0x3002, 0x3006, 0x4000, 0x4008, 0x4010,
 ];
+
+/// Every tag of the standard that holds a text that people write, and its VR.
+fn texts() -> Vec<(Tag, VR)> {
+    let tags = GROUPS
+        .into_iter()
+        .flat_map(|group| (0..=0xFFFF).map(move |element| Tag(group, element)));
+    let texts = tags.filter_map(|tag| {
+        let vr = StandardDataDictionary.by_tag(tag)?.vr().exact()?;
+        let is_text = matches!(
+            vr,
+            VR::LO | VR::LT | VR::PN | VR::SH | VR::ST | VR::UC | VR::UR | VR::UT
+        );
+        is_text.then_some((tag, vr))
+    });
+    texts.collect()
+}
+
+/// Copies `from`, with `canary` in every text of the header, in a sequence and in a
+/// private element.
+fn plant(from: &Path, to: &Path, canary: &str, instance: &str, texts: &[(Tag, VR)]) {
+    let mut object = open_file(from).unwrap();
+    for &(tag, vr) in texts {
+        object.put_str(tag, vr, canary);
+    }
+    let mut item = InMemDicomObject::new_empty();
+    item.put_str(tags::SCHEDULED_PROCEDURE_STEP_DESCRIPTION, VR::LO, canary);
+    item.put_str(tags::PERFORMING_PHYSICIAN_NAME, VR::PN, canary);
+    let items = DataSetSequence::from(vec![item]);
+    object.put(DataElement::new(
+        tags::REQUEST_ATTRIBUTES_SEQUENCE,
+        VR::SQ,
+        items,
+    ));
+    object.put_str(Tag(0x0009, 0x0010), VR::LO, canary);
+    object.put_str(Tag(0x0009, 0x1001), VR::PN, canary);
+    object.put_str(tags::SOP_INSTANCE_UID, VR::UI, instance);
+    object.update_meta(|meta| instance.clone_into(&mut meta.media_storage_sop_instance_uid));
+    object.write_to_file(to).unwrap();
+}
 
 /// Names and contents of all files below `folder`, but for DICOM itself, which
 /// is what was entrusted to us.
@@ -622,21 +646,24 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
         model.display()
     );
     fs::write(folder.path().join("p.toml"), text).unwrap();
+    let texts = texts();
+    assert!(texts.len() > 500, "{}", texts.len());
     // An archive of one good file and one broken in each way.
     let shelf = folder.path().join("shelf");
     fs::create_dir(&shelf).unwrap();
     for (number, name) in ["good", "cut", "odd", "empty"].into_iter().enumerate() {
         let path = shelf.join(format!("{name}.dcm"));
-        fs::copy(pydicom("examples_ybr_color.dcm"), &path).unwrap();
-        let mut changes: Vec<_> = TEXTS.iter().map(|tag| format!("({tag})=CANARY4")).collect();
-        changes.push(format!("(0008,0018)=2.25.78{number}"));
-        if name == "odd" {
-            changes.push("(0028,0004)=CANARY".to_owned());
-        }
-        modify(
+        let instance = format!("2.25.78{number}");
+        plant(
+            &pydicom("examples_ybr_color.dcm"),
             &path,
-            &changes.iter().map(String::as_str).collect::<Vec<_>>(),
+            "CANARY4",
+            &instance,
+            &texts,
         );
+        if name == "odd" {
+            modify(&path, &["(0028,0004)=CANARY"]);
+        }
         let bytes = fs::read(&path).unwrap();
         match name {
             "cut" => fs::write(&path, &bytes[..bytes.len() / 2]).unwrap(),
@@ -649,15 +676,13 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
     fs::create_dir(&outbox).unwrap();
     for patient in 0..3 {
         let path = outbox.join(format!("{patient}.dcm"));
-        fs::copy(pydicom("examples_ybr_color.dcm"), &path).unwrap();
-        let mut changes: Vec<_> = TEXTS
-            .iter()
-            .map(|tag| format!("({tag})=CANARY{patient}"))
-            .collect();
-        changes.push(format!("(0008,0018)=2.25.77{patient}"));
-        modify(
+        let (canary, instance) = (format!("CANARY{patient}"), format!("2.25.77{patient}"));
+        plant(
+            &pydicom("examples_ybr_color.dcm"),
             &path,
-            &changes.iter().map(String::as_str).collect::<Vec<_>>(),
+            &canary,
+            &instance,
+            &texts,
         );
     }
     // One that is no cine: a report is refused at the door, an odd picture at

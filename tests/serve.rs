@@ -64,6 +64,7 @@ fn idle(folder: &Path, config: &ServeConfig) -> Result<(Server, Control), ServeE
         pseudonyms: None,
         sources: Vec::new(),
         open: Box::new(|_| Err("nothing can be added here".to_owned())),
+        close: Box::new(|_| false),
     };
     Server::start(config, subject).map(|server| (server, control))
 }

@@ -16,6 +16,7 @@ mod devices;
 #[cfg(feature = "gstreamer")]
 mod doctor;
 mod evaluate;
+mod exams;
 #[cfg(feature = "gstreamer")]
 mod explain;
 mod export;

@@ -48,16 +48,18 @@ impl Progress {
                 rate += 0.25 * ((frames - last.1) as f64 / seconds - rate);
                 last = (now, frames);
                 let opened = metrics.streams_opened.get();
+                let failed = metrics.failures_total();
                 let left = match duration {
                     Some(duration) => Some(duration.saturating_sub(begin.elapsed())),
-                    None => time_left(begin.elapsed(), opened, streams as u64),
+                    // What cannot be read takes its time, too.
+                    None => time_left(begin.elapsed(), opened + failed, streams as u64),
                 };
                 let left = left.map_or(String::new(), |left| {
                     let left = Duration::from_secs(left.as_secs());
                     format!(", {} left", humantime::format_duration(left))
                 });
                 let line = format!(
-                    "{}/{streams} streams opened, {frames} frames ({rate:.0}/s), {} clips, {} patients{left}",
+                    "{}/{streams} streams opened, {failed} failed, {frames} frames ({rate:.0}/s), {} clips, {} patients{left}",
                     opened,
                     metrics.predictions.get(),
                     metrics.patients.get(),

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::BadInput;
 use super::archive::{self, Report};
-use super::follow::{Follower, Sources};
+use super::exams::Exams;
+use super::follow::Follower;
 use super::group::{self, GroupArgs};
 use super::progress::Progress;
 use super::results::{patient_rows, print};
@@ -32,7 +33,7 @@ use crate::ingest::{Arrival, Look, Media, Reconnect, SourceRequest, Stream};
 use crate::metrics::{Metrics, Reference};
 use crate::model::Model;
 use crate::serve::outbox::{Explainer, Outbox};
-use crate::serve::{NewStream, OpenStream, ServedModel, ServedSource, Server, Subject};
+use crate::serve::{ServedModel, ServedSource, Server, Subject};
 use crate::store::Store;
 
 /// Runs a pipeline: reads its sources, scores every window, and keeps one
@@ -147,7 +148,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         Some(peers.as_ref()?.peer(peer).to_string())
     });
 
-    let mut found = Findings::of(&pipeline, index);
+    let now = SystemTime::now();
+    let mut found = Findings::of(&pipeline, index, now);
     let (all, copies) = share::without_copies(std::mem::take(&mut found.recordings));
     let open_store = || -> anyhow::Result<Store> {
         let mut store = Store::open(&pipeline.store).map_err(BadInput::new)?;
@@ -208,12 +210,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         &mut openings,
     )?;
 
-    let sources = Sources::of(&pipeline);
+    let exams = Exams::of(&pipeline, &intake, &control, now, &is_mine);
     // A group has agreed on what the file said, and stays with it.
-    let follower = hosts
-        .is_none()
-        .then(|| Follower::start(&args.pipeline, &pipeline, &sources, &intake, &control))
-        .transpose()?;
+    let followed = hosts.is_none().then_some(args.pipeline.as_path());
+    let follower = Follower::start(&exams, &pipeline, followed)?;
     let scoring = Scoring::new(engine, pipeline.window.stride, &metrics, control.live());
     let (mut beside, mut served_beside) = (Vec::new(), Vec::new());
     for Opened {
@@ -242,7 +242,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         beside: served_beside,
         pseudonyms: intake.key.clone(),
         sources: pipeline.sources.iter().map(served).collect(),
-        open: on_request(&pipeline, &sources, &intake),
+        open: {
+            let exams = exams.clone();
+            Box::new(move |new| exams.bind(new))
+        },
+        close: Box::new(move |source| exams.close(source)),
     };
     let mut serve = pipeline.serve.clone();
     serve.listen = group::listen(serve.listen, index)?;
@@ -385,10 +389,12 @@ struct Findings {
 }
 
 impl Findings {
-    /// Looks for them; the archives' reports are those of process `index`.
-    fn of(pipeline: &Pipeline, index: usize) -> Self {
+    /// Looks for those that are open at `now`; the archives' reports are those of
+    /// process `index`.
+    fn of(pipeline: &Pipeline, index: usize, now: SystemTime) -> Self {
         let mut findings = Self::default();
-        for (position, source) in pipeline.sources.iter().enumerate() {
+        let sources = pipeline.sources.iter().enumerate();
+        for (position, source) in sources.filter(|(_, source)| source.is_open_at(now)) {
             if let Err(error) = findings.look(position, source, index) {
                 let error = format!("source `{}`: {error:#}", source.name);
                 tracing::error!("{error}");
@@ -449,7 +455,6 @@ pub(super) type Recording = (Media, Option<PatientId>);
 pub(super) fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Recording>> {
     let patient = || source.patient.clone();
     match &source.kind {
-        _ if !source.open => Ok(Vec::new()),
         SourceKind::Launch(line) => Ok(vec![(Media::Launch(line.clone()), patient())]),
         SourceKind::File(path) if path.value.exists() => {
             Ok(vec![(Media::File(path.value.clone()), patient())])
@@ -586,65 +591,6 @@ fn served(source: &SourceConfig) -> ServedSource {
             SourceKind::Listener(_) => "listener",
         },
         live: source.live,
-    }
-}
-
-/// Opens what the API asks for: a launch line or a file that the pipeline file
-/// names, for another patient, or an RTSP address. Never a launch line from
-/// outside: that could read and write any file.
-fn on_request(pipeline: &Pipeline, sources: &Sources, intake: &Intake) -> OpenStream {
-    let (pipeline, sources, intake) = (pipeline.clone(), sources.clone(), intake.clone());
-    Box::new(move |new: NewStream| {
-        let known = sources.named(&new.source);
-        let patient = Some(new.patient);
-        if let Some(location) = &new.location {
-            if known.is_some() {
-                return Err("a source of the pipeline file has this name; choose another".into());
-            }
-            let source = SourceConfig {
-                kind: SourceKind::Launch(rtsp(location)?),
-                name: named(new.source)?,
-                patient: patient.clone(),
-                live: true,
-                open: true,
-                crop: None,
-                process: None,
-                span: 0..0,
-            };
-            let media = Media::Launch(rtsp(location)?);
-            return Ok(opening(&pipeline, &source, media, patient, &intake));
-        }
-        let source = known.ok_or("no source of the pipeline file has this name")?;
-        let media = match &source.kind {
-            SourceKind::Launch(line) => Media::Launch(line.clone()),
-            SourceKind::File(path) if path.value.is_file() => Media::File(path.value.clone()),
-            _ => return Err("this source names its patients itself".into()),
-        };
-        Ok(opening(&pipeline, &source, media, patient, &intake))
-    })
-}
-
-/// A name for logs and metrics.
-fn named(name: String) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=64).contains(&name.len()) && name.chars().all(good) {
-        return Ok(name);
-    }
-    Err("a source's name has 1 to 64 letters, digits, dots or dashes, and names no patient".into())
-}
-
-/// The launch line for an RTSP address, in which nothing can end the address and
-/// begin an element.
-fn rtsp(location: &str) -> Result<String, String> {
-    let rest = ["rtsp://", "rtsps://"]
-        .iter()
-        .find_map(|scheme| location.strip_prefix(scheme));
-    let good = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@$&()*+,;=%".contains(c);
-    match rest {
-        Some(rest) if !rest.is_empty() && rest.len() <= 512 && rest.chars().all(good) => Ok(
-            format!("rtspsrc location=\"{location}\" protocols=tcp latency=100"),
-        ),
-        _ => Err("`location` is an address such as rtsp://scanner/live".into()),
     }
 }
 

@@ -28,6 +28,6 @@ pub use pipeline::{
     WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
-pub use section::Located;
+pub use section::{Located, clock_time};
 pub use sink::{HiddenUrl, SinkConfig, SinkKind};
 pub use tls::{TlsError, client_tls, server_tls};

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use toml::de::DeTable;
 
@@ -153,12 +153,25 @@ pub struct SourceConfig {
     /// Read it from the start; a source that is not open waits to be opened by
     /// request, or by a change of the pipeline file.
     pub open: bool,
+    /// Not before this time; it waits until then.
+    pub from: Option<SystemTime>,
+    /// No longer than until this time: then it is closed, and waits.
+    pub until: Option<SystemTime>,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
     /// In a group of processes, the one that reads it.
     pub process: Option<usize>,
     /// Where in the pipeline file the table stands.
     pub span: std::ops::Range<usize>,
+}
+
+impl SourceConfig {
+    /// Whether it is to be read at `now`.
+    pub fn is_open_at(&self, now: SystemTime) -> bool {
+        self.open
+            && self.from.is_none_or(|from| from <= now)
+            && self.until.is_none_or(|until| now < until)
+    }
 }
 
 /// What a source reads.
@@ -478,10 +491,24 @@ fn read_source(
         Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
         _ => section.or("live", false),
     };
-    let open = match &kind {
-        Some(SourceKind::Launch(_) | SourceKind::File(_)) | None => section.or("open", true),
-        Some(_) => true,
+    let (open, from, until) = match &kind {
+        Some(SourceKind::Launch(_) | SourceKind::File(_)) | None => (
+            section.or("open", true),
+            section.optional("from"),
+            section.optional::<SystemTime>("until"),
+        ),
+        Some(_) => (true, None, None),
     };
+    if let (Some(from), Some(until)) = (&from, &until)
+        && from.value >= until.value
+    {
+        section.mistake(
+            "until",
+            until.span.clone(),
+            "this is no later than `from`",
+            "an exam ends after it begins",
+        );
+    }
     let crop = section.table("crop").and_then(|crop| {
         let (x, y) = (crop.required("x"), crop.required("y"));
         let (width, height) = (crop.required("width"), crop.required("height"));
@@ -532,6 +559,8 @@ fn read_source(
         patient: patient.map(|patient| PatientId::new(patient.value)),
         live,
         open,
+        from: from.map(|from| from.value),
+        until: until.map(|until| until.value),
         crop,
         process: process.map(|process| process.value as usize),
         span,
@@ -720,6 +749,41 @@ listen = "0.0.0.0:80"
     #[test]
     fn what_is_not_toml_is_shown_where_it_breaks() {
         insta::assert_snapshot!(complaints("[model\npath = 1\n"));
+    }
+
+    #[test]
+    fn an_exam_lasts_from_one_time_until_another_wherever_the_clock_hangs() {
+        let timed = |from: &str, until: &str| {
+            GOOD.to_owned() + &format!("from = {from}\nuntil = {until}\n")
+        };
+        let text = timed("2026-11-26T08:30:00+01:00", "2026-11-26T02:45:30-05:15");
+        let pipeline = Pipeline::parse(Path::new("p.toml"), &text).unwrap();
+        let source = &pipeline.sources[0];
+        let at = |text: &str| humantime::parse_rfc3339(text).unwrap();
+        assert_eq!(source.from, Some(at("2026-11-26T07:30:00Z")));
+        assert_eq!(source.until, Some(at("2026-11-26T08:00:30Z")));
+        for (time, is_open) in [
+            ("2026-11-26T07:29:59Z", false),
+            ("2026-11-26T07:30:00Z", true),
+            ("2026-11-26T08:00:29Z", true),
+            ("2026-11-26T08:00:30Z", false),
+        ] {
+            assert_eq!(source.is_open_at(at(time)), is_open, "{time}");
+        }
+        for (from, until) in [
+            ("2026-11-26T08:30:00", "2026-11-26T09:00:00Z"),
+            ("2026-11-26", "2026-11-26T09:00:00Z"),
+            ("08:30:00", "2026-11-26T09:00:00Z"),
+            ("\"half past eight\"", "2026-11-26T09:00:00Z"),
+        ] {
+            let text = complaints(&timed(from, until));
+            assert!(
+                text.contains("source[0].from") && text.contains("offset"),
+                "{text}"
+            );
+        }
+        let text = complaints(&timed("2026-11-26T08:30:00Z", "2026-11-26T08:30:00Z"));
+        assert!(text.contains("source[0].until"), "{text}");
     }
 
     proptest::proptest! {

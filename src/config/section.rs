@@ -2,10 +2,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml::value::{Datetime, Offset};
 
 use super::Diagnostic;
 
@@ -93,6 +94,41 @@ impl Accept for Duration {
         humantime::parse_duration(value.as_str()?)
             .ok()
             .filter(|time| !time.is_zero())
+    }
+}
+
+impl Accept for SystemTime {
+    const EXPECTED: &'static str =
+        "a date and time with its offset, such as 2026-11-26T08:30:00+01:00";
+    fn accept(value: &DeValue<'_>) -> Option<Self> {
+        instant(value.as_datetime()?)
+    }
+}
+
+/// The time of day that `text` names, as a pipeline file would write it:
+/// `2026-11-26T08:30:00+01:00`. `None` if it is no such time, or lacks its offset.
+pub fn clock_time(text: &str) -> Option<SystemTime> {
+    instant(&text.parse().ok()?)
+}
+
+fn instant(time: &Datetime) -> Option<SystemTime> {
+    let minutes = match time.offset? {
+        Offset::Z => 0,
+        Offset::Custom { minutes } => minutes,
+    };
+    let offset = Duration::from_secs(60 * u64::from(minutes.unsigned_abs()));
+    let (date, time) = (time.date?, time.time?);
+    let second = time.second.unwrap_or(0);
+    // Neither a sign nor a fraction: what lies between two seconds is no matter here.
+    let text = format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{second:02}Z",
+        date.year, date.month, date.day, time.hour, time.minute
+    );
+    let there = humantime::parse_rfc3339(&text).ok()?;
+    if minutes < 0 {
+        there.checked_add(offset)
+    } else {
+        there.checked_sub(offset)
     }
 }
 

@@ -543,6 +543,11 @@ impl Metrics {
         sum_of(&self.frames_used)
     }
 
+    /// Streams that failed, over all sources.
+    pub fn failures_total(&self) -> u64 {
+        sum_of(&self.source_failures)
+    }
+
     /// The text exposition format, for `/metrics`.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ use tokio_rustls::TlsAcceptor;
 use auth::Access;
 use ids::Ids;
 use site::Site;
-pub use site::{NewStream, OpenStream, ServedModel, ServedSource, Subject};
+pub use site::{CloseSource, NewStream, OpenStream, ServedModel, ServedSource, Subject};
 use tokens::{Role, TokenError, Tokens};
 
 use crate::config::{KeyError, ServeConfig, TlsError, server_tls};

@@ -11,7 +11,7 @@ use super::ids::Ids;
 use super::picture::Pictures;
 use super::problem::Problem;
 use crate::config::StorePlace;
-use crate::dataflow::{Control, Facts, Opening};
+use crate::dataflow::{Control, Facts};
 use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey, StageRange};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -39,12 +39,18 @@ pub struct Subject {
     pub pseudonyms: Option<PseudonymKey>,
     /// The pipeline file's sources.
     pub sources: Vec<ServedSource>,
-    /// Makes a stream of what the API is asked for.
+    /// Opens what the API is asked for, now or when it is time.
     pub open: OpenStream,
+    /// Closes a source as the API is asked to.
+    pub close: CloseSource,
 }
 
-/// Makes a stream that can be added to the run, or says why it cannot.
-pub type OpenStream = Box<dyn Fn(NewStream) -> Result<Opening, String> + Send + Sync>;
+/// Sees to a stream that the API is asked for, or says why it cannot.
+pub type OpenStream = Box<dyn Fn(NewStream) -> Result<(), String> + Send + Sync>;
+
+/// Closes the source of this name, and forgets what was booked for it; false if
+/// there is none that could be opened again.
+pub type CloseSource = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// A stream that the API is asked to add.
 pub struct NewStream {
@@ -54,6 +60,10 @@ pub struct NewStream {
     pub location: Option<String>,
     /// Whose liver it is.
     pub patient: PatientId,
+    /// Not before this time.
+    pub from: Option<SystemTime>,
+    /// No longer than until this time.
+    pub until: Option<SystemTime>,
 }
 
 /// A source of the pipeline file.

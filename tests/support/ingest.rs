@@ -132,6 +132,8 @@ pub(crate) fn read(request: SourceRequest) -> Story {
 }
 
 pub(crate) const FAST_START_MP4: &str = "x264enc threads=1 ! h264parse ! mp4mux faststart=true";
+pub(crate) const MOV: &str = "x264enc threads=1 ! h264parse ! qtmux";
+pub(crate) const TS: &str = "x264enc threads=1 ! h264parse ! mpegtsmux";
 pub(crate) const MKV: &str = "x264enc threads=1 ! h264parse ! matroskamux";
 /// An ultrasound image of one black-and-white frame of 4 rows and 6 columns;
 /// tests change what they are about.

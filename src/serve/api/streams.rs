@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::label;
+use crate::config::clock_time;
 use crate::dataflow::LiveStream;
 use crate::domain::PatientId;
 use crate::serve::Site;
@@ -79,13 +81,15 @@ pub(super) struct Addition {
     source: String,
     /// An RTSP address, `rtsp://...` or `rtsps://...`.
     location: Option<String>,
-    /// The patient's identifier.
-    patient: String,
+    /// The exam.
+    #[serde(flatten)]
+    exam: Binding,
 }
 
-/// Adds a stream: a source of the pipeline file once more, or an RTSP address.
+/// Adds a stream: a source of the pipeline file, or an RTSP address. A source that is
+/// open is bound to this patient instead.
 #[utoipa::path(post, path = "/api/v1/streams", tag = "streams", request_body = Addition,
-    responses((status = ACCEPTED, description = "It is being opened"),
+    responses((status = ACCEPTED, description = "It is being opened, or will be"),
         (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn add(
@@ -94,13 +98,18 @@ pub(super) async fn add(
     addition: Result<Json<Addition>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(addition) = addition.map_err(|error| unreadable(&error))?;
-    let opening = open(&site, addition.source, addition.location, &addition.patient)?;
-    tracing::info!(source = opening.source, "a stream was added by request");
-    site.subject.control.add(opening);
+    let Addition {
+        source,
+        location,
+        exam,
+    } = addition;
+    open(&site, source.clone(), location, &exam)?;
+    tracing::info!(source, "a stream was added by request");
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Ends the streams of a source. What is under way is scored and stored.
+/// Ends the streams of a source, and forgets what was booked for it. What is under
+/// way is scored and stored.
 #[utoipa::path(delete, path = "/api/v1/streams/{source}", tag = "streams",
     params(("source" = String, Path, description = "The source's name")),
     responses((status = ACCEPTED, description = "They are being ended"),
@@ -111,27 +120,34 @@ pub(super) async fn remove(
     State(site): State<Arc<Site>>,
     Path(source): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !is_known(&site, &source) {
-        return Err(Problem::not_found("no source of this run has this name"));
+    if !(site.subject.close)(&source) {
+        if !is_known(&site, &source) {
+            return Err(Problem::not_found("no source of this run has this name"));
+        }
+        site.subject.control.remove(&source);
     }
     tracing::info!(source, "streams were removed by request");
-    site.subject.control.remove(&source);
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Whose liver a source shows from now on.
+/// Whose liver a source shows, and when.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct Binding {
     /// The patient's identifier.
     patient: String,
+    /// When the exam begins, such as `2026-11-26T08:30:00+01:00`; now, without it.
+    from: Option<String>,
+    /// When it ends, if that is known; then the source is closed.
+    until: Option<String>,
 }
 
 /// Binds a source of the pipeline file to another patient: its stream ends and is
-/// opened again. No window spans the two.
+/// opened again, now or when it is time. No window spans the two. What the pipeline
+/// file says of the source counts again when it says something else.
 #[utoipa::path(put, path = "/api/v1/streams/{source}/patient", tag = "streams",
     params(("source" = String, Path, description = "The source's name in the pipeline file")),
     request_body = Binding,
-    responses((status = ACCEPTED, description = "It is being opened again"),
+    responses((status = ACCEPTED, description = "It is being opened again, or will be"),
         (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn bind(
@@ -141,14 +157,8 @@ pub(super) async fn bind(
     binding: Result<Json<Binding>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(binding) = binding.map_err(|error| unreadable(&error))?;
-    let opening = open(&site, source, None, &binding.patient)?;
-    tracing::info!(
-        source = opening.source,
-        "a source was bound to another patient by request"
-    );
-    let control = &site.subject.control;
-    control.remove(&opening.source);
-    control.add(opening);
+    open(&site, source.clone(), None, &binding)?;
+    tracing::info!(source, "a source was bound to another patient by request");
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -156,18 +166,38 @@ fn open(
     site: &Site,
     source: String,
     location: Option<String>,
-    patient: &str,
-) -> Result<crate::dataflow::Opening, Problem> {
-    let patient = patient.trim();
+    exam: &Binding,
+) -> Result<(), Problem> {
+    let patient = exam.patient.trim();
     if patient.is_empty() || patient.len() > 128 || patient.chars().any(char::is_control) {
         return Err(Problem::bad_request(
             "`patient` is the identifier of one patient, at most 128 characters",
+        ));
+    }
+    let time = |text: &Option<String>| match text {
+        None => Ok(None),
+        Some(text) => clock_time(text).map(Some).ok_or_else(|| {
+            Problem::bad_request(
+                "`from` and `until` are times with their offset, such as \
+                 2026-11-26T08:30:00+01:00",
+            )
+        }),
+    };
+    let (from, until) = (time(&exam.from)?, time(&exam.until)?);
+    let begin = from
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+        .max(SystemTime::now());
+    if until.is_some_and(|until| until <= begin) {
+        return Err(Problem::bad_request(
+            "`until` has passed, or is no later than `from`",
         ));
     }
     let new = NewStream {
         source,
         location,
         patient: PatientId::new(patient),
+        from,
+        until,
     };
     (site.subject.open)(new).map_err(Problem::bad_request)
 }
