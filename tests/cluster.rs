@@ -6,6 +6,8 @@
 #[path = "support/recordings.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod recordings;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,6 +23,7 @@ use hepaflow::domain::{ClipPrediction, PatientResult};
 use hepaflow::store::Store;
 use recordings::{MP4, pydicom, record_pattern};
 use tempfile::TempDir;
+use wait::{wait_for, wait_until};
 
 /// W of the small model.
 const LENGTH: usize = 9;
@@ -113,18 +116,7 @@ impl Running {
 
     /// Its code and its stderr, which it must reach within `limit`.
     fn end(&mut self, limit: Duration) -> (Option<i32>, String) {
-        let begin = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            let said = self.said();
-            assert!(
-                begin.elapsed() < limit,
-                "it goes on after {limit:?}:\n{said}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let status = wait_for("a program's end", limit, || self.child.try_wait().unwrap());
         self.reader.take().unwrap().join().unwrap();
         (status.code(), self.said())
     }
@@ -132,6 +124,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} said:\n{}", self.child.id(), self.said());
+        }
         // A stopped process, or one that a failed test leaves behind; of a
         // supervisor, its processes too.
         for child in children(self.child.id()) {
@@ -184,14 +179,6 @@ fn rows(folder: &Path) -> Rows {
 fn stored(folder: &Path) -> usize {
     let store = Store::open_existing(folder.join("results.sqlite"));
     store.map_or(0, |store| store.finished().map_or(0, |keys| keys.len()))
-}
-
-fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < limit, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn remove_store(folder: &Path) {

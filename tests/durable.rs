@@ -9,10 +9,16 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "durable/archive.rs"]
+mod archive;
 #[path = "durable/disk.rs"]
 mod disk;
+#[path = "durable/faults.rs"]
+mod faults;
 #[path = "durable/kill.rs"]
 mod kill;
+#[path = "support/orthanc.rs"]
+mod orthanc;
 #[path = "support/postgres.rs"]
 #[allow(dead_code, reason = "other tests need the rest")]
 mod postgres_server;
@@ -23,6 +29,8 @@ mod receiver;
 mod recordings;
 #[path = "durable/sinks.rs"]
 mod sinks;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -74,13 +74,13 @@ impl FromStr for ElastographyMethod {
     }
 }
 
-/// One measurement of stiffness.
+/// One measurement of stiffness; of two the stiffer is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Elastography {
-    /// How it was measured.
-    pub method: ElastographyMethod,
     /// Young's modulus in thousandths of kPa, that is in Pa.
     pub stiffness: Milli,
+    /// How it was measured.
+    pub method: ElastographyMethod,
 }
 
 impl Elastography {
