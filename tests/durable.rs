@@ -17,8 +17,6 @@ mod disk;
 mod faults;
 #[path = "durable/kill.rs"]
 mod kill;
-#[path = "support/orthanc.rs"]
-mod orthanc;
 #[path = "support/postgres.rs"]
 #[allow(dead_code, reason = "other tests need the rest")]
 mod postgres_server;

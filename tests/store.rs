@@ -514,6 +514,38 @@ fn postgresql_keeps_what_is_committed() {
     run_suite(&Server::start());
 }
 
+/// `cargo nextest run --features train --success-output immediate --test store -E
+/// 'test(change_of_an_answer_takes)'` prints the figure of docs/cluster.md.
+#[test]
+fn what_a_change_of_an_answer_takes_in_the_log_is_bounded() {
+    const PATIENTS: u64 = 1_000;
+    let files = Files(tempfile::tempdir().unwrap());
+    let place = files.next();
+    let mut store = open(&place);
+    let change = |store: &mut Store, clips| {
+        let patients = (0..PATIENTS).map(|n| stands(&format!("PAT-{n:08}"), clips));
+        store.commit(&batch(vec![], patients.collect())).unwrap();
+    };
+    let size = |store: Store| {
+        // The last connection brings all into the file.
+        drop(store);
+        std::fs::metadata(file(&place)).unwrap().len()
+    };
+    change(&mut store, 3);
+    let before = size(store);
+    let mut store = open(&place);
+    let rounds = 10;
+    for round in 0..rounds {
+        change(&mut store, 4 + round);
+    }
+    let changes = PATIENTS * rounds;
+    assert_eq!(store.verify_answers(None).unwrap().rows, PATIENTS + changes);
+    // The answers themselves take no more than before: what grew is the log.
+    let bytes = (size(store) - before) / changes;
+    println!("{bytes} bytes in SQLite for each change of an answer, of two classes");
+    assert!((300..1_000).contains(&bytes), "{bytes}");
+}
+
 #[test]
 fn a_foreign_or_cut_file_is_refused_by_name() {
     let files = Files(tempfile::tempdir().unwrap());

@@ -1,5 +1,7 @@
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,6 @@ use hepaflow::metrics::Metrics;
 use hepaflow::serve::outbox::Outbox;
 use hepaflow::store::{Batch, Store};
 
-use super::orthanc::{Orthanc, free_port};
 use super::sinks::{PATIENCE, change, model, open};
 use super::wait::wait_until;
 
@@ -80,6 +81,31 @@ fn reports(store: &Store) -> [Option<u32>; 3] {
     })
 }
 
+/// An archive that chooses; ended when dropped.
+struct Archive(Child);
+
+impl Archive {
+    fn start(folder: &Path, port: u16) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("tests/data/cache/python");
+        let archive = Command::new("python3")
+            .arg(root.join("tests/support/choosy_archive.py"))
+            .arg(port.to_string())
+            .arg(folder.join("refused"))
+            .env("PYTHONPATH", python)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .spawn();
+        Self(archive.expect("python3 is needed"))
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 fn refuse(folder: &Path, patients: &str) {
     fs::write(folder.join("refused"), patients).unwrap();
 }
@@ -89,7 +115,9 @@ fn an_archive_that_refuses_one_patients_report_for_ever_gets_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let place: StorePlace = folder.join("r.sqlite").into();
-    let port = free_port();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
     let configs = pacs(port);
     let metrics = Metrics::new().unwrap();
     let pacs = metrics.sink("pacs");
@@ -102,8 +130,8 @@ fn an_archive_that_refuses_one_patients_report_for_ever_gets_the_others() {
     wait_until("many failures", PATIENCE, || pacs.failures.get() > 8);
     assert_eq!(store.parked().unwrap(), [], "the archive is down");
 
-    refuse(folder, "P0;");
-    let archive = Orthanc::start_choosy(folder, port);
+    refuse(folder, "P0");
+    let archive = Archive::start(folder, port);
     wait_until("P0's to be parked", PATIENCE, || pacs.parked.get() == 1);
     wait_until("the others", PATIENCE, || {
         store.backlog("pacs").unwrap() == 0

@@ -5,7 +5,7 @@
  *   FAIL_IN     the folder
  *   FAIL_LOG    a file: one line `OPERATION NAME` a call, `FAILED` behind one that
  *               failed
- *   FAIL_OP     of this operation: open, write, sync, truncate, rename
+ *   FAIL_OP     of this operation: open, write, sync, truncate
  *   FAIL_NAME   on files of this name, a pattern as of fnmatch; the folder is `.`
  *   FAIL_FROM   from this call on, counted from 1
  *   FAIL_WITH   with this errno
@@ -91,13 +91,18 @@ int ftruncate(int file, off_t length) {
 int ftruncate64(int file, off64_t length) {
     return fails_at("truncate", file) ? -1 : REAL(ftruncate64)(file, length);
 }
-int rename(const char *old, const char *new) {
-    return fails("rename", new) ? -1 : REAL(rename)(old, new);
-}
 
 /* Only files that are opened to be written. */
 static int fails_open(const char *path, int flags) {
-    return path[0] == '/' && (flags & O_CREAT) && fails("open", path);
+    char whole[8192];
+    if (!(flags & O_CREAT))
+        return 0;
+    if (path[0] == '/')
+        return fails("open", path);
+    if (!getcwd(whole, 4096) || strlen(path) > 4000)
+        return 0;
+    strcat(strcat(whole, "/"), path);
+    return fails("open", whole);
 }
 int open(const char *path, int flags, ...) {
     va_list more;

@@ -32,33 +32,15 @@ impl Orthanc {
             listener.ip(),
             listener.port()
         );
-        Self::run(folder, free_port(), None, &modality, "")
-    }
-
-    /// At this port; it refuses the instances of every patient that the file `refused`
-    /// in `folder` names.
-    pub(crate) fn start_choosy(folder: &Path, port: u16) -> Self {
-        let script = folder.join("choose.lua");
-        let text = format!(
-            "function ReceivedCStoreInstanceFilter(dicom, origin, info)
-               local file = io.open('{}/refused')
-               local refused = file and file:read('*a') or ''
-               if file then file:close() end
-               if refused:find(dicom.PatientID .. ';', 1, true) then return 0xC000 end
-               return 0
-             end",
-            folder.display()
-        );
-        fs::write(&script, text).unwrap();
-        Self::run(folder, port, None, "", &format!("\"{}\"", script.display()))
+        Self::run(folder, free_port(), None, &modality)
     }
 
     /// At this port, and with its REST interface.
     pub(crate) fn start_with_http(folder: &Path, port: u16) -> Self {
-        Self::run(folder, port, Some(free_port()), "", "")
+        Self::run(folder, port, Some(free_port()), "")
     }
 
-    fn run(folder: &Path, port: u16, http: Option<u16>, modalities: &str, scripts: &str) -> Self {
+    fn run(folder: &Path, port: u16, http: Option<u16>, modalities: &str) -> Self {
         let config = folder.join("orthanc.json");
         let text = format!(
             "{{\"Name\": \"test\", \"StorageDirectory\": \"{0}/orthanc\", \
@@ -66,7 +48,7 @@ impl Orthanc {
              \"HttpPort\": {2}, \"RemoteAccessAllowed\": false, \
              \"DicomAet\": \"ARCHIVE\", \"DicomPort\": {port}, \"Plugins\": [], \
              \"DicomAlwaysAllowStore\": true, \"DicomCheckModalityHost\": false, \
-             \"DicomModalities\": {{{modalities}}}, \"LuaScripts\": [{scripts}]}}",
+             \"DicomModalities\": {{{modalities}}}}}",
             folder.display(),
             http.is_some(),
             http.unwrap_or(0),
