@@ -538,7 +538,8 @@ fn a_cut_network_is_noticed_on_both_sides_and_a_mended_one_lets_the_group_go_on(
 fn a_supervised_group_recovers(cable: &Cable) {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
-    let windows = long_streams(folder, 600);
+    // Longer than a cut network goes unnoticed: each goes on reading meanwhile.
+    let windows = long_streams(folder, 1600);
     fs::write(folder.join("hosts.txt"), CABLED.join("\n")).unwrap();
     let mut supervisors = ["0", "1"].map(|index| {
         let group = ["-n", "2", "-p", index, "--hostfile", "hosts.txt"];
