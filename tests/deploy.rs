@@ -47,6 +47,7 @@ fn promtool(args: &[&str], input: &str) -> Result<(), String> {
 fn exported() -> Metrics {
     let metrics = Metrics::new().unwrap();
     metrics.source("bed-1");
+    metrics.engine("12ab34cd56ef");
     metrics.listener("push");
     metrics
 }
@@ -113,7 +114,7 @@ fn every_query_of_the_grafana_dashboard_asks_for_what_is_exported() {
                 let labels = series
                     .get(name)
                     .unwrap_or_else(|| panic!("{name} of {query}"));
-                for label in ["source", "reason"] {
+                for label in ["source", "reason", "model"] {
                     let wanted = query.contains(&format!("({label})"))
                         || query.contains(&format!(", {label})"));
                     assert!(
