@@ -90,7 +90,7 @@ impl Elastography {
     /// If no liver can be that stiff.
     pub fn from_pascal(method: ElastographyMethod, stiffness: Milli) -> Result<Self, InvalidValue> {
         let stiffness = positive(stiffness, 300, "stiffness", "kPa")?;
-        Ok(Self { method, stiffness })
+        Ok(Self { stiffness, method })
     }
 
     /// Takes a shear wave speed in mm/s: E = 3 rho v^2 with rho = 1000 kg/m^3.

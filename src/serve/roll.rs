@@ -51,14 +51,18 @@ impl Entries {
             read
         } else {
             let (patients, read) = store.patients()?;
-            patients.into_iter().for_each(|it| self.enter(ids, it));
+            for patient in patients {
+                self.enter(ids, patient);
+            }
             read
         };
         loop {
             let rows = store.patients_after(read, ROWS)?;
             let Some((last, _)) = rows.last() else { break };
             read = *last;
-            rows.into_iter().for_each(|(_, it)| self.enter(ids, it));
+            for (_, patient) in rows {
+                self.enter(ids, patient);
+            }
         }
         self.read = Some(read);
         Ok(())
@@ -110,7 +114,7 @@ mod tests {
     fn who_has_an_answer_is_found_by_name_also_who_came_later_and_nobody_else() {
         let folder = tempfile::tempdir().unwrap();
         let ids = Ids::open(&folder.path().join("ids")).unwrap();
-        let mut store = Store::open(&folder.path().join("r.sqlite")).unwrap();
+        let mut store = Store::open(folder.path().join("r.sqlite")).unwrap();
         let model = StoredModel {
             hash: ModelHash::of(b"model"),
             architecture: String::new(),
