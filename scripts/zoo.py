@@ -38,9 +38,12 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    def __init__(self, channels_in: int, channels: int):
+    """Takes `frames` frames together, and goes on by as many."""
+
+    def __init__(self, channels_in: int, channels: int, frames: int = 1):
         super().__init__()
-        self.conv = nn.Conv3d(channels_in, channels, (1, 5, 5), (1, 2, 2), (0, 2, 2), bias=False)
+        kernel, stride, padding = (frames, 5, 5), (frames, 2, 2), (0, 2, 2)
+        self.conv = nn.Conv3d(channels_in, channels, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm3d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,9 +53,9 @@ class Stem(nn.Module):
 class Fibro3d(nn.Module):
     """Clips [N, C, T, H, W] to logits [N, K]."""
 
-    def __init__(self, channels: int, widths: list[int], classes: int):
+    def __init__(self, channels: int, widths: list[int], classes: int, stem_frames: int = 1):
         super().__init__()
-        self.stem = Stem(channels, widths[0])
+        self.stem = Stem(channels, widths[0], stem_frames)
         inputs = [widths[0], *widths[:-1]]
         self.blocks = nn.Sequential(*(Block(i, o) for i, o in zip(inputs, widths)))
         self.head = nn.Linear(widths[-1], classes)
@@ -225,11 +228,13 @@ class VideoResNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
-def build(architecture, channels, widths, classes, depths=None, lstm=None) -> nn.Module:
+def build(
+    architecture, channels, widths, classes, depths=None, lstm=None, stem_frames=1
+) -> nn.Module:
     """The network that a model.toml describes; lstm is (hidden, layers)."""
     depths = depths or [2] * len(widths)
     if architecture == "fibro3d":
-        return Fibro3d(channels, widths, classes)
+        return Fibro3d(channels, widths, classes, stem_frames)
     if architecture == "fibro2d":
         return Fibro2d(channels, widths, classes)
     if architecture == "fibro2d_lstm":
@@ -263,12 +268,13 @@ def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def spec_toml(
-    architecture, widths, classes, shape, mean, std, note, depths=None, lstm=None
+    architecture, widths, classes, shape, mean, std, note, depths=None, lstm=None, stem_frames=1
 ) -> str:
     """The text of a model.toml; shape is (C, T, H, W)."""
     channels, frames, height, width = shape
     quoted = ", ".join(f'"{name}"' for name in classes)
     extra = f"depths = {depths}\n" if depths else ""
+    extra += f"stem_frames = {stem_frames}\n" if stem_frames > 1 else ""
     extra += f"lstm = {{ hidden = {lstm[0]}, layers = {lstm[1]} }}\n" if lstm else ""
     return f"""architecture = "{architecture}"
 widths = {list(widths)}

@@ -201,6 +201,7 @@ fn a_whole_study_is_shown_whole() {
             stride: 8,
             mean: 0.2,
             std: 0.19,
+            augmentation: "flip 0.5".to_owned(),
         },
         aggregation: Aggregation::Mean,
         device: "cpu".into(),

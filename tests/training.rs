@@ -116,6 +116,7 @@ fn spec(architecture: Architecture) -> ModelSpec {
         architecture,
         widths: vec![4, 6],
         depths: None,
+        stem_frames: None,
         lstm: architecture.has_lstm().then_some(Lstm {
             hidden: 5,
             layers: 2,

@@ -160,6 +160,7 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
             architecture,
             widths: widths.to_vec(),
             depths: None,
+            stem_frames: None,
             layers: Vec::new(),
             lstm: hidden.map(|hidden| Lstm { hidden, layers: 1 }),
             classes: usual_classes(5).unwrap_or_default(),

@@ -67,6 +67,14 @@ pub(super) struct StudyArgs {
     /// Channels of each block of the networks.
     #[arg(long, value_delimiter = ',', default_values_t = [8, 16, 32])]
     widths: Vec<usize>,
+    /// Frames of a window of the network on moving pictures, which may see more at once
+    /// [default: as many as the others].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    frames_3d: Option<usize>,
+    /// Frames that its first convolution takes together, and goes on by: what moves
+    /// slowly shows over a longer time [default: 1].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    stem_frames: Option<usize>,
     /// How many classes: 2 for significant fibrosis or not, 5 for METAVIR.
     #[arg(long, default_value_t = 2)]
     classes: usize,
@@ -158,7 +166,9 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     let classes = usual_classes(args.classes)
         .filter(|_| matches!(args.classes, 2 | 5))
         .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 or 5", args.classes)))?;
-    let mut cohort = checked(&args.cohort, args.pictures.frames)?;
+    let moving = args.frames_3d.unwrap_or(args.pictures.frames);
+    let frames = args.pictures.frames.max(moving);
+    let mut cohort = checked(&args.cohort, frames)?;
     if args.random_labels {
         cohort.shuffle_stages(args.seed);
     }
@@ -169,7 +179,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
     let config = StudyConfig {
         cohort: tables(args)?,
         synthetic: cohort.is_synthetic,
-        methods: Method::three(&args.widths),
+        methods: Method::three(&args.widths, args.pictures.frames, moving, args.stem_frames),
         grid: grid.collect(),
         train: TrainConfig {
             batch: args.batch,
@@ -179,7 +189,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
             ..TrainConfig::default()
         },
         classes,
-        frames: args.pictures.frames,
+        frames,
         stride: args.stride,
         crop: args.pictures.crop,
         size: args.pictures.size,

@@ -62,6 +62,10 @@ pub(super) struct TrainArgs {
     /// Channels of each block.
     #[arg(long, value_delimiter = ',', default_values_t = [8, 16, 32])]
     widths: Vec<usize>,
+    /// Frames that the first convolution of `fibro3d` takes together, and goes on by
+    /// [default: 1].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    stem_frames: Option<usize>,
     /// Features of the LSTM's state, for the kinds that have one.
     #[arg(long, value_name = "N", default_value_t = 32)]
     hidden: usize,
@@ -130,6 +134,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         architecture: args.architecture,
         widths: args.widths.clone(),
         depths: None,
+        stem_frames: args.stem_frames,
         lstm: args.architecture.has_lstm().then_some(Lstm {
             hidden: args.hidden,
             layers: 1,

@@ -175,7 +175,9 @@ impl Reading<'_> {
             | Architecture::R2plus1d18
             | Architecture::Layers => ("stem.0.weight", 5),
         };
-        let channels = self.shape(stem, rank)?[1];
+        let shape = self.shape(stem, rank)?;
+        let channels = shape[1];
+        let together = (kind == Architecture::Fibro3d).then(|| shape[2]);
         let (widths, depths) = if kind.is_resnet() {
             self.groups()?
         } else {
@@ -195,6 +197,7 @@ impl Reading<'_> {
             architecture: kind,
             widths,
             depths,
+            stem_frames: together.filter(|&frames| frames > 1),
             lstm,
             layers: Vec::new(),
             classes: options.classes.clone(),

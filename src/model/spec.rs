@@ -18,6 +18,10 @@ pub struct ModelSpec {
     /// Blocks in each group of a ResNet; two without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depths: Option<Vec<usize>>,
+    /// Frames that the first convolution of `fibro3d` takes together, and goes on
+    /// by; each frame by itself without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem_frames: Option<usize>,
     /// The memory of a network that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lstm: Option<Lstm>,
@@ -228,6 +232,17 @@ impl ModelSpec {
                 return Err(
                     "depths: expected one number from 1 to 64 for each of widths".to_owned(),
                 );
+            }
+            _ => {}
+        }
+        match self.stem_frames {
+            Some(_) if name != Architecture::Fibro3d => {
+                return Err(format!("stem_frames: {name} has no such thing"));
+            }
+            Some(frames) if !(1..=64).contains(&frames) => {
+                return Err(format!(
+                    "stem_frames: {frames} is not possible: expected 1 to 64"
+                ));
             }
             _ => {}
         }

@@ -84,6 +84,9 @@ pub struct ClipRecord {
     pub mean: f64,
     /// Standard deviation divided by.
     pub std: f64,
+    /// How clips are changed while a model learns, in words.
+    #[serde(default)]
+    pub augmentation: String,
 }
 
 /// The grid that was searched: `tuning.json`.

@@ -316,6 +316,7 @@ impl Reader {
             architecture: Architecture::Layers,
             widths: Vec::new(),
             depths: None,
+            stem_frames: None,
             lstm: None,
             classes: options.classes.clone(),
             synthetic: options.synthetic,

@@ -51,8 +51,15 @@ fn frame_encoder(spec: &ModelSpec) -> Result<Builder, String> {
 /// frames at each end (its shortcut crops them), so that no value depends on
 /// where the window begins, and overlapping windows share every value that they
 /// both cover. `B` blocks need at least `4 B + 1` frames.
+///
+/// With `stem_frames` the stem takes so many frames together and goes on by as
+/// many, so that the blocks see fewer frames that reach further apart: tissue
+/// moves little in one frame's time, and the mean of several has less speckle. The
+/// window must then be so many times as long, and windows share values if they
+/// begin a multiple of it apart.
 pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
-    let shortest = 4 * spec.widths.len() + 1;
+    let together = spec.stem_frames.unwrap_or(1);
+    let shortest = together * (4 * spec.widths.len() + 1);
     if spec.input.frames < shortest {
         return Err(format!(
             "input.frames = {} is too few: {} blocks need at least {shortest}",
@@ -62,7 +69,8 @@ pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
     }
     let halve = [1, 2, 2];
     let mut net = Builder::new(spec);
-    let stem = spatial(spec.widths[0], [1, 5, 5], halve, [0, 2, 2]);
+    let stride = [together, 2, 2];
+    let stem = spatial(spec.widths[0], [together, 5, 5], stride, [0, 2, 2]);
     net.normed("stem.conv", "stem.norm", stem)?.relu("stem")?;
     for (number, &channels) in spec.widths.iter().enumerate() {
         let block = format!("blocks.{number}");

@@ -32,9 +32,9 @@ pub(super) fn measure(
         return Ok(None);
     };
     let (mut near, mut area, mut count) = (0.0, 0.0, 0_u32);
-    for place in film.windows(config.frames, config.frames) {
+    for place in film.windows(judge.frames, judge.frames) {
         let attention = judge.explain(film, place, config)?;
-        for frame in 0..config.frames {
+        for frame in 0..judge.frames {
             let heat = enlarged(&attention, frame, config.size)?;
             // A map without any heat says nothing of where it is.
             if let Some((share, at)) = share(&heat, config.size, crop, truth) {
@@ -54,12 +54,12 @@ pub(super) fn panel(
     film: &Film,
     path: &Path,
 ) -> Result<(), StudyError> {
-    let windows = film.windows(config.frames, config.stride);
+    let windows = film.windows(judge.frames, config.stride);
     let Some(place) = windows.get(windows.len() / 2) else {
         return Ok(());
     };
     let attention = judge.explain(film, *place, config)?;
-    let middle = config.frames / 2;
+    let middle = judge.frames / 2;
     let times = PANEL.div_ceil(config.size.height.max(1)).max(1);
     let size = FrameSize {
         height: config.size.height * times,

@@ -177,6 +177,7 @@ fn specification(config: &StudyConfig, method: &Method, training: &[&Film]) -> M
         architecture: method.architecture,
         widths: method.widths.clone(),
         depths: None,
+        stem_frames: method.stem_frames,
         lstm: method.lstm,
         layers: Vec::new(),
         classes: config.classes.clone(),
@@ -184,7 +185,7 @@ fn specification(config: &StudyConfig, method: &Method, training: &[&Film]) -> M
         note: note.to_owned(),
         input: InputSpec {
             channels: 1,
-            frames: config.frames,
+            frames: method.frames,
             height: config.size.height,
             width: config.size.width,
             mean: vec![mean],
@@ -275,7 +276,9 @@ fn trial(
         ("rate", Value::String(point.rate.to_string())),
         ("decay", Value::String(point.decay.to_string())),
         ("batch", train.batch.into()),
+        ("clips", train.clips.into()),
         ("epochs", train.epochs.into()),
+        ("frames", method.frames.into()),
         ("widths", method.widths.clone().into()),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));

@@ -52,14 +52,24 @@ pub struct Method {
     pub architecture: Architecture,
     /// Channels of its blocks.
     pub widths: Vec<usize>,
+    /// Frames of its windows.
+    pub frames: usize,
+    /// Frames that its first convolution takes together, if several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem_frames: Option<usize>,
     /// Its memory, if it has one.
     pub lstm: Option<Lstm>,
 }
 
 impl Method {
     /// The paper's three kinds, compact: single pictures, pictures with a memory,
-    /// moving pictures.
-    pub fn three(widths: &[usize]) -> Vec<Self> {
+    /// moving pictures, whose windows and first convolution may span more frames.
+    pub fn three(
+        widths: &[usize],
+        frames: usize,
+        moving: usize,
+        stem_frames: Option<usize>,
+    ) -> Vec<Self> {
         let kinds = [
             (Architecture::Fibro2d, "2D-CNN"),
             (Architecture::Fibro2dLstm, "2D-CNN + LSTM"),
@@ -70,6 +80,12 @@ impl Method {
             label: label.to_owned(),
             architecture,
             widths: widths.to_vec(),
+            frames: if architecture == Architecture::Fibro3d {
+                moving
+            } else {
+                frames
+            },
+            stem_frames: stem_frames.filter(|_| architecture == Architecture::Fibro3d),
             lstm: architecture.has_lstm().then_some(Lstm {
                 hidden: 32,
                 layers: 1,
@@ -109,7 +125,7 @@ pub struct StudyConfig {
     pub train: TrainConfig,
     /// What the classes mean.
     pub classes: Vec<StageRange>,
-    /// Frames of a window.
+    /// Frames of the longest window: a recording must have as many.
     pub frames: usize,
     /// Frames between the windows that are scored.
     pub stride: usize,

@@ -401,6 +401,7 @@ impl Study<'_> {
                 stride: config.stride,
                 mean: f64::from(mean),
                 std: f64::from(std),
+                augmentation: config.train.augmentation.to_string(),
             },
             aggregation: Aggregation::Mean,
             device: "cpu".to_owned(),

@@ -110,14 +110,15 @@ fn card(
     let _ = writeln!(
         text,
         "{}; seed {}; {} epochs, the weights of epoch {} kept, which did best on the patients to \
-         stop by; {:.0} s on {}. Augmentation: flips left to right, gain, small rotations, \
-         another first frame. The curves are in `curves.svg`.",
+         stop by; {:.0} s on {}. Clips begin at frames drawn by chance; changes by chance: {}. The \
+         curves are in `curves.svg`.",
         settings.join(", "),
         training.seed,
         training.epochs.len(),
         training.chosen_epoch,
         training.seconds,
-        study.device
+        study.device,
+        study.clips.augmentation
     );
 
     text += "\n## How good it is\n\n";

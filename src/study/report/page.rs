@@ -148,6 +148,7 @@ fn methods(report: &Report) -> Markup {
             dt { "Input" } dd { (study.clips.frames) " frames of " (study.clips.width) " x " (study.clips.height)
                 @match study.clips.frames_per_second { Some(rate) => { " at " (rate) " frames a second" }, None => {} }
                 ", a clip every " (study.clips.stride) " frames; grey mean " (format!("{:.3}", study.clips.mean)) ", deviation " (format!("{:.3}", study.clips.std)) }
+            @if !study.clips.augmentation.is_empty() { dt { "Changed by chance in training" } dd { (study.clips.augmentation) } }
             @for method in &study.methods { dt { (method.label) } dd { (method.name) ", " (method.parameters) " parameters"
                 @for (key, value) in &method.settings { ", " (key) " = " (value) } } }
             @for note in &study.notes { dt { "Note" } dd { (note) } }

@@ -1,10 +1,12 @@
 //! One clip out of a film, as it is or changed as a scanner might have.
 //!
 //! What a scanner may do: point the other way (flip), amplify more or less
-//! (gain), be held a little askew (rotation), begin elsewhere and lose a frame
-//! (temporal jitter). What it may not: turn the picture over, stretch it, change
+//! (gain, offset), be held a little askew (rotation) or pressed more or less
+//! (shift), begin elsewhere and lose a frame (temporal jitter). What it may not: turn the picture over, stretch it, change
 //! its scale in millimetres, or play it backwards. One clip is changed as a whole,
 //! so that nothing flickers from frame to frame.
+
+use std::fmt;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +22,10 @@ pub struct Augmentation {
     pub flip: f64,
     /// Grey levels are multiplied by 1 within this share.
     pub gain: f32,
+    /// At most so much of white is added or taken away.
+    pub offset: f32,
+    /// Moved up or down by at most this share of the rows; the edge is repeated.
+    pub shift: f32,
     /// Turned by at most so many degrees, either way.
     pub rotation: f32,
     /// Probability that one frame of the clip is lost.
@@ -31,6 +37,8 @@ impl Augmentation {
     pub const NONE: Self = Self {
         flip: 0.0,
         gain: 0.0,
+        offset: 0.0,
+        shift: 0.0,
         rotation: 0.0,
         lost_frame: 0.0,
     };
@@ -40,10 +48,22 @@ impl Default for Augmentation {
     fn default() -> Self {
         Self {
             flip: 0.5,
-            gain: 0.15,
+            gain: 0.3,
+            offset: 0.08,
+            shift: 0.15,
             rotation: 4.0,
             lost_frame: 0.25,
         }
+    }
+}
+
+impl fmt::Display for Augmentation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "flip {}, gain {}, offset {}, shift {}, rotation {} degrees, lost frame {}",
+            self.flip, self.gain, self.offset, self.shift, self.rotation, self.lost_frame
+        )
     }
 }
 
@@ -56,6 +76,10 @@ pub(super) struct Change {
     lost: usize,
     flip: bool,
     gain: f32,
+    /// Share of white.
+    offset: f32,
+    /// Share of the rows, downwards.
+    shift: f32,
     /// Radians.
     angle: f32,
 }
@@ -68,6 +92,8 @@ impl Change {
             lost: 0,
             flip: false,
             gain: 1.0,
+            offset: 0.0,
+            shift: 0.0,
             angle: 0.0,
         }
     }
@@ -92,11 +118,15 @@ impl Change {
         let flip = rng.random_bool(how.flip);
         let gain = 1.0 + how.gain * rng.random_range(-1.0..=1.0_f32);
         let angle = how.rotation * rng.random_range(-1.0..=1.0_f32);
+        let offset = how.offset * rng.random_range(-1.0..=1.0_f32);
+        let shift = how.shift * rng.random_range(-1.0..=1.0_f32);
         Some(Self {
             start,
             lost: if lose && room && length > 1 { place } else { 0 },
             flip,
             gain,
+            offset,
+            shift,
             angle: angle.to_radians(),
         })
     }
@@ -120,14 +150,14 @@ impl Change {
 
     /// The frame as shares of white.
     fn paint(&self, frame: &[u8], width: usize, picture: &mut [f32]) {
-        let level = |grey: f32| (grey * self.gain / 255.0).min(1.0);
+        let level = |grey: f32| (grey * self.gain / 255.0 + self.offset).clamp(0.0, 1.0);
         let height = picture.len() / width;
+        let down = (self.shift * height as f32).round() as isize;
         let (sin, cos) = self.angle.sin_cos();
         let middle = ((height - 1) as f32 / 2.0, (width - 1) as f32 / 2.0);
-        let rows = picture
-            .chunks_exact_mut(width)
-            .zip(frame.chunks_exact(width));
-        for (row, (shown, stored)) in rows.enumerate() {
+        for (row, shown) in picture.chunks_exact_mut(width).enumerate() {
+            let row = row.saturating_add_signed(-down).min(height - 1);
+            let stored = &frame[row * width..][..width];
             for (column, pixel) in shown.iter_mut().enumerate() {
                 let from = if self.flip {
                     width - 1 - column
@@ -224,6 +254,34 @@ mod tests {
         assert_eq!(lossy[..80], plain[..80]);
         let third = painted(&Change::none(3));
         assert_eq!(lossy[80..], third[..40]);
+    }
+
+    #[test]
+    fn a_shift_moves_rows_and_repeats_the_edge_and_an_offset_stays_within_black_and_white() {
+        let frame: Vec<u8> = (0..20).map(|value| value * 10).collect();
+        let shown = |change: Change| {
+            let mut picture = vec![0.0; 20];
+            change.paint(&frame, 5, &mut picture);
+            picture
+        };
+        let plain = shown(Change::none(0));
+        let moved = |shift| {
+            shown(Change {
+                shift,
+                ..Change::none(0)
+            })
+        };
+        assert_eq!(moved(0.25)[5..], plain[..15]);
+        assert_eq!(moved(0.25)[..5], plain[..5]);
+        assert_eq!(moved(-0.5)[..10], plain[10..]);
+        assert_eq!(moved(-0.5)[15..], plain[15..]);
+        let darker = shown(Change {
+            offset: -0.1,
+            ..Change::none(0)
+        });
+        for (plain, darker) in plain.iter().zip(darker) {
+            assert!((darker - (plain - 0.1).max(0.0)).abs() < 1e-6);
+        }
     }
 
     #[test]
