@@ -613,7 +613,7 @@ fn weights_in_onnx_that_are_no_floating_point_values_are_refused() {
             match import_onnx(&file, &model, &onnx_options(3, [6, 11, 13])) {
                 Ok(_) => fs::remove_dir_all(model).unwrap(),
                 Err(error) => {
-                    refused += usize::from(format!("{error:#}").contains("floating-point"))
+                    refused += usize::from(format!("{error:#}").contains("floating-point"));
                 }
             }
         }
