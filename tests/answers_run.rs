@@ -7,17 +7,20 @@
 mod recordings;
 #[path = "support/served.rs"]
 mod served;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
 use recordings::{AVI, record};
 use serde_json::Value;
 use served::Running;
+use wait::wait_until;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/fibro3d")
@@ -111,15 +114,8 @@ fn two_models_score_the_same_windows_and_activation_replaces_answers_patient_by_
         let line = text.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
     };
-    let begin = Instant::now();
     let wait = |what: &str, happened: &dyn Fn() -> bool| {
-        while !happened() {
-            assert!(
-                begin.elapsed() < Duration::from_mins(3),
-                "waited for {what}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until(what, Duration::from_mins(3), happened);
     };
     let place = folder.join("results.sqlite");
     let open = || {

@@ -6,6 +6,8 @@
 #[path = "support/recordings.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod recordings;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,6 +23,7 @@ use hepaflow::domain::{ClipPrediction, PatientResult};
 use hepaflow::store::Store;
 use recordings::{MP4, pydicom, record_pattern};
 use tempfile::TempDir;
+use wait::{wait_for, wait_until};
 
 /// W of the small model.
 const LENGTH: usize = 9;
@@ -113,18 +116,7 @@ impl Running {
 
     /// Its code and its stderr, which it must reach within `limit`.
     fn end(&mut self, limit: Duration) -> (Option<i32>, String) {
-        let begin = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            let said = self.said();
-            assert!(
-                begin.elapsed() < limit,
-                "it goes on after {limit:?}:\n{said}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let status = wait_for("a program's end", limit, || self.child.try_wait().unwrap());
         self.reader.take().unwrap().join().unwrap();
         (status.code(), self.said())
     }
@@ -132,6 +124,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} said:\n{}", self.child.id(), self.said());
+        }
         // A stopped process, or one that a failed test leaves behind; of a
         // supervisor, its processes too.
         for child in children(self.child.id()) {
@@ -184,14 +179,6 @@ fn rows(folder: &Path) -> Rows {
 fn stored(folder: &Path) -> usize {
     let store = Store::open_existing(folder.join("results.sqlite"));
     store.map_or(0, |store| store.finished().map_or(0, |keys| keys.len()))
-}
-
-fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < limit, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn remove_store(folder: &Path) {
@@ -496,13 +483,20 @@ impl Cable {
         Some(cable)
     }
 
-    fn member(&self, folder: &Path, index: usize) -> Running {
-        let inside = member(folder, 2, index);
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0[index]]);
-        command.arg(inside.get_program()).args(inside.get_args());
-        command.current_dir(folder);
-        Running::start(command)
+    /// A command in one of the two namespaces.
+    fn inside(&self, index: usize, command: &Command) -> Running {
+        let mut outer = Command::new("ip");
+        outer.args(["netns", "exec", &self.0[index]]);
+        outer.arg(command.get_program()).args(command.get_args());
+        if let Some(folder) = command.get_current_dir() {
+            outer.current_dir(folder);
+        }
+        Running::start(outer)
+    }
+
+    /// Unplugs the second one, or plugs it in again.
+    fn plug(&self, state: &str) {
+        ip(&["-n", &self.0[1], "link", "set", &self.0[1], state]).unwrap();
     }
 }
 
@@ -519,28 +513,72 @@ fn ip(args: &[&str]) -> Option<()> {
     output.status.success().then_some(())
 }
 
-#[test]
-fn a_cut_network_is_noticed_on_both_sides() {
-    let Some(cable) = Cable::lay() else {
+/// Says so where no cable can be laid.
+fn cable() -> Option<Cable> {
+    let cable = Cable::lay();
+    if cable.is_none() {
         eprintln!(
             "SKIPPED: a cut network was not tried: this needs root, iproute2 and a kernel \
              with network namespaces"
         );
-        return;
-    };
+    }
+    cable
+}
+
+const CABLED: [&str; 2] = ["10.211.7.1:2101", "10.211.7.2:2101"];
+
+#[test]
+fn a_cut_network_is_noticed_on_both_sides_and_a_mended_one_lets_the_group_go_on() {
+    let Some(cable) = cable() else { return };
+    cut_is_noticed(&cable);
+    a_supervised_group_recovers(&cable);
+}
+
+/// Each machine has a supervisor of its own.
+fn a_supervised_group_recovers(cable: &Cable) {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    // Longer than a cut network goes unnoticed: each goes on reading meanwhile.
+    let windows = long_streams(folder, 1600);
+    fs::write(folder.join("hosts.txt"), CABLED.join("\n")).unwrap();
+    let mut supervisors = ["0", "1"].map(|index| {
+        let group = ["-n", "2", "-p", index, "--hostfile", "hosts.txt"];
+        let command = hepaflow(folder, &[&["supervise", "p.toml"][..], &group].concat());
+        cable.inside(index.parse().unwrap(), &command)
+    });
+    wait_until("clips are stored", NOTICED * 3, || stored(folder) > 0);
+    cable.plug("down");
+    wait_until("both to give up", NOTICED * 2, || {
+        supervisors
+            .iter()
+            .all(|it| it.said().contains("has not been heard"))
+    });
+    cable.plug("up");
+    let before = stored(folder);
+    wait_until("the group has recovered", RECOVERED, || {
+        stored(folder) > before
+    });
+    for supervisor in &mut supervisors {
+        let (code, said) = supervisor.end(RECOVERED * 2);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_whole(folder, windows);
+}
+
+fn cut_is_noticed(cable: &Cable) {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
     long_streams(folder, 1500);
-    let hosts = ["10.211.7.1:2101", "10.211.7.2:2101"];
-    fs::write(folder.join("hosts.txt"), hosts.join("\n")).unwrap();
-    let mut members = [0, 1].map(|index| cable.member(folder, index));
+    fs::write(folder.join("hosts.txt"), CABLED.join("\n")).unwrap();
+    let mut members = [0, 1].map(|index| cable.inside(index, &member(folder, 2, index)));
     wait_until("clips are stored", NOTICED * 3, || stored(folder) > 0);
-    ip(&["-n", &cable.0[1], "link", "set", &cable.0[1], "down"]).unwrap();
+    cable.plug("down");
     let cut = Instant::now();
     for (member, peer) in members.iter_mut().zip([1, 0]) {
         let (code, said) = member.end(NOTICED.saturating_sub(cut.elapsed()));
         assert_eq!(code, Some(1), "{said}");
-        let expected = format!("process {peer} ({}) has not been heard", hosts[peer]);
+        let expected = format!("process {peer} ({}) has not been heard", CABLED[peer]);
         assert!(said.contains(&expected), "{said}");
     }
+    cable.plug("up");
 }

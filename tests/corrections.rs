@@ -23,15 +23,34 @@ use hepaflow::store::{Change, Effect, Store, StoredModel, ViewRow};
 use oracle::{Known, classes, from_scratch, model, said};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
+use wait::wait_until;
 
 #[path = "support/oracle.rs"]
 mod oracle;
+#[path = "support/wait.rs"]
+mod wait;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const SHAPE: WindowShape = WindowShape {
     length: 4,
     stride: 4,
     max_gap: None,
 };
+/// The parts of the views, as metrics call them.
+const PARTS: [&str; 7] = [
+    "identities",
+    "clips",
+    "answers",
+    "current",
+    "values",
+    "agreement",
+    "evaluation",
+];
+/// Updates in all arrangements together for each row and each fact that stands.
+const HELD: i64 = 30;
+
 const FILMS: u32 = 10;
 const FRAMES: u64 = 24;
 
@@ -218,6 +237,8 @@ impl InForce {
             .indices
             .into_iter()
             .map(|(p, i)| ViewRow::Indices(p, i));
+        let elastography = state.elastography.into_iter();
+        let elastography = elastography.map(|(p, e)| ViewRow::Elastography(p, e));
         let agreement = state
             .agreement
             .into_iter()
@@ -226,7 +247,11 @@ impl InForce {
         let evaluation = evaluation.map(|((r, t), e)| ViewRow::Evaluation(r, t, e));
         Shown {
             answers,
-            others: indices.chain(agreement).chain(evaluation).collect(),
+            others: indices
+                .chain(elastography)
+                .chain(agreement)
+                .chain(evaluation)
+                .collect(),
         }
     }
 
@@ -309,11 +334,9 @@ fn whatever_is_entered_and_withdrawn_the_store_holds_what_recomputing_gives() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut in_force = InForce::default();
     // The run activates its own model.
-    let begin = Instant::now();
-    while store.active_model().unwrap().is_none() {
-        assert!(begin.elapsed() < Duration::from_mins(1), "no active model");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("an active model", PATIENCE, || {
+        store.active_model().unwrap().is_some()
+    });
     let first = store.facts_after(0, 1).unwrap().remove(0);
     in_force.expect(&first.change, None);
 
@@ -347,7 +370,7 @@ fn whatever_is_entered_and_withdrawn_the_store_holds_what_recomputing_gives() {
             // A film's clips come one after the other, changes of one call in at
             // most a few epochs; each patient's rows change at once.
             assert!(
-                begin.elapsed() < Duration::from_mins(1),
+                begin.elapsed() < PATIENCE,
                 "step {step}: {now:#?}\nis not\n{last:#?}\nfrom\n{before:#?}"
             );
             std::thread::sleep(Duration::from_millis(10));
@@ -355,6 +378,18 @@ fn whatever_is_entered_and_withdrawn_the_store_holds_what_recomputing_gives() {
     }
     let current = last.answers.iter().filter(|answer| answer.current).count();
     assert_eq!(metrics.patients.get(), current as i64);
+    // Whatever was corrected, and though films and labs pause in turn, the views hold
+    // no more than what stands.
+    let held: i64 = PARTS
+        .iter()
+        .map(|part| metrics.arrangement(part).records.get())
+        .sum();
+    let stands = last.answers.len() + last.others.len() + in_force.facts.len();
+    let stands = (stands + (0..in_force.films).flat_map(clips).count()) as i64;
+    assert!(
+        (1..HELD * stands).contains(&held),
+        "{held} updates of {stands}"
+    );
     drop(kept_open);
     control.stop();
     running.join().unwrap().unwrap();
@@ -412,14 +447,7 @@ fn another_process_s_labels_and_an_activation_reach_a_run_that_is_going() {
     // A connection that the run knows nothing of.
     let mut store = open(&file);
     let wait = |store: &Store, what: &str, happened: &dyn Fn(&Shown) -> bool| {
-        let begin = Instant::now();
-        while !happened(&shown(store)) {
-            assert!(
-                begin.elapsed() < Duration::from_mins(1),
-                "waited for {what}"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until(what, PATIENCE, || happened(&shown(store)));
     };
     let all_by = |number: usize| {
         move |shown: &Shown| {
@@ -450,10 +478,7 @@ fn another_process_s_labels_and_an_activation_reach_a_run_that_is_going() {
         if all_by(2)(&now) {
             break;
         }
-        assert!(
-            begin.elapsed() < Duration::from_mins(1),
-            "waited for the other"
-        );
+        assert!(begin.elapsed() < PATIENCE, "waited for the other");
     }
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let stranger = match said(&mut rng, 50) {

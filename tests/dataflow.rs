@@ -5,6 +5,8 @@
 
 #[path = "dataflow/group.rs"]
 mod group;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,6 +26,10 @@ use hepaflow::ingest::{Arrival, IngestError, Media, Origin, StreamHeader};
 use hepaflow::metrics::Metrics;
 use hepaflow::store::{Store, StoredModel};
 use tempfile::TempDir;
+use wait::wait_until;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const SHAPE: WindowShape = WindowShape {
     length: 4,
@@ -343,7 +349,7 @@ fn an_answer_does_not_wait_for_a_stream_that_is_silent() {
     sender.send(header("live", "P9")).unwrap();
     (0..4).for_each(|index| sender.send(frame(index, 51)).unwrap());
     wake();
-    wait_for("the answer", || stored(&folder).0.len() == 1);
+    wait_until("the answer", PATIENCE, || stored(&folder).0.len() == 1);
     assert_eq!(
         stored(&folder).0[0].probabilities[1].to_raw(),
         (1_i64 << 32).div_euclid(5)
@@ -372,30 +378,21 @@ fn streams_are_added_removed_and_bound_to_the_next_patient_while_it_runs() {
         sender.send(header(patient, patient)).unwrap();
         (0..6).for_each(|index| sender.send(frame(index, 51)).unwrap());
         wake();
-        wait_for("the answer", || stored(&folder).0.len() == exam + 1);
+        wait_until("the answer", PATIENCE, || {
+            stored(&folder).0.len() == exam + 1
+        });
         control.remove("bed");
         // The feed is dropped: nobody listens any more.
-        wait_for("the end", || sender.send(frame(9, 51)).is_err());
+        wait_until("the end", PATIENCE, || sender.send(frame(9, 51)).is_err());
     }
     assert_eq!(metrics.source("bed").gaps.get(), 0);
     // A recording, too; and the run ends when nothing is left and nobody
     // keeps it open.
     control.add(films()[0].opening(Ok(())));
-    wait_for("the film", || metrics.streams_opened.get() == 4);
+    wait_until("the film", PATIENCE, || metrics.streams_opened.get() == 4);
     drop(open);
     let outcome = running.join().unwrap().unwrap();
     assert_eq!((outcome.streams, outcome.failures.len()), (4, 0));
-}
-
-fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !happened() {
-        assert!(
-            begin.elapsed() < Duration::from_mins(1),
-            "waited in vain for {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Answers a few times, then fails.

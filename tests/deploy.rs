@@ -47,6 +47,7 @@ fn promtool(args: &[&str], input: &str) -> Result<(), String> {
 fn exported() -> Metrics {
     let metrics = Metrics::new().unwrap();
     metrics.source("bed-1");
+    metrics.engine("12ab34cd56ef");
     metrics.listener("push");
     // What comes with answers, with cards, and with a model.
     let clinical = &metrics.clinical;
@@ -126,7 +127,9 @@ fn every_query_of_the_grafana_dashboard_asks_for_what_is_exported() {
                 let labels = series
                     .get(name)
                     .unwrap_or_else(|| panic!("{name} of {query}"));
-                for label in ["source", "reason", "class", "index", "stage", "card"] {
+                for label in [
+                    "source", "reason", "class", "index", "stage", "card", "model",
+                ] {
                     // A query that asks for another metric besides may group each its own way.
                     let wanted = names.len() == 1
                         && (query.contains(&format!("({label})"))

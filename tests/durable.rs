@@ -9,8 +9,12 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "durable/archive.rs"]
+mod archive;
 #[path = "durable/disk.rs"]
 mod disk;
+#[path = "durable/faults.rs"]
+mod faults;
 #[path = "durable/kill.rs"]
 mod kill;
 #[path = "support/postgres.rs"]
@@ -23,6 +27,8 @@ mod receiver;
 mod recordings;
 #[path = "durable/sinks.rs"]
 mod sinks;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 
 #[path = "support/recordings.rs"]
 mod recordings;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -274,17 +276,9 @@ impl Running {
     }
 
     fn wait_for(&self, name: &str, enough: impl Fn(f64) -> bool) -> f64 {
-        let begin = Instant::now();
-        loop {
-            if let Some(value) = self.metric(name).filter(|value| enough(*value)) {
-                return value;
-            }
-            assert!(
-                begin.elapsed() < Duration::from_mins(1),
-                "waited in vain for {name}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait::wait_for(name, Duration::from_mins(1), || {
+            self.metric(name).filter(|value| enough(*value))
+        })
     }
 
     fn signal(&self, signal: &str) {

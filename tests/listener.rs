@@ -5,6 +5,8 @@
 #[path = "support/recordings.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod recordings;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,6 +29,7 @@ use hepaflow::metrics::{InstanceOutcome, ListenerMetrics, Metrics};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use recordings::pydicom;
 use tempfile::TempDir;
+use wait::wait_until;
 
 /// Longer than anything here takes, so that a hang fails instead of hanging.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -106,14 +109,6 @@ fn peer(tool: &str, options: &str, address: SocketAddr, files: &[PathBuf]) -> Ou
 
 const KNOWN: &str = "-aet SCANNER -aec HEPAFLOW";
 
-fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !happened() {
-        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn an_echo_is_answered_to_those_who_may_and_to_nobody_else() {
     let ward = Ward::open(|_| {});
@@ -125,8 +120,12 @@ fn an_echo_is_answered_to_those_who_may_and_to_nobody_else() {
                 .success()
         );
     }
-    wait_for("the end of both", || ward.metrics.broken.get() == 2);
-    wait_for("all to leave", || ward.metrics.associations.get() == 0);
+    wait_until("the end of both", DEADLINE, || {
+        ward.metrics.broken.get() == 2
+    });
+    wait_until("all to leave", DEADLINE, || {
+        ward.metrics.associations.get() == 0
+    });
     let open = Ward::open(|config| config.allow.clear());
     assert!(
         peer("echoscu", "-aet ANYONE -aec HEPAFLOW", open.address, &[])
@@ -234,8 +233,12 @@ fn pynetdicom_is_a_peer_like_any_other() {
         "echo 0000\n".to_owned() + &"store 0000\n".repeat(IMAGES.len())
     );
     assert_eq!(ward.count(InstanceOutcome::Stored), 4);
-    wait_for("the abort to be noted", || ward.metrics.broken.get() == 1);
-    wait_for("all to leave", || ward.metrics.associations.get() == 0);
+    wait_until("the abort to be noted", DEADLINE, || {
+        ward.metrics.broken.get() == 1
+    });
+    wait_until("all to leave", DEADLINE, || {
+        ward.metrics.associations.get() == 0
+    });
 }
 
 fn modify(path: &Path, changes: &[&str]) {
@@ -263,7 +266,9 @@ fn an_instance_beyond_the_limit_is_refused_and_leaves_nothing() {
         !sent.status.success() || said.contains("a700") || said.contains("Refused"),
         "{said}"
     );
-    wait_for("the refusal", || ward.count(InstanceOutcome::Refused) == 1);
+    wait_until("the refusal", DEADLINE, || {
+        ward.count(InstanceOutcome::Refused) == 1
+    });
     assert_eq!(ward.kept(), [] as [String; 0]);
     // It goes on.
     assert!(peer("echoscu", KNOWN, ward.address, &[]).status.success());
@@ -339,9 +344,11 @@ fn an_encrypting_listener_takes_what_is_encrypted_and_nothing_else() {
         let asked = peer("echoscu", options, ward.address, &[]);
         assert!(!asked.status.success(), "{options}");
     }
-    wait_for("the end of all", || ward.metrics.broken.get() == 3);
+    wait_until("the end of all", DEADLINE, || {
+        ward.metrics.broken.get() == 3
+    });
     let silent = TcpStream::connect(ward.address).unwrap();
-    wait_for("the silent to be cut off", || {
+    wait_until("the silent to be cut off", DEADLINE, || {
         ward.metrics.broken.get() == 4 && ward.metrics.associations.get() == 0
     });
     drop(silent);
@@ -351,7 +358,9 @@ fn an_encrypting_listener_takes_what_is_encrypted_and_nothing_else() {
         let mut socket = TcpStream::connect(ward.address).unwrap();
         socket.write_all(beginning).unwrap();
         drop(socket);
-        wait_for("its end", || ward.metrics.broken.get() == broken + 1);
+        wait_until("its end", DEADLINE, || {
+            ward.metrics.broken.get() == broken + 1
+        });
     }
     assert!(
         peer("echoscu", &encrypted, ward.address, &[])
@@ -365,7 +374,7 @@ fn an_encrypting_listener_takes_what_is_encrypted_and_nothing_else() {
             .status
             .success()
     );
-    wait_for("its end", || plain.metrics.broken.get() == 1);
+    wait_until("its end", DEADLINE, || plain.metrics.broken.get() == 1);
 }
 
 #[test]
@@ -381,7 +390,9 @@ fn with_an_authority_only_peers_that_it_vouches_for_are_let_in() {
     assert!(!store("+tla").status.success(), "it shows nothing");
     let strangers = Papers::of("scanner");
     assert!(!store(&strangers.shown()).status.success());
-    wait_for("both to be noted", || ward.metrics.broken.get() == 2);
+    wait_until("both to be noted", DEADLINE, || {
+        ward.metrics.broken.get() == 2
+    });
     assert_eq!(ward.kept(), [] as [String; 0]);
     let sent = store(&theirs.shown());
     assert!(sent.status.success(), "{sent:?}");
@@ -439,11 +450,11 @@ fn whoever_is_silent_talks_rubbish_or_comes_in_a_crowd_does_no_harm() {
     let silent: Vec<_> = (0..3)
         .map(|_| TcpStream::connect(ward.address).unwrap())
         .collect();
-    wait_for("three", || ward.metrics.associations.get() == 3);
+    wait_until("three", DEADLINE, || ward.metrics.associations.get() == 3);
     let mut fourth = TcpStream::connect(ward.address).unwrap();
     assert_eq!(fourth.read(&mut [0; 1]).unwrap_or(0), 0, "turned away");
     assert_eq!(ward.metrics.turned_away.get(), 1);
-    wait_for("the silent to be cut off", || {
+    wait_until("the silent to be cut off", DEADLINE, || {
         ward.metrics.associations.get() == 0
     });
     drop(silent);
@@ -459,7 +470,7 @@ fn whoever_is_silent_talks_rubbish_or_comes_in_a_crowd_does_no_harm() {
         socket.write_all(rubbish).unwrap();
         socket.read_to_end(&mut Vec::new()).ok();
     }
-    wait_for("all to be noted", || {
+    wait_until("all to be noted", DEADLINE, || {
         ward.metrics.broken.get() == broken + 5
     });
     assert!(peer("echoscu", KNOWN, ward.address, &[]).status.success());
@@ -469,7 +480,7 @@ fn whoever_is_silent_talks_rubbish_or_comes_in_a_crowd_does_no_harm() {
 fn a_listener_that_is_dropped_frees_its_port_and_cuts_off_who_is_there() {
     let mut ward = Ward::open(|_| {});
     let mut held = TcpStream::connect(ward.address).unwrap();
-    wait_for("one", || ward.metrics.associations.get() == 1);
+    wait_until("one", DEADLINE, || ward.metrics.associations.get() == 1);
     let begin = Instant::now();
     ward.listener = None;
     assert!(begin.elapsed() < Duration::from_secs(5));
@@ -521,7 +532,7 @@ impl Run {
     /// The first text between `open` and `close` behind `key` in what was said.
     fn word_after(&self, key: &str, open: &str, close: &str) -> String {
         let mut found = None;
-        wait_for(key, || {
+        wait_until(key, DEADLINE, || {
             let said = self.said.lock().unwrap();
             found = said.split_once(key).and_then(|(_, rest)| {
                 let (_, rest) = rest.split_once(open)?;
@@ -700,7 +711,7 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
 
     let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
     let run = Run::start(folder.path());
-    wait_for("the listener", || {
+    wait_until("the listener", DEADLINE, || {
         peer("echoscu", "-aec HEPAFLOW", address, &[])
             .status
             .success()
@@ -719,18 +730,20 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
             String::from_utf8_lossy(&sent.stderr)
         );
     }
-    wait_for("four patients", || run.metric("hepaflow_patients") >= 4.0);
+    wait_until("four patients", DEADLINE, || {
+        run.metric("hepaflow_patients") >= 4.0
+    });
     // Whoever ends a run earlier finds the rest done by the next.
-    wait_for("all windows", || {
+    wait_until("all windows", DEADLINE, || {
         run.metric("hepaflow_predictions_total") >= WINDOWS
     });
-    wait_for("the odd one", || {
+    wait_until("the odd one", DEADLINE, || {
         run.metric("hepaflow_stream_failures_total{source=\"ward\"}") >= 1.0
     });
     assert!(
         run.metric("hepaflow_dicom_instances_total{outcome=\"stored\",source=\"ward\"}") >= 4.0
     );
-    wait_for("the broken of the archive", || {
+    wait_until("the broken of the archive", DEADLINE, || {
         run.metric("hepaflow_stream_failures_total{source=\"shelf\"}") >= 3.0
     });
     let mut out = run.scrape();
@@ -780,7 +793,7 @@ fn a_folder_pushed_into_a_running_pipeline_becomes_patients_and_no_name_leaks() 
 
     // Started again, it knows what it has done.
     let run = Run::start(folder.path());
-    wait_for("the windows of before", || {
+    wait_until("the windows of before", DEADLINE, || {
         run.metric("hepaflow_windows_resumed_total") >= WINDOWS
     });
     assert!(run.metric("hepaflow_predictions_total").abs() < 0.5);

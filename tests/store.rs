@@ -9,8 +9,8 @@ mod postgres_server;
 use std::path::Path;
 
 use hepaflow::clinical::{
-    Activation, Agreement, BloodTest, Dated, Deletion, Elastography, ElastographyMethod,
-    Evaluation, Fact, Indices, Rater,
+    Activation, Agreement, BloodTest, Dated, Elastography, ElastographyMethod, Evaluation, Fact,
+    Indices, Rater,
 };
 use hepaflow::config::StorePlace;
 use hepaflow::domain::{
@@ -18,7 +18,7 @@ use hepaflow::domain::{
     PatientResult, Probability, Stage, StudyUid,
 };
 use hepaflow::store::{
-    Batch, Cause, Change, Effect, LogFault, PatientChange, RowChange, Store, StoreError,
+    Batch, Cause, Change, Effect, LogFault, Page, PatientChange, RowChange, Store, StoreError,
     StoredModel, ViewRow,
 };
 use postgres_server::Server;
@@ -390,39 +390,43 @@ const SUITE: [Case; 12] = [
         },
     ),
     (
-        "a summary shows the elastography of merged records and none of deleted ones",
+        "a summary tells what else is known of its patient",
         |places| {
             let mut store = open(&places.next());
-            let current = PatientResult {
-                current: true,
-                ..answer("INTO", 3)
-            };
-            let patients = vec![PatientChange::Stands(current)];
-            store.commit(&batch(vec![], patients)).unwrap();
-            let [from, into] = ["FROM", "INTO"].map(PatientId::new);
-            let measured = |patient: &PatientId, day, pascal| {
-                let method = ElastographyMethod::SuperSonic;
-                Fact::Elastography(Dated {
-                    patient: patient.clone(),
-                    day,
-                    value: Elastography::from_pascal(method, pascal).unwrap(),
+            let current = |patient| {
+                PatientChange::Stands(PatientResult {
+                    current: true,
+                    ..answer(patient, 3)
                 })
             };
-            let shown = |store: &Store| {
-                let summary = store.summary(&into).unwrap().unwrap();
-                summary.elastography.map(|measured| measured.stiffness)
+            let measured = |patient, pascal| {
+                let method = ElastographyMethod::MindraySte;
+                let measured = Elastography::from_pascal(method, pascal).unwrap();
+                RowChange::Stands(ViewRow::Elastography(PatientId::new(patient), measured))
             };
-            assert_eq!(shown(&store), None);
-            for (fact, expected) in [
-                (measured(&into, 3, 7_000), 7_000),
-                (measured(&from, 5, 9_000), 7_000),
-                (Fact::Merge(from.clone(), into.clone()), 9_000),
-                (Fact::Deletion(Deletion::Patient(from.clone())), 7_000),
-            ] {
-                let change = [Change::Enter(fact)];
-                store.enter(&change, "test", "").unwrap();
-                assert_eq!(shown(&store), Some(expected));
-            }
+            let batch = Batch {
+                patients: vec![current("P"), current("Q")],
+                rows: vec![
+                    measured("P", 7_000),
+                    measured("P", 9_000),
+                    measured("R", 5_000),
+                ],
+                ..Batch::default()
+            };
+            store.commit(&batch).unwrap();
+            let all = Page {
+                offset: 0,
+                limit: 9,
+            };
+            let (summaries, total) = store.summaries(all).unwrap();
+            let shown: Vec<_> = summaries
+                .iter()
+                .map(|it| {
+                    let stiffness = it.elastography.map(|measured| measured.stiffness);
+                    (it.result.patient.expose(), stiffness)
+                })
+                .collect();
+            assert_eq!((shown, total), (vec![("P", Some(9_000)), ("Q", None)], 2));
         },
     ),
     ("rows of views are replaced and withdrawn", |places| {
@@ -452,12 +456,15 @@ const SUITE: [Case; 12] = [
         evaluation.confusion.undecided = 3;
         evaluation.auc.twice_wins = 5;
         let evaluation = ViewRow::Evaluation(Rater::Model(model().hash), Stage::F4, evaluation);
+        let measured = Elastography::from_pascal(ElastographyMethod::Transient, 9_000).unwrap();
+        let measured = ViewRow::Elastography(patient.clone(), measured);
         let rows = vec![
             RowChange::Stands(blood(100_000)),
             RowChange::Stands(blood(200_000)),
             RowChange::Stands(agreement(false)),
             RowChange::Stands(agreement(true)),
             RowChange::Stands(evaluation.clone()),
+            RowChange::Stands(measured.clone()),
         ];
         let of = |rows| Batch {
             rows,
@@ -466,9 +473,14 @@ const SUITE: [Case; 12] = [
         store.commit(&of(rows)).unwrap();
         assert_eq!(
             store.view_rows().unwrap(),
-            [blood(200_000), agreement(true), evaluation.clone()]
+            [
+                blood(200_000),
+                measured.clone(),
+                agreement(true),
+                evaluation.clone()
+            ]
         );
-        let rows = [blood(1_000), agreement(false), evaluation];
+        let rows = [blood(1_000), measured, agreement(false), evaluation];
         store
             .commit(&of(rows.map(RowChange::Withdrawn).to_vec()))
             .unwrap();
@@ -500,6 +512,38 @@ fn sqlite_keeps_what_is_committed() {
 #[test]
 fn postgresql_keeps_what_is_committed() {
     run_suite(&Server::start());
+}
+
+/// `cargo nextest run --features train --success-output immediate --test store -E
+/// 'test(change_of_an_answer_takes)'` prints the figure of docs/cluster.md.
+#[test]
+fn what_a_change_of_an_answer_takes_in_the_log_is_bounded() {
+    const PATIENTS: u64 = 1_000;
+    let files = Files(tempfile::tempdir().unwrap());
+    let place = files.next();
+    let mut store = open(&place);
+    let change = |store: &mut Store, clips| {
+        let patients = (0..PATIENTS).map(|n| stands(&format!("PAT-{n:08}"), clips));
+        store.commit(&batch(vec![], patients.collect())).unwrap();
+    };
+    let size = |store: Store| {
+        // The last connection brings all into the file.
+        drop(store);
+        std::fs::metadata(file(&place)).unwrap().len()
+    };
+    change(&mut store, 3);
+    let before = size(store);
+    let mut store = open(&place);
+    let rounds = 10;
+    for round in 0..rounds {
+        change(&mut store, 4 + round);
+    }
+    let changes = PATIENTS * rounds;
+    assert_eq!(store.verify_answers(None).unwrap().rows, PATIENTS + changes);
+    // The answers themselves take no more than before: what grew is the log.
+    let bytes = (size(store) - before) / changes;
+    println!("{bytes} bytes in SQLite for each change of an answer, of two classes");
+    assert!((300..1_000).contains(&bytes), "{bytes}");
 }
 
 #[test]

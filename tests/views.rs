@@ -91,6 +91,7 @@ fn follow(seed: u64, epochs: Epoch) -> (usize, State) {
                 watch!(views.answers, &probe),
                 watch!(views.current, &probe),
                 watch!(views.indices, &probe),
+                watch!(views.elastography, &probe),
                 watch!(views.agreement, &probe),
                 watch!(views.discordance, &probe),
                 watch!(views.evaluation, &probe),
@@ -122,9 +123,10 @@ fn follow(seed: u64, epochs: Epoch) -> (usize, State) {
                 answers: rows(&held.0),
                 current: rows(&held.1),
                 indices: rows(&held.2),
-                agreement: rows(&held.3),
-                discordance: rows(&held.4),
-                evaluation: rows(&held.5),
+                elastography: rows(&held.3),
+                agreement: rows(&held.4),
+                discordance: rows(&held.5),
+                evaluation: rows(&held.6),
             };
             let expected = from_scratch(&facts);
             assert_eq!(last.answers, expected.answers, "seed {seed}, epoch {epoch}");

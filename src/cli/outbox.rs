@@ -10,9 +10,9 @@ use crate::store::{Parked, PatientChange, Store};
 
 /// Changes of answers on their way to the pipeline's sinks.
 ///
-/// A sink that is down is tried again for ever. A webhook that takes changes but
-/// refuses one of them, again and again, would hold up all behind it: that one is
-/// parked. It is kept, counted in the metric `hepaflow_outbox_parked`, and sent again
+/// A sink that is down is tried again for ever. A webhook or an archive that takes
+/// changes but refuses one of them, again and again, would hold up all behind it: that
+/// one is parked. It is kept, counted in the metric `hepaflow_outbox_parked`, and sent again
 /// when you say so; until then later changes of the same answer go on being sent.
 #[derive(Args)]
 pub(super) struct OutboxArgs {

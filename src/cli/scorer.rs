@@ -10,7 +10,7 @@ use crate::domain::{Clip, Frame, StreamId};
 use crate::engine::{
     Attention, Engine, EngineError, Session, SessionOptions, SessionPlan, Workspace, softmax,
 };
-use crate::metrics::Metrics;
+use crate::metrics::EngineMetrics;
 
 /// A stream that was silent for so long is forgotten; if it speaks again, its
 /// first window is computed as a whole.
@@ -40,7 +40,7 @@ pub(super) struct Scoring {
     /// For streams that are watched: it says where the network looks.
     watched: SessionPlan,
     live: Live,
-    metrics: Metrics,
+    metrics: EngineMetrics,
 }
 
 /// What one inference thread scores clips with.
@@ -76,7 +76,7 @@ impl Scoring {
     pub(super) fn new(
         engine: Arc<Engine>,
         stride: usize,
-        metrics: &Metrics,
+        metrics: EngineMetrics,
         live: &Live,
     ) -> Arc<Self> {
         let plan_of = |early, attention| {
@@ -106,7 +106,7 @@ impl Scoring {
             early,
             watched,
             live: live.clone(),
-            metrics: metrics.clone(),
+            metrics,
         })
     }
 
@@ -362,9 +362,9 @@ impl Scorer for EngineScorer {
         let (health, metrics) = (self.scoring.engine.health(), &self.scoring.metrics);
         let count = |times: usize| i64::try_from(times).unwrap_or(i64::MAX);
         let halved = count(health.batches_halved);
-        metrics.engine_batches_halved.set(halved);
-        metrics.engine_rebuilds.set(count(health.engines_rebuilt));
-        metrics.engine_fell_back.set(health.fell_back.into());
+        metrics.batches_halved.set(halved);
+        metrics.rebuilds.set(count(health.engines_rebuilt));
+        metrics.fell_back.set(health.fell_back.into());
         Ok(logits.iter().map(|row| softmax(row)).collect())
     }
 

@@ -131,7 +131,7 @@ fn is_whole(source: &SourceConfig) -> bool {
 ///
 /// # Errors
 /// If the file names a process that the group has not.
-pub(super) fn owners(pipeline: &Pipeline, hosts: &Hosts) -> Result<Vec<Option<usize>>, BadInput> {
+fn owners(pipeline: &Pipeline, hosts: &Hosts) -> Result<Vec<Option<usize>>, BadInput> {
     let processes = hosts.processes();
     let mut next = 0;
     pipeline
@@ -164,7 +164,7 @@ pub(super) fn owners(pipeline: &Pipeline, hosts: &Hosts) -> Result<Vec<Option<us
 
 /// What process `hosts.index()` reads of what was `found`. The rest is left to
 /// the others' reports.
-pub(super) fn mine(found: Vec<Found>, owners: &[Option<usize>], hosts: &Hosts) -> Vec<Found> {
+fn mine(found: Vec<Found>, owners: &[Option<usize>], hosts: &Hosts) -> Vec<Found> {
     let mut next = 0;
     let mut owner_of = |found: &Found| {
         owners
@@ -184,6 +184,45 @@ pub(super) fn mine(found: Vec<Found>, owners: &[Option<usize>], hosts: &Hosts) -
         is_mine
     });
     mine.collect()
+}
+
+/// What of a pipeline this process runs: all of it, or its part in a group.
+pub(super) struct Part {
+    /// The group, if there is one.
+    pub(super) hosts: Option<Hosts>,
+    /// By source.
+    owners: Vec<Option<usize>>,
+}
+
+impl Part {
+    /// # Errors
+    /// If the file names a process that the group has not.
+    pub(super) fn of(pipeline: &Pipeline, hosts: Option<Hosts>) -> Result<Self, BadInput> {
+        let owners = match &hosts {
+            Some(hosts) => owners(pipeline, hosts)?,
+            None => vec![None; pipeline.sources.len()],
+        };
+        Ok(Self { hosts, owners })
+    }
+
+    /// Which process this is.
+    pub(super) fn index(&self) -> usize {
+        self.hosts.as_ref().map_or(0, Hosts::index)
+    }
+
+    /// Whether this process has a source that belongs to one as a whole.
+    pub(super) fn has(&self, source: usize) -> bool {
+        let owner = self.owners.get(source).copied().flatten();
+        owner.is_none_or(|owner| owner == self.index())
+    }
+
+    /// What this process reads of what was `found`.
+    pub(super) fn mine(&self, found: Vec<Found>) -> Vec<Found> {
+        match &self.hosts {
+            Some(hosts) => mine(found, &self.owners, hosts),
+            None => found,
+        }
+    }
 }
 
 /// Where process `index` writes its part of a report: the first one where the

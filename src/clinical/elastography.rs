@@ -74,13 +74,13 @@ impl FromStr for ElastographyMethod {
     }
 }
 
-/// One measurement of stiffness.
+/// One measurement of stiffness; of two the stiffer is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Elastography {
-    /// How it was measured.
-    pub method: ElastographyMethod,
     /// Young's modulus in thousandths of kPa, that is in Pa.
     pub stiffness: Milli,
+    /// How it was measured.
+    pub method: ElastographyMethod,
 }
 
 impl Elastography {
@@ -90,7 +90,7 @@ impl Elastography {
     /// If no liver can be that stiff.
     pub fn from_pascal(method: ElastographyMethod, stiffness: Milli) -> Result<Self, InvalidValue> {
         let stiffness = positive(stiffness, 300, "stiffness", "kPa")?;
-        Ok(Self { method, stiffness })
+        Ok(Self { stiffness, method })
     }
 
     /// Takes a shear wave speed in mm/s: E = 3 rho v^2 with rho = 1000 kg/m^3.

@@ -22,8 +22,8 @@ pub struct SinkConfig {
     pub backlog: u64,
     /// The longest pause between two attempts.
     pub retry_pause: Duration,
-    /// A change that a webhook has refused so often, at least, is put aside as soon
-    /// as it takes another one.
+    /// A change that a webhook or an archive has refused so often, at least, is put
+    /// aside as soon as it takes another patient's.
     pub park_after: u32,
 }
 
@@ -134,7 +134,8 @@ pub(super) fn read_sink(
     };
     let retry_pause = section.or("retry_pause", Duration::from_mins(1));
     let park_after = match &kind {
-        Some(SinkKind::JsonLines { .. } | SinkKind::Dicom { .. }) => Count(PARK_AFTER),
+        // A file takes all lines or none.
+        Some(SinkKind::JsonLines { .. }) => Count(PARK_AFTER),
         _ => section.or("park_after", Count(PARK_AFTER)),
     };
     section.finish();

@@ -139,6 +139,11 @@ pub(super) fn store_views<'scope>(
         .map(|(patient, indices)| ViewRow::Indices(patient, indices))
         .concat(
             views
+                .elastography
+                .map(|(patient, measured)| ViewRow::Elastography(patient, measured)),
+        )
+        .concat(
+            views
                 .agreement
                 .map(|(patient, agreement)| ViewRow::Agreement(patient, agreement)),
         )
@@ -207,9 +212,11 @@ fn home(told: &Told) -> u64 {
     let mut hasher = DefaultHasher::new();
     match row {
         Standing::Answer(result) => result.patient.hash(&mut hasher),
-        Standing::Other(ViewRow::Indices(patient, _) | ViewRow::Agreement(patient, _)) => {
-            patient.hash(&mut hasher);
-        }
+        Standing::Other(
+            ViewRow::Indices(patient, _)
+            | ViewRow::Elastography(patient, _)
+            | ViewRow::Agreement(patient, _),
+        ) => patient.hash(&mut hasher),
         Standing::Other(ViewRow::Evaluation(rater, ..)) => rater.hash(&mut hasher),
     }
     hasher.finish()

@@ -4,7 +4,8 @@
 //! process (as in tests) do not add up. Rooms that count take the handle they
 //! need: ingest a [`SourceMetrics`], the dataflow the rest. Labels are bounded:
 //! `source` is a name from the pipeline file, `reason` one of [`DropReason`], `view`
-//! one of the seven parts of the graph that keeps answers, `class` one of a model's.
+//! one of the seven parts of the graph that keeps answers, `class` one of a model's,
+//! `model` the short hash of one that the pipeline file names.
 
 mod cards;
 mod clinical;
@@ -170,6 +171,21 @@ pub struct ArrangementMetrics {
     pub batches: IntGauge,
 }
 
+/// The engine of one of the models that score in a run.
+#[derive(Clone, Debug)]
+pub struct EngineMetrics {
+    /// Streams whose windows share what they have in common.
+    pub sessions: IntGauge,
+    /// Bytes that these hold.
+    pub session_bytes: IntGauge,
+    /// How often a batch was halved, since the card had no room.
+    pub batches_halved: IntGauge,
+    /// How often the engine was rebuilt after an error of the card.
+    pub rebuilds: IntGauge,
+    /// 1 when the card was given up, and the CPU computes.
+    pub fell_back: IntGauge,
+}
+
 /// The counters of one run.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -193,6 +209,11 @@ pub struct Metrics {
     outbox_failures: IntCounterVec,
     arrangement_records: IntGaugeVec,
     arrangement_batches: IntGaugeVec,
+    sessions: IntGaugeVec,
+    session_bytes: IntGaugeVec,
+    engine_batches_halved: IntGaugeVec,
+    engine_rebuilds: IntGaugeVec,
+    engine_fell_back: IntGaugeVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
     /// Clip predictions made.
@@ -201,18 +222,8 @@ pub struct Metrics {
     pub windows_resumed: IntCounter,
     /// Clips waiting for or in inference.
     pub clips_in_flight: IntGauge,
-    /// Streams whose windows share what they have in common.
-    pub sessions: IntGauge,
-    /// Bytes that these hold.
-    pub session_bytes: IntGauge,
     /// Patients with a standing answer.
     pub patients: IntGauge,
-    /// How often a batch was halved, since the card had no room.
-    pub engine_batches_halved: IntGauge,
-    /// How often the engine was rebuilt after an error of the card.
-    pub engine_rebuilds: IntGauge,
-    /// 1 when the card was given up, and the CPU computes.
-    pub engine_fell_back: IntGauge,
     /// Bytes sent to other processes of the group.
     pub group_bytes_sent: IntCounter,
     /// Bytes that came from other processes of the group.
@@ -419,26 +430,31 @@ impl Metrics {
                 "hepaflow_clips_in_flight",
                 "Clips waiting for inference or in it.",
             )?,
-            sessions: gauge(
+            sessions: gauges(
                 "hepaflow_sessions",
                 "Streams whose overlapping windows share values.",
+                &["model"],
             )?,
-            session_bytes: gauge(
+            session_bytes: gauges(
                 "hepaflow_session_bytes",
                 "Bytes of frames and values that overlapping windows share.",
+                &["model"],
             )?,
             patients: gauge("hepaflow_patients", "Patients with a standing answer.")?,
-            engine_batches_halved: gauge(
+            engine_batches_halved: gauges(
                 "hepaflow_engine_batches_halved",
                 "How often a batch was halved, since the card had no room.",
+                &["model"],
             )?,
-            engine_rebuilds: gauge(
+            engine_rebuilds: gauges(
                 "hepaflow_engine_rebuilds",
                 "How often the engine was rebuilt after an error of the card.",
+                &["model"],
             )?,
-            engine_fell_back: gauge(
+            engine_fell_back: gauges(
                 "hepaflow_engine_fell_back",
                 "1 when the card was given up, and the CPU computes.",
+                &["model"],
             )?,
             group_bytes_sent: counter(
                 "hepaflow_group_sent_bytes_total",
@@ -527,6 +543,17 @@ impl Metrics {
             parked: self.outbox_parked.with_label_values(&[name]),
             delivered: self.outbox_delivered.with_label_values(&[name]),
             failures: self.outbox_failures.with_label_values(&[name]),
+        }
+    }
+
+    /// The counters of the engine that evaluates `model`, by its short hash.
+    pub fn engine(&self, model: &str) -> EngineMetrics {
+        EngineMetrics {
+            sessions: self.sessions.with_label_values(&[model]),
+            session_bytes: self.session_bytes.with_label_values(&[model]),
+            batches_halved: self.engine_batches_halved.with_label_values(&[model]),
+            rebuilds: self.engine_rebuilds.with_label_values(&[model]),
+            fell_back: self.engine_fell_back.with_label_values(&[model]),
         }
     }
 

@@ -22,6 +22,7 @@ mod limits;
 mod live;
 mod picture;
 mod problem;
+mod roll;
 mod router;
 mod site;
 pub mod tokens;

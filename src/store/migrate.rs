@@ -6,20 +6,21 @@ use super::{DatabaseFault, StoreError};
 use crate::config::StorePlace;
 
 /// Files are only ever added: a store remembers how many of them it has seen.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/001_results.sql"),
     include_str!("migrations/002_outbox.sql"),
     include_str!("migrations/003_facts.sql"),
     include_str!("migrations/004_views.sql"),
     include_str!("migrations/005_reports.sql"),
     include_str!("migrations/006_answers.sql"),
+    include_str!("migrations/007_elastography.sql"),
 ];
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Every table that a store of this version has.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "models",
     "clip_predictions",
     "patient_results",
@@ -27,6 +28,7 @@ const TABLES: [&str; 13] = [
     "facts",
     "facts_head",
     "indices",
+    "elastographies",
     "agreements",
     "evaluations",
     "instances",

@@ -1,9 +1,9 @@
 //! Parts of the results, for readers who look at a page at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{Store, StoreError, records};
-use crate::clinical::{Agreement, Day, Deletion, Elastography, Fact, Indices, Merges};
+use crate::clinical::{Agreement, Elastography, Indices};
 use crate::domain::{ClipPrediction, ModelHash, PatientId, PatientResult};
 
 /// Which rows of a list.
@@ -30,7 +30,7 @@ pub struct Summary {
     pub result: PatientResult,
     /// FIB-4 and APRI, if there is a blood test.
     pub indices: Option<Indices>,
-    /// The last elastography, if there is one.
+    /// The elastography that holds, if there is one.
     pub elastography: Option<Elastography>,
     /// Where the model and an index differ.
     pub discordances: Vec<Agreement>,
@@ -86,14 +86,17 @@ impl Store {
         for (patient, agreement) in self.read(&sql, &values, records::agreement)? {
             discordances.entry(patient).or_default().push(agreement);
         }
-        let mut elastographies = self.standing_elastographies()?;
+        let sql = format!(
+            "SELECT {} FROM elastographies WHERE patient IN {shown}",
+            records::ELASTOGRAPHY
+        );
+        let elastographies = self.read(&sql, &values, records::elastography)?;
+        let mut elastographies: HashMap<_, _> = elastographies.into_iter().collect();
         let summaries = results.into_iter().map(|result| {
             let differing = discordances.remove(&result.patient).unwrap_or_default();
             Summary {
                 indices: indices.remove(&result.patient),
-                elastography: elastographies
-                    .remove(&result.patient)
-                    .map(|(_, value)| value),
+                elastography: elastographies.remove(&result.patient),
                 discordances: differing
                     .into_iter()
                     .filter(|agreement| agreement.model == result.model)
@@ -107,67 +110,35 @@ impl Store {
         Ok((summaries, count.first().copied().unwrap_or(0)))
     }
 
-    /// Of every patient the elastography of the latest day, of those on one day
-    /// the stiffest: those of merged records count for the one that stands for them,
-    /// and those of deleted records for nobody.
-    fn standing_elastographies(
-        &self,
-    ) -> Result<HashMap<PatientId, (Day, Elastography)>, StoreError> {
-        let sql = "SELECT slot, change, fact FROM facts
-                   WHERE kind IN ('elastography', 'merge', 'deletion') ORDER BY number";
-        let rows = self.read(sql, &[], |row| {
-            Ok((row.text(0)?, row.integer(1)?, row.json::<Fact>(2)?))
-        })?;
-        let mut slots = HashMap::new();
-        for (slot, change, fact) in rows {
-            if change == 1 {
-                slots.insert(slot, fact);
-            } else {
-                slots.remove(&slot);
-            }
-        }
-        let mut merges = Merges::default();
-        let mut deleted = HashSet::new();
-        for fact in slots.values() {
-            match fact {
-                // What stands together makes no cycle, in whatever order it is said.
-                Fact::Merge(from, into) => {
-                    let _ = merges.enter(from, into);
-                }
-                Fact::Deletion(Deletion::Patient(record)) => {
-                    deleted.insert(record.clone());
-                }
-                _ => {}
-            }
-        }
-        let mut standing: HashMap<PatientId, (Day, Elastography)> = HashMap::new();
-        for fact in slots.into_values() {
-            let Fact::Elastography(dated) = fact else {
-                continue;
-            };
-            if deleted.contains(&dated.patient) {
-                continue;
-            }
-            let new = (dated.day, dated.value);
-            let patient = merges.standing(&dated.patient).clone();
-            let held = standing.entry(patient).or_insert(new);
-            let rank = |(day, value): &(Day, Elastography)| (*day, value.stiffness);
-            if rank(held) < rank(&new) {
-                *held = new;
-            }
-        }
-        Ok(standing)
-    }
-
-    /// Everybody of whom there are predictions.
+    /// Everybody of whom there is an answer, under any model; and the number of the
+    /// last change of answers that was made before, for [`Store::patients_after`].
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn patients(&self) -> Result<Vec<PatientId>, StoreError> {
-        // Answers are by the patient that an exam or a merge makes of it.
-        let sql = "SELECT patient FROM patient_results
-                   UNION SELECT patient FROM clip_predictions";
-        self.read(sql, &[], |row| Ok(PatientId::new(row.text(0)?)))
+    pub fn patients(&self) -> Result<(Vec<PatientId>, u64), StoreError> {
+        // Asked first: what changes meanwhile is told by the log.
+        let sql = "SELECT number FROM answer_log_head";
+        let last = self.read(sql, &[], |row| row.unsigned(0))?;
+        let sql = "SELECT DISTINCT patient FROM patient_results";
+        let patients = self.read(sql, &[], |row| Ok(PatientId::new(row.text(0)?)))?;
+        Ok((patients, last.first().copied().unwrap_or(0)))
+    }
+
+    /// Whom changes of answers behind the first `after` were about, each with its
+    /// number, at most `limit`.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn patients_after(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, PatientId)>, StoreError> {
+        let sql = "SELECT number, patient FROM answer_log WHERE number > $1
+                   ORDER BY number LIMIT $2";
+        self.read(sql, &[after.into(), u64::from(limit).into()], |row| {
+            Ok((row.unsigned(0)?, PatientId::new(row.text(1)?)))
+        })
     }
 
     /// A patient's clips under `model`, by content and frame, and how many there

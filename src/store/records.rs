@@ -3,7 +3,7 @@
 
 use super::DatabaseFault;
 use super::row::{Row, Value, wrong};
-use crate::clinical::{Agreement, Indices};
+use crate::clinical::{Agreement, Elastography, Indices};
 use crate::domain::{
     ClipKey, ClipPrediction, ClipSpan, EventTime, PatientId, PatientResult, Probability, StudyUid,
 };
@@ -97,6 +97,17 @@ pub(super) fn indices(row: &Row<'_>) -> Result<(PatientId, Indices), DatabaseFau
         apri_class: row.parsed(4)?,
     };
     Ok((PatientId::new(row.text(0)?), indices))
+}
+
+/// The columns of [`elastography`].
+pub(super) const ELASTOGRAPHY: &str = "patient, method, stiffness";
+
+pub(super) fn elastography(row: &Row<'_>) -> Result<(PatientId, Elastography), DatabaseFault> {
+    let measured = Elastography {
+        method: row.parsed(1)?,
+        stiffness: row.integer(2)?,
+    };
+    Ok((PatientId::new(row.text(0)?), measured))
 }
 
 /// The columns of [`agreement`].

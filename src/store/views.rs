@@ -1,12 +1,12 @@
-//! The views that a run maintains besides the answers: blood indices, who agrees
-//! with whom, and everybody against pathology.
+//! The views that a run maintains besides the answers: blood indices, the elastography
+//! that holds, who agrees with whom, and everybody against pathology.
 
 use serde::{Deserialize, Serialize};
 
 use super::database::Transaction;
 use super::row::Value;
 use super::{DatabaseFault, Store, StoreError, records};
-use crate::clinical::{Agreement, Auc, Confusion, Evaluation, Indices, Rater};
+use crate::clinical::{Agreement, Auc, Confusion, Elastography, Evaluation, Indices, Rater};
 use crate::domain::{PatientId, Stage};
 
 /// A row of a view.
@@ -14,6 +14,8 @@ use crate::domain::{PatientId, Stage};
 pub enum ViewRow {
     /// FIB-4 and APRI of a patient.
     Indices(PatientId, Indices),
+    /// A patient's elastography.
+    Elastography(PatientId, Elastography),
     /// A model beside an index, about a patient.
     Agreement(PatientId, Agreement),
     /// A rater against pathology, on one question.
@@ -24,7 +26,8 @@ impl ViewRow {
     /// Whether `other` would take this row's place.
     pub fn is_about_the_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Indices(one, _), Self::Indices(other, _)) => one == other,
+            (Self::Indices(one, _), Self::Indices(other, _))
+            | (Self::Elastography(one, _), Self::Elastography(other, _)) => one == other,
             (Self::Agreement(patient, one), Self::Agreement(other_patient, other)) => {
                 (patient, one.model, one.index, one.target)
                     == (other_patient, other.model, other.index, other.target)
@@ -50,6 +53,7 @@ impl ViewRow {
                 &["patient"],
                 &["fib4", "fib4_class", "apri", "apri_class"],
             ),
+            Self::Elastography(..) => ("elastographies", &["patient"], &["method", "stiffness"]),
             Self::Agreement(..) => (
                 "agreements",
                 &["patient", "model", "rater", "target"],
@@ -81,6 +85,11 @@ impl ViewRow {
                 indices.fib4_class.to_string().into(),
                 indices.apri.into(),
                 indices.apri_class.to_string().into(),
+            ],
+            Self::Elastography(patient, measured) => vec![
+                patient.expose().into(),
+                measured.method.name().into(),
+                measured.stiffness.into(),
             ],
             Self::Agreement(patient, agreement) => vec![
                 patient.expose().into(),
@@ -168,6 +177,18 @@ impl Store {
         self.read(&sql, &[], records::indices)
     }
 
+    /// The elastography that holds, by patient.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn elastographies(&self) -> Result<Vec<(PatientId, Elastography)>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM elastographies ORDER BY patient",
+            records::ELASTOGRAPHY
+        );
+        self.read(&sql, &[], records::elastography)
+    }
+
     /// Models beside indices, by patient; a discordance is a row where the two
     /// differ.
     ///
@@ -214,10 +235,12 @@ impl Store {
     /// If the store cannot be read.
     pub fn view_rows(&self) -> Result<Vec<ViewRow>, StoreError> {
         let indices = self.indices()?.into_iter();
+        let elastographies = self.elastographies()?.into_iter();
         let agreements = self.agreements()?.into_iter();
         let evaluations = self.evaluations()?.into_iter();
         Ok(indices
             .map(|(patient, indices)| ViewRow::Indices(patient, indices))
+            .chain(elastographies.map(|(patient, row)| ViewRow::Elastography(patient, row)))
             .chain(agreements.map(|(patient, row)| ViewRow::Agreement(patient, row)))
             .chain(evaluations.map(|(rater, target, row)| ViewRow::Evaluation(rater, target, row)))
             .collect())

@@ -211,14 +211,9 @@ fn facts_enter_while_any_process_reads_and_not_only_the_one_that_follows_them() 
         .zip(two_groups(1))
         .map(|(job, group)| together(job, control.clone(), group, lost.clone()))
         .collect();
-    let wait_until = |what: &str, is_so: &dyn Fn() -> bool| {
-        let begin = Instant::now();
-        while !is_so() {
-            assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    wait_until("the stream is open", &|| metrics.streams_opened.get() == 1);
+    wait_until("the stream to open", PATIENCE, || {
+        metrics.streams_opened.get() == 1
+    });
     // By now process 0 is long done with its own streams.
     std::thread::sleep(Duration::from_millis(300));
     let blood = Fact::Blood(Dated {
@@ -235,7 +230,7 @@ fn facts_enter_while_any_process_reads_and_not_only_the_one_that_follows_them() 
     facts
         .enter(&[Change::Enter(blood)], "test", "late")
         .unwrap();
-    wait_until("the blood test is in the views", &|| {
+    wait_until("the blood test in the views", PATIENCE, || {
         let store = Store::open_existing(folder.path().join("results.sqlite")).unwrap();
         let rows = store.view_rows().unwrap();
         rows.iter().any(|row| matches!(row, ViewRow::Indices(..)))

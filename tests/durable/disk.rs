@@ -4,7 +4,7 @@ use std::path::Path;
 use super::{hepaflow, pipeline, recording, results, run_to_the_end, starved, text, windows};
 
 /// Whether anything unfinished lies around.
-fn has_leftovers(folder: &Path) -> bool {
+pub(super) fn has_leftovers(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().any(|entry| {
         entry
             .unwrap()
@@ -164,7 +164,7 @@ fn a_key_that_cannot_be_written_whole_is_not_written() {
 }
 
 /// Reads an export back with a reader of its format.
-fn check_export(format: &str, out: &Path, rows: usize) {
+pub(super) fn check_export(format: &str, out: &Path, rows: usize) {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     match format {
         "csv" => assert_eq!(csv::Reader::from_path(out).unwrap().records().count(), rows),

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hepaflow::config::{HiddenUrl, Located, SinkConfig, SinkKind, StorePlace};
 use hepaflow::domain::{ModelHash, PatientId, PatientResult, Probability};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::postgres_server::Server;
 use super::receiver::{Mood, Receiver, SECRET};
+use super::wait::wait_until;
 
 fn configs(folder: &Path, url: &str) -> Vec<SinkConfig> {
     let secret_file = folder.join("secret");
@@ -44,11 +45,11 @@ fn configs(folder: &Path, url: &str) -> Vec<SinkConfig> {
     ]
 }
 
-fn model() -> ModelHash {
+pub(crate) fn model() -> ModelHash {
     ModelHash::of(b"model")
 }
 
-fn open(place: &StorePlace, configs: &[SinkConfig]) -> Store {
+pub(crate) fn open(place: &StorePlace, configs: &[SinkConfig]) -> Store {
     let mut store = Store::open(place).unwrap();
     store
         .register(&StoredModel {
@@ -62,7 +63,7 @@ fn open(place: &StorePlace, configs: &[SinkConfig]) -> Store {
 }
 
 /// One more clip for each of three patients.
-fn change(store: &mut Store, clips: u64) {
+pub(crate) fn change(store: &mut Store, clips: u64) {
     let stands = |patient: u64| {
         PatientChange::Stands(PatientResult {
             patient: PatientId::new(format!("P{patient}")),
@@ -86,16 +87,8 @@ fn change(store: &mut Store, clips: u64) {
         .unwrap();
 }
 
-fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !happened() {
-        assert!(
-            begin.elapsed() < Duration::from_mins(1),
-            "waited in vain for {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+/// A sink that is well has taken everything by then.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Lines of the file sink.
 pub(crate) fn lines(folder: &Path) -> Vec<Value> {
@@ -143,15 +136,17 @@ fn a_sink_that_misbehaves(place: &StorePlace, folder: &Path) {
             change(&mut store, clips);
         }
         if mood != Mood::Takes {
-            wait_for("a failure", || {
+            wait_until("a failure", PATIENCE, || {
                 metrics.sink("his").failures.get() > failures
             });
             // The other sink waits for nobody.
-            wait_for("the file", || store.backlog("file").unwrap() == 0);
+            wait_until("the file", PATIENCE, || store.backlog("file").unwrap() == 0);
             assert!(store.backlog("his").unwrap() > 0, "{mood:?}");
         }
         receiver.set(Mood::Takes);
-        wait_for("the webhook", || store.backlog("his").unwrap() == 0);
+        wait_until("the webhook", PATIENCE, || {
+            store.backlog("his").unwrap() == 0
+        });
     }
     // While it is down the run ends; the next one delivers.
     receiver.set(Mood::Fails);
@@ -200,7 +195,7 @@ fn a_change_that_is_refused(place: &StorePlace, folder: &Path) {
     receiver.refuse(&["P0", "P1"]);
     change(&mut store, 1);
     let outbox = Outbox::start(place, &configs, &metrics, None).unwrap();
-    wait_for("P0's to be parked", || his.parked.get() == 1);
+    wait_until("P0's to be parked", PATIENCE, || his.parked.get() == 1);
     let taken: Vec<_> = receiver
         .taken()
         .iter()
@@ -210,7 +205,7 @@ fn a_change_that_is_refused(place: &StorePlace, folder: &Path) {
     // P1's is refused as well, but nobody waits behind it.
     assert_eq!(store.backlog("his").unwrap(), 1);
     change(&mut store, 2);
-    wait_for("P1's to be parked", || his.parked.get() == 2);
+    wait_until("P1's to be parked", PATIENCE, || his.parked.get() == 2);
     for parked in store.parked().unwrap() {
         assert_eq!((parked.sink.as_str(), parked.outdated), ("his", false));
         assert!(parked.refusal.contains("422"), "{}", parked.refusal);
@@ -218,21 +213,29 @@ fn a_change_that_is_refused(place: &StorePlace, folder: &Path) {
 
     // A later answer of P1 is taken: the one that is parked is outdated.
     receiver.refuse(&["P0"]);
-    wait_for("P0's second to be parked", || his.parked.get() == 3);
-    wait_for("nothing to wait", || store.backlog("his").unwrap() == 0);
+    wait_until("P0's second to be parked", PATIENCE, || {
+        his.parked.get() == 3
+    });
+    wait_until("nothing to wait", PATIENCE, || {
+        store.backlog("his").unwrap() == 0
+    });
     let parked = store.parked().unwrap();
     let outdated: Vec<_> = parked.iter().filter(|parked| parked.outdated).collect();
     assert_eq!(outdated.len(), 1);
     assert_eq!(outdated[0].outgoing.change.patient().expose(), "P1");
-    wait_for("the other sink", || store.backlog("file").unwrap() == 0);
+    wait_until("the other sink", PATIENCE, || {
+        store.backlog("file").unwrap() == 0
+    });
     assert_eq!(store.waiting().unwrap(), [("his".to_owned(), 0, 3)]);
 
     // Mended, the others go in their old order, and the outdated one never.
     receiver.refuse(&[]);
     assert_eq!(store.unpark("his", Some("no such event")).unwrap(), 0);
     assert_eq!(store.unpark("his", None).unwrap(), 2);
-    wait_for("both of P0", || his.parked.get() == 1);
-    wait_for("nothing to wait", || store.backlog("his").unwrap() == 0);
+    wait_until("both of P0", PATIENCE, || his.parked.get() == 1);
+    wait_until("nothing to wait", PATIENCE, || {
+        store.backlog("his").unwrap() == 0
+    });
     let clips_of = |patient: &str| -> Vec<_> {
         let taken = receiver.taken().into_iter();
         let of = taken.filter(|body| body["patient"] == patient);
@@ -272,7 +275,9 @@ fn a_sink_that_takes_nothing_parks_nothing() {
     let mut store = open(&place, &configs);
     change(&mut store, 1);
     let outbox = Outbox::start(&place, &configs, &metrics, None).unwrap();
-    wait_for("many failures", || metrics.sink("his").failures.get() > 20);
+    wait_until("many failures", PATIENCE, || {
+        metrics.sink("his").failures.get() > 20
+    });
     assert_eq!(outbox.finish(), [("his".to_owned(), 3)]);
     assert_eq!(store.parked().unwrap(), []);
 }

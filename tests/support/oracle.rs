@@ -16,6 +16,7 @@ pub(crate) struct State {
     pub(crate) answers: Rows<(PatientKey, PatientAnswer)>,
     pub(crate) current: Rows<(PatientKey, PatientAnswer)>,
     pub(crate) indices: Rows<(PatientId, Indices)>,
+    pub(crate) elastography: Rows<(PatientId, Elastography)>,
     pub(crate) agreement: Rows<(PatientId, Agreement)>,
     pub(crate) discordance: Rows<(PatientId, Agreement)>,
     pub(crate) evaluation: Rows<((Rater, Stage), Evaluation)>,
@@ -209,11 +210,16 @@ pub(crate) fn from_scratch(facts: &Facts) -> State {
             }
         }
     }
-    let stiffness = greatest(facts.iter().filter_map(|fact| match fact {
-        Known::Fact(Fact::Elastography(d)) => Some((person(facts, &d.patient)?, (d.day, d.value))),
+    let measured = greatest(facts.iter().filter_map(|fact| match fact {
+        Known::Fact(Fact::Elastography(d)) => {
+            let rank = (d.day, d.value.stiffness, d.value.method);
+            Some((person(facts, &d.patient)?, rank))
+        }
         _ => None,
     }));
-    for (patient, (_, measured)) in &stiffness {
+    for (patient, (_, stiffness, method)) in measured {
+        let measured = Elastography { stiffness, method };
+        state.elastography.insert((patient.clone(), measured));
         for target in TARGETS {
             let opinion = Opinion {
                 rater: Rater::Elastography,

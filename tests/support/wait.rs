@@ -1,7 +1,11 @@
-//! Waiting for something that another program does.
+//! Waiting for something that another program or thread does.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Between looks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What `found` gives, asked until it gives something or `patience` is over, which
 /// fails the test.
@@ -17,6 +21,12 @@ pub(crate) fn wait_for<T>(
             return found;
         }
         assert!(begin.elapsed() < patience, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(PAUSE);
     }
+}
+
+/// Returns once `is_so`; fails the test when `patience` is over.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+    wait_for(what, patience, || is_so().then_some(()));
 }

@@ -8,6 +8,7 @@ use crate::dataflow::{self, Control, Facts, Feed, Job, Opening, WindowShape, Win
 use crate::domain::{ContentHash, Crop, EventTime, FrameSize, PatientId, Probability};
 use crate::engine::{Device, EngineOptions};
 use crate::ingest::{Arrival, StreamHeader};
+use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::store::{Store, StoredModel};
 
@@ -167,7 +168,9 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
                 max_gap: None,
             };
             let metrics = Metrics::new().unwrap();
-            let scoring = Scoring::new(engine(&model), stride, &metrics, &Live::default());
+            let counted = metrics.engine("model");
+            let live = Live::default();
+            let scoring = Scoring::new(engine(&model), stride, counted.clone(), &live);
             let is_early = scoring.early.is_some();
             assert!(
                 is_early || stride == 1 || name == "r3d_18",
@@ -209,8 +212,8 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
                 .map(|it| ((it.key.content, it.key.first_frame), it.probabilities))
                 .collect();
             assert_eq!(found, expected, "{name}, stride {stride}");
-            assert_eq!(metrics.sessions.get(), 0, "{name}, stride {stride}");
-            assert_eq!(metrics.session_bytes.get(), 0, "{name}, stride {stride}");
+            assert_eq!(counted.sessions.get(), 0, "{name}, stride {stride}");
+            assert_eq!(counted.session_bytes.get(), 0, "{name}, stride {stride}");
         }
     }
 }
@@ -229,7 +232,7 @@ fn a_live_window_is_ready_before_its_clip_is_asked_for() {
     let scoring = Scoring::new(
         engine(&model),
         2,
-        &Metrics::new().unwrap(),
+        Metrics::new().unwrap().engine("model"),
         &Live::default(),
     );
     let mut scorer = scoring.scorer(scoring.engine.workspace());
@@ -268,8 +271,8 @@ fn a_live_window_is_ready_before_its_clip_is_asked_for() {
 fn streams_that_come_and_go_leave_nothing_behind() {
     let model = model("fibro2d_lstm");
     let length = model.spec().input.frames;
-    let metrics = Metrics::new().unwrap();
-    let scoring = Scoring::new(engine(&model), 2, &metrics, &Live::default());
+    let metrics = Metrics::new().unwrap().engine("model");
+    let scoring = Scoring::new(engine(&model), 2, metrics.clone(), &Live::default());
     let mut scorer = scoring.scorer(scoring.engine.workspace());
     let video = video(&model, length as u64 + 2, 1);
     let most_bytes = scoring
@@ -319,7 +322,7 @@ fn a_thread_that_is_alone_is_helped_for_the_same_bits() {
     let scoring = Scoring::new(
         engine(&model),
         2,
-        &Metrics::new().unwrap(),
+        Metrics::new().unwrap().engine("model"),
         &Live::default(),
     );
     let video = video(&model, length as u64 + 4, 1);

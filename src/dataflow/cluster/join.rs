@@ -1,92 +1,18 @@
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::super::Control;
 use super::super::control::lock;
-use super::{Hosts, Peer};
-use crate::domain::{ContentHash, ModelHash};
+use super::greeting::{Greeting, PATIENCE};
+use super::{Hosts, Passport, Peer};
 
-/// The first bytes that either side sends.
-const MAGIC: &[u8; 8] = b"hepaflow";
-/// A greeting is smaller than this.
-const LONGEST: usize = 16 << 10;
-/// How long either side waits for the other's greeting.
-const GREETING: Duration = Duration::from_secs(5);
 /// Between attempts to reach a peer.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Between lines that say who is waited for.
 const PLAIN_LINE: Duration = Duration::from_secs(5);
-
-/// What all processes of a group must agree on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passport {
-    /// hepaflow's version.
-    pub version: String,
-    /// The bytes of the pipeline file.
-    pub pipeline: ContentHash,
-    /// The models, in the order of the pipeline file.
-    pub models: Vec<ModelHash>,
-    /// Timely workers of each process.
-    pub workers: usize,
-    /// The recorded files to be divided.
-    pub files: Files,
-}
-
-/// The list of recorded files that a process sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Files {
-    /// How many.
-    pub count: usize,
-    /// Over their names, in order.
-    pub digest: ContentHash,
-}
-
-impl Passport {
-    /// In what `theirs` differs from this, in words; empty if in nothing.
-    fn differences(&self, theirs: &Self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut compare = |what: &str, here: String, there: String, differs: bool| {
-            if differs {
-                found.push(format!("{what}: {here} here, {there} there"));
-            }
-        };
-        compare(
-            "another version of hepaflow",
-            self.version.clone(),
-            theirs.version.clone(),
-            self.version != theirs.version,
-        );
-        compare(
-            "another pipeline file",
-            self.pipeline.short(),
-            theirs.pipeline.short(),
-            self.pipeline != theirs.pipeline,
-        );
-        compare(
-            "another model",
-            self.models(),
-            theirs.models(),
-            self.models != theirs.models,
-        );
-        compare(
-            "another number of --workers",
-            self.workers.to_string(),
-            theirs.workers.to_string(),
-            self.workers != theirs.workers,
-        );
-        found
-    }
-
-    fn models(&self) -> String {
-        let models: Vec<_> = self.models.iter().map(ModelHash::short).collect();
-        models.join(", ")
-    }
-}
 
 /// A group could not be formed.
 #[derive(Debug, thiserror::Error)]
@@ -172,14 +98,6 @@ impl Group {
     pub fn hosts(&self) -> &Hosts {
         &self.hosts
     }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Greeting {
-    index: usize,
-    passport: Passport,
-    /// Why the caller is turned away, if it is.
-    refused: Option<String>,
 }
 
 /// Meets the other processes of `hosts`, waiting for them up to `patience`.
@@ -326,10 +244,10 @@ impl Meeting<'_> {
     /// process of any group and changes nothing.
     fn welcome(&self, mut socket: TcpStream) -> io::Result<()> {
         socket.set_nonblocking(false)?;
-        let caller = read_greeting(&mut socket)?;
+        let caller = Greeting::read(&mut socket)?;
         let refused = self.refusal(&caller);
         let reply = self.greeting(refused.clone());
-        write_greeting(&mut socket, &reply)?;
+        reply.write(&mut socket)?;
         if let Some(reason) = refused {
             self.compare(&caller);
             return Err(io::Error::other(reason));
@@ -370,15 +288,15 @@ impl Meeting<'_> {
     fn attempt(&self, peer: &Peer) -> io::Result<()> {
         let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
         for address in peer.host.to_socket_addrs()? {
-            let mut socket = match TcpStream::connect_timeout(&address, GREETING) {
+            let mut socket = match TcpStream::connect_timeout(&address, PATIENCE) {
                 Ok(socket) => socket,
                 Err(error) => {
                     last = error;
                     continue;
                 }
             };
-            write_greeting(&mut socket, &self.greeting(None))?;
-            let answer = read_greeting(&mut socket)?;
+            self.greeting(None).write(&mut socket)?;
+            let answer = Greeting::read(&mut socket)?;
             if answer.index != peer.index {
                 let other = answer.index;
                 return Err(io::Error::other(format!("process {other} answers there")));
@@ -433,156 +351,5 @@ impl Meeting<'_> {
     }
 }
 
-fn write_greeting(socket: &mut TcpStream, greeting: &Greeting) -> io::Result<()> {
-    let text = serde_json::to_vec(greeting)?;
-    let mut message = MAGIC.to_vec();
-    message.extend((text.len() as u32).to_be_bytes());
-    message.extend(text);
-    socket.set_write_timeout(Some(GREETING))?;
-    socket.write_all(&message)
-}
-
-fn read_greeting(socket: &mut TcpStream) -> io::Result<Greeting> {
-    socket.set_read_timeout(Some(GREETING))?;
-    let mut head = [0; MAGIC.len() + 4];
-    socket.read_exact(&mut head)?;
-    let (magic, length) = head.split_at(MAGIC.len());
-    let length = length
-        .iter()
-        .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-    if magic != MAGIC || length > LONGEST {
-        return Err(io::Error::new(
-            ErrorKind::InvalidData,
-            "what speaks there is no hepaflow",
-        ));
-    }
-    let mut text = vec![0; length];
-    socket.read_exact(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn passport() -> Passport {
-        Passport {
-            version: "1.0.0".to_owned(),
-            pipeline: ContentHash::of(b"pipeline"),
-            models: vec![ModelHash::of(b"model")],
-            workers: 1,
-            files: Files {
-                count: 3,
-                digest: ContentHash::of(b"files"),
-            },
-        }
-    }
-
-    /// Free ports, as far as one can know.
-    fn text(processes: usize) -> String {
-        let listeners: Vec<_> = (0..processes)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let lines = listeners
-            .iter()
-            .map(|listener| format!("{}\n", listener.local_addr().unwrap()));
-        lines.collect::<Vec<_>>().concat()
-    }
-
-    fn meet(passports: Vec<Passport>, patience: Duration) -> Vec<Result<Group, JoinError>> {
-        let text = text(passports.len());
-        let processes = passports.len();
-        let threads: Vec<_> = passports
-            .into_iter()
-            .enumerate()
-            .map(|(index, passport)| {
-                let hosts = Hosts::parse(&text, processes, index).unwrap();
-                let control = Control::default();
-                std::thread::spawn(move || join(&hosts, &passport, patience, &control))
-            })
-            .collect();
-        threads.into_iter().map(|it| it.join().unwrap()).collect()
-    }
-
-    #[test]
-    fn three_processes_meet_and_each_has_a_connection_to_each() {
-        let groups = meet(vec![passport(); 3], Duration::from_secs(20));
-        for (index, group) in groups.into_iter().enumerate() {
-            let here: Vec<_> = group.unwrap().sockets.iter().map(Option::is_some).collect();
-            assert_eq!(here, [0, 1, 2].map(|other| other != index));
-        }
-    }
-
-    #[test]
-    fn either_side_refuses_what_runs_something_else_and_says_in_what() {
-        type Change = fn(&mut Passport);
-        let changes: [(&str, Change); 4] = [
-            ("another version", |it| it.version = "2.0.0".to_owned()),
-            ("another pipeline file", |it| {
-                it.pipeline = ContentHash::of(b"");
-            }),
-            ("another model", |it| it.models = vec![ModelHash::of(b"")]),
-            ("--workers: ", |it| it.workers = 2),
-        ];
-        for (expected, change) in changes {
-            let mut other = passport();
-            change(&mut other);
-            let groups = meet(vec![passport(), other], Duration::from_secs(20));
-            for (result, peer) in groups.into_iter().zip(["process 1 (", "process 0 ("]) {
-                let error = result.unwrap_err();
-                assert!(error.is_lasting());
-                let said = error.to_string();
-                assert!(said.contains(expected) && said.contains(peer), "{said}");
-            }
-        }
-        let mut other = passport();
-        other.files.count = 4;
-        for result in meet(vec![passport(), other], Duration::from_secs(20)) {
-            let error = result.unwrap_err();
-            assert!(!error.is_lasting(), "the files may be there later");
-            assert!(error.to_string().contains("other recordings"), "{error}");
-        }
-    }
-
-    #[test]
-    fn who_never_comes_is_named_and_a_stranger_does_not_count() {
-        let text = text(2);
-        let hosts = Hosts::parse(&text, 2, 0).unwrap();
-        let here = hosts.peer(0).host;
-        let stranger = std::thread::spawn(move || {
-            // As soon as somebody listens.
-            let mut socket = loop {
-                if let Ok(socket) = TcpStream::connect(&here) {
-                    break socket;
-                }
-            };
-            socket.write_all(b"GET / HTTP/1.1\r\n\r\n").ok();
-        });
-        let patience = Duration::from_millis(600);
-        let error = join(&hosts, &passport(), patience, &Control::default()).unwrap_err();
-        stranger.join().unwrap();
-        let said = error.to_string();
-        assert!(said.contains("600ms") && said.contains("-p 1"), "{said}");
-        assert!(said.contains(&hosts.peer(1).to_string()), "{said}");
-    }
-
-    #[test]
-    fn a_place_that_is_taken_is_waited_for() {
-        let text = text(1);
-        let hosts = Hosts::parse(&text, 1, 0).unwrap();
-        let predecessor = TcpListener::bind(&hosts.peer(0).host).unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(300));
-                drop(predecessor);
-            });
-            join(
-                &hosts,
-                &passport(),
-                Duration::from_secs(20),
-                &Control::default(),
-            )
-            .unwrap();
-        });
-    }
-}
+mod tests;

@@ -19,14 +19,17 @@
 //! Whoever can reach a port of the group could take part in it: the ports belong
 //! on a network of their own.
 
+mod greeting;
 mod hosts;
 mod join;
 mod link;
+mod passport;
 mod post;
 mod watch;
 
 pub use hosts::{HostError, Hosts};
-pub use join::{Files, Group, JoinError, Passport, join};
+pub use join::{Group, JoinError, join};
+pub use passport::{Files, Passport};
 pub use watch::{Lost, Reason};
 
 pub(super) use link::allocators;

@@ -9,7 +9,7 @@ use super::opinion::{SCORE_BITS, of_elastography, of_indices, of_model};
 use super::patient::Evidence;
 use super::{ClipFact, Opinion, Part, PatientAnswer, PatientKey};
 use crate::clinical::{
-    Agreement, Auc, Confusion, Dated, Day, Deletion, Evaluation, Fact, Indices, Rater,
+    Agreement, Auc, Confusion, Dated, Day, Deletion, Elastography, Evaluation, Fact, Indices, Rater,
 };
 use crate::dataflow::Epoch;
 use crate::domain::{ModelHash, PatientId, Stage, StageRange};
@@ -26,6 +26,8 @@ pub struct Views<'scope> {
     pub current: Collection<'scope, (PatientKey, PatientAnswer)>,
     /// FIB-4 and APRI of every patient with a blood test.
     pub indices: Collection<'scope, (PatientId, Indices)>,
+    /// Of every patient the elastography of the latest day, of those the stiffest.
+    pub elastography: Collection<'scope, (PatientId, Elastography)>,
     /// Models beside indices wherever both say yes or no.
     pub agreement: Collection<'scope, (PatientId, Agreement)>,
     /// The agreements that are none.
@@ -141,7 +143,7 @@ pub fn maintain<'scope>(
     let indices = identities
         .latest(only!(Blood))
         .map(|(patient, test)| (patient, Indices::of(&test)));
-    let stiffness = identities.latest(only!(Elastography));
+    let elastography = identities.latest(only!(Elastography));
     let truth = identities.latest(only!(Pathology));
 
     built("values");
@@ -157,7 +159,7 @@ pub fn maintain<'scope>(
                 .into_iter()
                 .map(move |opinion| (patient.clone(), opinion))
         })
-        .concat(stiffness.flat_map(|(patient, measured)| {
+        .concat(elastography.clone().flat_map(|(patient, measured)| {
             of_elastography(&measured)
                 .into_iter()
                 .map(move |opinion| (patient.clone(), opinion))
@@ -192,6 +194,7 @@ pub fn maintain<'scope>(
         answers,
         current,
         indices,
+        elastography,
         agreement,
         discordance,
         evaluation,

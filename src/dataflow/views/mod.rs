@@ -5,7 +5,7 @@
 //! ```text
 //! clips ─┬─ deletions ─ exams ─▶ whose clip ─ merges ─▶ answers ─┬─▶ current (active model)
 //! models ┘                                                       │
-//! labs, elastography ───────────────────── merges ─▶ indices ────┼─▶ opinions ─┬─▶ agreement, discordance
+//! labs, elastography ───── merges ─▶ indices, elastography ──────┼─▶ opinions ─┬─▶ agreement, discordance
 //! pathology ────────────────────────────── merges ─▶ truth ──────┴─────────────┴─▶ evaluation
 //! ```
 //!

@@ -119,14 +119,8 @@ pub(super) struct ClassProbability {
 
 /// The patient of that opaque name.
 async fn patient_named(site: &Arc<Site>, name: &str) -> Result<PatientId, Problem> {
-    let unknown = || Problem::not_found("no patient here has this id");
-    if name.len() != 32 {
-        return Err(unknown());
-    }
-    let patients = site.read(crate::store::Store::patients).await?;
-    let mut patients = patients.into_iter();
-    let found = patients.find(|patient| site.ids.patient(patient) == name);
-    found.ok_or_else(unknown)
+    let found = site.patient_named(name).await?;
+    found.ok_or_else(|| Problem::not_found("no patient here has this id"))
 }
 
 /// The patient's name for this caller.

@@ -6,13 +6,14 @@
 //! else waits for it. A change may arrive more than once, after a crash or a lost
 //! acknowledgement, always under the same event name.
 //!
-//! A webhook that refuses one change for ever would hold up all that wait behind it.
-//! So, after some refusals, another patient's change is offered: where that one is
-//! taken and the first is refused once more, it is not the sink that is down, and the
-//! first is parked (`hepaflow outbox`). Each patient's changes keep their order.
+//! A webhook or an archive that refuses one change for ever would hold up all that
+//! wait behind it. So, after some refusals, another patient's change is offered: where
+//! that one is taken and the first is refused once more, it is not the sink that is
+//! down, and the first is parked (`hepaflow outbox`). Each patient's changes keep
+//! their order.
 //!
 //! A sink of kind `dicom` is told of an answer only when that has settled, or when
-//! the run ends.
+//! the run ends; and not of an answer that calls for no report.
 
 mod dicom;
 mod lines;
@@ -25,7 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rand::seq::IndexedRandom;
+use rand::seq::SliceRandom;
 
 use crate::config::{SinkConfig, SinkKind, StorePlace, client_tls};
 use crate::ingest::pull::Archive;
@@ -40,7 +41,7 @@ use webhook::Webhook;
 
 /// Changes taken from the store at a time.
 const BATCH: usize = 64;
-/// Waiting changes among which one is chosen that is offered in place of a refused one.
+/// Waiting changes among which those are that are offered in place of a refused one.
 const OTHERS: usize = 1024;
 /// How often the store is asked for more.
 const POLL: Duration = Duration::from_millis(200);
@@ -155,9 +156,10 @@ impl Sink {
         match self {
             Self::Webhook(webhook) => match rendered(store) {
                 Ok(bodies) => in_turn(batch.iter().zip(&bodies), |(outgoing, body)| {
-                    webhook.post(&outgoing.event, body)
+                    webhook.post(&outgoing.event, body)?;
+                    Ok(Delivered::Told)
                 }),
-                Err(refusal) => Taken(0, Some(refusal)),
+                Err(refusal) => Taken::nothing(refusal),
             },
             Self::Lines(lines) => {
                 let appended = rendered(store).and_then(|bodies| {
@@ -165,8 +167,12 @@ impl Sink {
                     appended.map_err(|error| Refusal(error.to_string()))
                 });
                 match appended {
-                    Ok(()) => Taken(batch.len(), None),
-                    Err(refusal) => Taken(0, Some(refusal)),
+                    Ok(()) => Taken {
+                        changes: batch.len(),
+                        told: batch.len(),
+                        refusal: None,
+                    },
+                    Err(refusal) => Taken::nothing(refusal),
                 }
             }
             Self::Filing(filing) => in_turn(batch.iter(), |outgoing| filing.file(store, outgoing)),
@@ -182,21 +188,57 @@ impl Sink {
     }
 }
 
-struct Taken(usize, Option<Refusal>);
+/// What became of a change that was not refused.
+enum Delivered {
+    /// The sink was told, and took it.
+    Told,
+    /// There was nothing to tell.
+    Silent,
+}
+
+/// How far a sink took a batch.
+struct Taken {
+    /// Changes that are done with, the first ones.
+    changes: usize,
+    /// How many of them the sink was told of.
+    told: usize,
+    /// Why no more.
+    refusal: Option<Refusal>,
+}
+
+impl Taken {
+    fn nothing(refusal: Refusal) -> Self {
+        Self {
+            changes: 0,
+            told: 0,
+            refusal: Some(refusal),
+        }
+    }
+}
 
 /// Delivers one after the other, up to the first that is refused.
 fn in_turn<T>(
     all: impl Iterator<Item = T>,
-    mut deliver: impl FnMut(T) -> Result<(), Refusal>,
+    mut deliver: impl FnMut(T) -> Result<Delivered, Refusal>,
 ) -> Taken {
-    let mut taken = 0;
+    let (mut changes, mut told) = (0, 0);
+    let mut refusal = None;
     for one in all {
-        if let Err(refusal) = deliver(one) {
-            return Taken(taken, Some(refusal));
+        match deliver(one) {
+            Ok(Delivered::Told) => told += 1,
+            Ok(Delivered::Silent) => {}
+            Err(why) => {
+                refusal = Some(why);
+                break;
+            }
         }
-        taken += 1;
+        changes += 1;
     }
-    Taken(taken, None)
+    Taken {
+        changes,
+        told,
+        refusal,
+    }
 }
 
 /// The threads that deliver; they go on until [`Outbox::finish`].
@@ -339,24 +381,35 @@ impl Delivery {
         if batch.is_empty() {
             return Ok(Some(0));
         }
-        let Taken(taken, refusal) = self.sink.take(&mut self.payloads, &mut self.store, &batch);
-        if taken > 0 {
-            let taken = batch.get(..taken).unwrap_or_default();
-            self.store.delivered(taken).map_err(refused)?;
-            self.metrics.delivered.inc_by(taken.len() as u64);
-        }
-        let Some(refusal) = refusal else {
-            return Ok(Some(taken));
+        let taken = self.deliver(&batch).map_err(refused)?;
+        let Some(refusal) = taken.refusal else {
+            return Ok(Some(taken.changes));
         };
-        if let Some(first) = batch.get(taken) {
-            self.look_past(first, &refusal)?;
+        if let Some(first) = batch.get(taken.changes) {
+            self.look_past(first, &refusal, is_last)?;
         }
         Err(refusal)
     }
 
+    /// Delivers changes as far as the sink takes them, and strikes these off.
+    fn deliver(&mut self, batch: &[Outgoing]) -> Result<Taken, StoreError> {
+        let taken = self.sink.take(&mut self.payloads, &mut self.store, batch);
+        let done = batch.get(..taken.changes).unwrap_or_default();
+        if !done.is_empty() {
+            self.store.delivered(done)?;
+            self.metrics.delivered.inc_by(done.len() as u64);
+        }
+        Ok(taken)
+    }
+
     /// Parks `first`, which was refused, if it has been so often enough and the sink
     /// takes another change.
-    fn look_past(&mut self, first: &Outgoing, refusal: &Refusal) -> Result<(), Refusal> {
+    fn look_past(
+        &mut self,
+        first: &Outgoing,
+        refusal: &Refusal,
+        is_last: bool,
+    ) -> Result<(), Refusal> {
         let failed = |error: StoreError| Refusal(error.to_string());
         let times = match &self.refused {
             Some((event, times)) if *event == first.event => times + 1,
@@ -364,37 +417,38 @@ impl Delivery {
         };
         self.refused = Some((first.event.clone(), times));
         // A file takes all lines or none.
-        if times < self.park_after || !matches!(self.sink, Sink::Webhook(_)) {
+        if times < self.park_after || matches!(self.sink, Sink::Lines(_)) {
             return Ok(());
         }
         let waiting = self.store.outgoing(&self.name, OTHERS).map_err(failed)?;
         // The first of each other patient: each patient's changes keep their order.
         let mut seen = HashSet::from([first.change.patient()]);
-        let others: Vec<_> = waiting
+        let mut others: Vec<_> = waiting
             .iter()
             .filter(|outgoing| seen.insert(outgoing.change.patient()))
+            .filter(|outgoing| is_last || self.sink.is_ready(outgoing))
             .collect();
-        let Some(other) = others.choose(&mut rand::rng()) else {
+        others.shuffle(&mut rand::rng());
+        // What there was nothing to tell of says nothing about the sink.
+        let mut is_up = false;
+        for other in others {
+            let taken = self.deliver(std::slice::from_ref(other)).map_err(failed)?;
+            is_up = taken.told > 0;
+            if is_up || taken.refusal.is_some() {
+                break;
+            }
+        }
+        if !is_up {
             return Ok(());
-        };
-        if !self.takes(other).map_err(failed)? || self.takes(first).map_err(failed)? {
+        }
+        let again = self.deliver(std::slice::from_ref(first)).map_err(failed)?;
+        if again.refusal.is_none() {
             return Ok(());
         }
         self.store.park(first, &refusal.0).map_err(failed)?;
         tracing::warn!(sink = self.name, event = first.event, error = %refusal,
             "a sink refuses a change and takes others: it is parked, see `hepaflow outbox`");
         Ok(())
-    }
-
-    /// Whether the sink takes this one change; then it is struck off.
-    fn takes(&mut self, outgoing: &Outgoing) -> Result<bool, StoreError> {
-        let one = std::slice::from_ref(outgoing);
-        let Taken(taken, _) = self.sink.take(&mut self.payloads, &mut self.store, one);
-        if taken > 0 {
-            self.store.delivered(one)?;
-            self.metrics.delivered.inc();
-        }
-        Ok(taken > 0)
     }
 
     fn count(&self) {

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 
-use super::Refusal;
+use super::{Delivered, Refusal};
 use crate::domain::{ClipPrediction, ContentHash, Instance, ModelHash, PatientId, PatientResult};
 use crate::engine::Workspace;
 use crate::ingest::pull::Archive;
@@ -80,7 +80,11 @@ impl Filing {
     }
 
     /// Files what the change calls for; nothing, where it calls for nothing.
-    pub(super) fn file(&mut self, store: &mut Store, outgoing: &Outgoing) -> Result<(), Refusal> {
+    pub(super) fn file(
+        &mut self,
+        store: &mut Store,
+        outgoing: &Outgoing,
+    ) -> Result<Delivered, Refusal> {
         let refused = |error: StoreError| Refusal(error.to_string());
         let (patient, model) = match &outgoing.change {
             PatientChange::Stands(result) => (result.patient.clone(), result.model),
@@ -89,22 +93,22 @@ impl Filing {
         let filed = store.filed(&self.name, &patient).map_err(refused)?;
         let uid = derived_uid(&["event", &outgoing.event]);
         if filed.as_ref().is_some_and(|filed| filed.uid == uid) {
-            return Ok(());
+            return Ok(Delivered::Silent);
         }
         let evidence = match &outgoing.change {
             // The active model's word stands, not this one's.
-            PatientChange::Stands(result) if !result.current => return Ok(()),
+            PatientChange::Stands(result) if !result.current => return Ok(Delivered::Silent),
             PatientChange::Stands(_) => Evidence::of(store, &patient, model).map_err(refused)?,
             PatientChange::Withdrawn(..) => {
                 let Some(filed) = filed.as_ref().filter(|filed| filed.model == model) else {
-                    return Ok(());
+                    return Ok(Delivered::Silent);
                 };
                 Evidence::only(store, filed.content).map_err(refused)?
             }
         };
         let Some((content, beside)) = evidence.newest(&patient) else {
             tracing::debug!(sink = self.name, "an answer rests on no DICOM recording");
-            return Ok(());
+            return Ok(Delivered::Silent);
         };
         if !self.models.contains_key(&model) {
             self.models = store.models().map_err(refused)?;
@@ -179,7 +183,8 @@ impl Filing {
         };
         store
             .note_filed(&self.name, &patient, &filed)
-            .map_err(refused)
+            .map_err(refused)?;
+        Ok(Delivered::Told)
     }
 
     /// Pictures of the clips that speak most for the answer, of those in its
