@@ -17,10 +17,11 @@ use hepaflow::study::train::{
 };
 use safetensors::SafeTensors;
 
-const GOLDENS: [&str; 6] = [
+const GOLDENS: [&str; 7] = [
     "fibro2d",
     "fibro2d_lstm",
     "fibro3d",
+    "fibro3d_stem",
     "resnet18",
     "resnet18_lstm",
     "r3d_18_deep",
