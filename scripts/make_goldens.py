@@ -145,7 +145,7 @@ def main() -> None:
     golden("fibro3d", "fibro3d", [4, 6], TWO, (1, 9, 28, 28), 3)
     # Odd everything: an odd picture, three channels, longer than it must be.
     golden("fibro3d_odd", "fibro3d", [5, 3, 7], FIVE, (3, 14, 37, 23), 2, RGB)
-    golden("fibro3d_stem", "fibro3d", [4, 6], TWO, (1, 29, 22, 26), 2, stem_frames=3)
+    golden("fibro3d_stem", "fibro3d", [6, 8], TWO, (1, 29, 22, 26), 2, stem_frames=3)
     golden("fibro2d", "fibro2d", [5, 8], TWO, (1, 3, 29, 30), 2)
     golden("fibro2d_lstm", "fibro2d_lstm", [4, 6], FIVE, (1, 7, 25, 20), 3, lstm=(5, 2))
     four = [4, 6, 5, 8]

@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${WORK:-study}
 case ${SIZE:-small} in
-  small) patients=110 epochs=60 rates=0.002,0.005 ;;
-  large) patients=1100 epochs=60 rates=0.001,0.002,0.005 ;;
+  small) patients=110 epochs=70 rates=0.003 ;;
+  large) patients=1100 epochs=70 rates=0.001,0.003 ;;
   *)
     echo "SIZE is small or large, not $SIZE" >&2
     exit 2
@@ -23,5 +23,5 @@ fi
 # while the probe sweeps on, so the network on moving pictures sees all 63 frames,
 # by sevens.
 exec "$program" study --cohort "$work/cohort" --crop 208,90,224,120 --size 60x112 \
-  --widths 8,24 --frames 16 --stride 16 --frames-3d 63 --stem-frames 7 \
+  --widths 16,32 --batch 16 --frames 8 --stride 8 --frames-3d 63 --stem-frames 7 \
   --epochs "$epochs" --patience "$epochs" --rates "$rates" --out "$work/results"

@@ -622,6 +622,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.source("bed-1");
         metrics.sink("his");
+        metrics.engine("m");
         metrics.cards.set(0, 2, 1, 0.5);
         metrics.clinical.compared(["m", "fib4", "F3"], true, 1);
         metrics.clinical.answered("F0-F1", 1);
