@@ -16,6 +16,7 @@ mod devices;
 #[cfg(feature = "gstreamer")]
 mod doctor;
 mod evaluate;
+#[cfg(feature = "gstreamer")]
 mod exams;
 #[cfg(feature = "gstreamer")]
 mod explain;
