@@ -18,8 +18,8 @@ if [[ ! -f $work/cohort/cohort.csv ]]; then
   "$program" phantom --patients "$patients" --seed 7 --seconds 2.6 --frames-per-second 25 \
     --frame-size 640x480 --format mixed --episodes 0 --out "$work/cohort"
 fi
-# The capsule and what lies around it, half a millimetre a pixel; the same as `crop`
-# in pipelines/demo.toml. What tells disease from artefact is how the capsule moves
+# The capsule and what lies around it, half a millimetre a pixel.
+# What tells disease from artefact is how the capsule moves
 # while the probe sweeps on, so the network on moving pictures sees all 63 frames,
 # by sevens.
 exec "$program" study --cohort "$work/cohort" --crop 208,90,224,120 --size 60x112 \
