@@ -19,7 +19,7 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depths: Option<Vec<usize>>,
     /// Frames that the first convolution of `fibro3d` takes together, and goes on
-    /// by; each frame by itself without it.
+    /// by, 1 to 64; each frame by itself without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem_frames: Option<usize>,
     /// The memory of a network that has one.

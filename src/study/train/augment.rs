@@ -2,9 +2,10 @@
 //!
 //! What a scanner may do: point the other way (flip), amplify more or less
 //! (gain, offset), be held a little askew (rotation) or pressed more or less
-//! (shift), begin elsewhere and lose a frame (temporal jitter). What it may not: turn the picture over, stretch it, change
-//! its scale in millimetres, or play it backwards. One clip is changed as a whole,
-//! so that nothing flickers from frame to frame.
+//! (shift), begin elsewhere and lose a frame (temporal jitter). What it may not:
+//! turn the picture over, stretch it, change its scale in millimetres, or play it
+//! backwards. One clip is changed as a whole, so that nothing flickers from frame to
+//! frame.
 
 use std::fmt;
 

@@ -295,8 +295,7 @@ fn parameters_of(op: Op) -> usize {
 /// A kernel over time begins as a kernel of pictures spread evenly over its frames
 /// (Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017, section 2.3.1):
 /// a mean over time, which has less speckle than any frame, and learns what moves
-/// from there. From kernels that are noise over time, a few hundred recordings
-/// taught such networks nothing.
+/// from there.
 fn initial(
     op: Op,
     name: &str,
