@@ -71,12 +71,15 @@ impl Layer<'_> {
         let seen = inputs / conv.groups;
         let [kt, kh, kw] = conv.kernel;
         let weight = self.parameter("weight");
-        if conv.planar {
-            let weight = weight.reshape([conv.channels, seen, kh, kw]);
+        let pictures = |x: Tensor<4>, weight: Tensor<4>| {
             let [_, sh, sw] = conv.stride;
             let [_, ph, pw] = conv.padding;
             let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], conv.groups);
-            let y = conv2d(x.reshape([n * t, inputs, h, w]), weight, None, options);
+            conv2d(x, weight, None, options)
+        };
+        if conv.planar {
+            let weight = weight.reshape([conv.channels, seen, kh, kw]);
+            let y = pictures(x.reshape([n * t, inputs, h, w]), weight);
             let [_, c, h, w] = y.dims();
             return y.reshape([n, c, t, h, w]);
         }
@@ -90,10 +93,7 @@ impl Layer<'_> {
                 .swap_dims(1, 2)
                 .reshape([n * steps, inputs * kt, h, w]);
             let weight = weight.reshape([conv.channels, inputs * kt, kh, kw]);
-            let [_, sh, sw] = conv.stride;
-            let [_, ph, pw] = conv.padding;
-            let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], 1);
-            let y = conv2d(x, weight, None, options);
+            let y = pictures(x, weight);
             let [_, c, h, w] = y.dims();
             return y.reshape([n, steps, c, h, w]).swap_dims(1, 2);
         }
