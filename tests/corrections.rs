@@ -23,10 +23,13 @@ use hepaflow::store::{Change, Effect, Store, StoredModel, ViewRow};
 use oracle::{Known, classes, from_scratch, model, said};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
+use sizes::sizes;
 use wait::wait_until;
 
 #[path = "support/oracle.rs"]
 mod oracle;
+#[path = "support/sizes.rs"]
+mod sizes;
 #[path = "support/wait.rs"]
 mod wait;
 
@@ -38,16 +41,6 @@ const SHAPE: WindowShape = WindowShape {
     stride: 4,
     max_gap: None,
 };
-/// The parts of the views, as metrics call them.
-const PARTS: [&str; 7] = [
-    "identities",
-    "clips",
-    "answers",
-    "current",
-    "values",
-    "agreement",
-    "evaluation",
-];
 /// Updates in all arrangements together for each row and each fact that stands.
 const HELD: i64 = 30;
 
@@ -380,10 +373,7 @@ fn whatever_is_entered_and_withdrawn_the_store_holds_what_recomputing_gives() {
     assert_eq!(metrics.patients.get(), current as i64);
     // Whatever was corrected, and though films and labs pause in turn, the views hold
     // no more than what stands.
-    let held: i64 = PARTS
-        .iter()
-        .map(|part| metrics.arrangement(part).records.get())
-        .sum();
+    let held: i64 = sizes(&metrics).values().sum();
     let stands = last.answers.len() + last.others.len() + in_force.facts.len();
     let stands = (stands + (0..in_force.films).flat_map(clips).count()) as i64;
     assert!(

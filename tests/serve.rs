@@ -599,6 +599,7 @@ fn the_api_is_what_its_document_says() {
         "/api/v1/models/{hash}/activate",
         "/api/v1/exams",
         "/api/v1/labels",
+        "/api/v1/labels/table",
         "/api/v1/merges",
         "/api/v1/patients",
         "/api/v1/patients.csv",
@@ -910,6 +911,54 @@ fn labels_are_entered_and_corrected_and_stand_beside_the_answer() {
     let activate = |hash: &str| post(&format!("/api/v1/models/{hash}/activate"), "").status;
     assert_eq!(activate(hash), 200);
     assert_eq!(activate(&"0".repeat(64)), 400);
+}
+
+#[test]
+fn a_table_of_labels_is_taken_but_for_its_bad_rows_which_are_named_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", "P-1"), "");
+    let run = Running::start(folder.path(), &[]);
+    let post = |kind: &str, table: &str| {
+        let kind = format!("Content-Type: {kind}");
+        let path = "/api/v1/labels/table?reason=from%20the%20laboratory";
+        send(&run.address, "POST", path, &[&kind], table)
+    };
+    let table = "patient_id,date,age_years,ast_u_l,alt_u_l,platelets_10e9_l,stage,ward\n\
+                 P-1,2024-05-06,50,40,30,200,F3,A\n\
+                 P-2,2024-05-06,50,40,30,-200,,A\n\
+                 P-3,2999-01-01,,,,,F2,B\n\
+                 P-4,2024-05-06,,,,,F7,B\n";
+    let taken = post("text/csv; charset=utf-8", table);
+    assert_eq!(taken.status, 200, "{}", taken.body);
+    let report = taken.json();
+    let bad = report["bad_rows"].as_array().unwrap();
+    let lines: Vec<_> = bad
+        .iter()
+        .map(|row| row["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lines, [3, 4, 5], "{report}");
+    assert_eq!(
+        (
+            &report["rows_taken"],
+            &report["values_entered"],
+            &report["columns_not_read"]
+        ),
+        (&json!(1), &json!(2), &json!(["ward"]))
+    );
+    let again = post("text/csv", table).json();
+    assert_eq!(
+        (&again["values_entered"], &again["values_unchanged"]),
+        (&json!(0), &json!(2))
+    );
+    // Through the graph to the patient's row.
+    run.wait_for("/api/v1/patients", |answer| {
+        answer.status == 200 && answer.json()["items"][0]["fib4"] == json!(1.826)
+    });
+
+    assert_eq!(post("text/plain", table).status, 415);
+    assert_eq!(post("text/csv", "name,stage\nP,F2\n").status, 400);
+    let long = "x".repeat(5 << 20);
+    assert_eq!(post("text/csv", &long).status, 413);
 }
 
 #[test]

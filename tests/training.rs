@@ -200,7 +200,7 @@ fn each_kind_learns_and_the_engine_gives_the_trainers_logits() {
         let spec = spec(kind);
         let folder = tempfile::tempdir().unwrap();
         let (network, history) = trained(&spec, &config(), folder.path(), &mut onwards).unwrap();
-        let (first, best) = (&history.epochs[0], &history.epochs[history.best - 1]);
+        let (first, best) = (&history.epochs[0], &history.epochs[history.kept - 1]);
         assert!(
             best.validation_loss < first.validation_loss,
             "{kind} learns nothing: {history:?}"

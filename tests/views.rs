@@ -17,9 +17,12 @@ use hepaflow::metrics::Metrics;
 use oracle::{Facts, Known, Rows, State, fact, from_scratch};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
+use sizes::sizes;
 
 #[path = "support/oracle.rs"]
 mod oracle;
+#[path = "support/sizes.rs"]
+mod sizes;
 
 /// Random changes to `facts`, as one epoch sees them.
 fn change(rng: &mut ChaCha8Rng, facts: &mut Facts, merges: &mut Merges) -> Vec<(Known, isize)> {
@@ -158,24 +161,6 @@ fn after_every_random_correction_the_views_are_what_recomputing_gives() {
     assert!(seen.evaluation.iter().any(|(_, e)| e.auc.area().is_some()));
 }
 
-/// Updates that the arrangements hold, part by part.
-fn sizes(metrics: &Metrics) -> BTreeMap<&'static str, i64> {
-    PARTS
-        .into_iter()
-        .map(|part| (part, metrics.arrangement(part).records.get()))
-        .collect()
-}
-
-const PARTS: [&str; 7] = [
-    "identities",
-    "clips",
-    "answers",
-    "current",
-    "values",
-    "agreement",
-    "evaluation",
-];
-
 #[test]
 fn arrangements_stay_as_small_as_what_they_hold_however_often_it_is_corrected() {
     let metrics = Metrics::new().unwrap();
@@ -222,6 +207,7 @@ fn arrangements_stay_as_small_as_what_they_hold_however_often_it_is_corrected() 
             settle(&mut inputs, changes);
         }
         let before = sizes(&counted);
+        assert_eq!(before.len(), 7, "{before:?}");
         assert!(before.values().all(|&size| size > 0), "{before:?}");
         // Everything is withdrawn and entered again, one thing after the other.
         let all: Vec<_> = facts.iter().cloned().collect();

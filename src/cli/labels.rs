@@ -11,11 +11,7 @@ use serde_json::json;
 
 use super::results::{Place, print};
 use super::{BadInput, actor};
-use crate::clinical::{BadRow, read_labels};
-use crate::store::{Change, Effect};
-
-/// Rows that one transaction takes.
-const ROWS_A_COMMIT: usize = 500;
+use crate::clinical::read_labels;
 
 /// Blood tests, elastography and pathology.
 #[derive(Args)]
@@ -70,16 +66,6 @@ pub(super) fn run(args: &LabelsArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What became of a table.
-#[derive(Default)]
-struct Report {
-    taken: usize,
-    entered: usize,
-    corrected: usize,
-    unchanged: usize,
-    bad: Vec<BadRow>,
-}
-
 fn import(args: &ImportArgs) -> anyhow::Result<()> {
     let named = || args.file.display().to_string();
     let file = File::open(&args.file)
@@ -89,94 +75,48 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
         .with_context(named)
         .map_err(BadInput::new)?;
     if let Some(key) = args.place.pseudonyms(args.key.as_deref())? {
-        for row in &mut labels.rows {
-            let facts = std::mem::take(&mut row.facts).into_iter();
-            row.facts = facts
-                .map(|fact| fact.renamed(|patient| key.known(patient)))
-                .collect();
-        }
+        labels = labels.renamed(|patient| key.known(patient));
     }
     if !labels.unread.is_empty() {
         eprintln!("columns that are not read: {}", labels.unread.join(", "));
     }
     let mut store = args.place.open_or_make()?;
-    let known: HashSet<_> = store
-        .patient_results()?
-        .into_iter()
-        .map(|result| result.patient)
-        .collect();
-    let waiting: HashSet<_> = labels
-        .rows
-        .iter()
-        .filter_map(|row| row.facts.first()?.patient())
-        .filter(|&patient| !known.contains(patient))
-        .collect();
+    let results = store.patient_results()?.into_iter();
+    let known: HashSet<_> = results.map(|result| result.patient).collect();
+    let mut waiting = labels.patients();
+    waiting.retain(|&patient| !known.contains(patient));
     let waiting = waiting.len();
-    let mut report = Report {
-        bad: labels.bad,
-        ..Report::default()
-    };
-    let (actor, mut rows) = (actor(), labels.rows.into_iter());
-    loop {
-        let rows: Vec<_> = rows.by_ref().take(ROWS_A_COMMIT).collect();
-        if rows.is_empty() {
-            break;
-        }
-        let lines: Vec<_> = rows
-            .iter()
-            .flat_map(|row| row.facts.iter().map(|_| row.line))
-            .collect();
-        report.taken += rows.len();
-        let changes: Vec<_> = rows.into_iter().flat_map(|row| row.facts).collect();
-        let changes: Vec<_> = changes.into_iter().map(Change::Enter).collect();
-        let receipt = store.enter(&changes, &actor, &args.reason)?;
-        for (line, outcome) in lines.into_iter().zip(receipt.outcomes) {
-            match outcome {
-                Ok(Effect::Logged(_)) => report.entered += 1,
-                Ok(Effect::Corrected(_)) => report.corrected += 1,
-                Ok(Effect::Unchanged) => report.unchanged += 1,
-                Err(error) => report.bad.push(BadRow {
-                    line,
-                    problem: error.to_string(),
-                }),
-            }
-        }
-    }
-    report.bad.sort_by_key(|bad| bad.line);
+    let actor = actor();
+    let imported = labels.import(|changes| store.enter(changes, &actor, &args.reason))?;
     if args.json {
-        let bad = report.bad.iter();
-        let bad: Vec<_> = bad
-            .map(|bad| json!({ "line": bad.line, "problem": bad.problem }))
-            .collect();
         let report = json!({
-            "rows_taken": report.taken,
-            "values_entered": report.entered,
-            "values_corrected": report.corrected,
-            "values_unchanged": report.unchanged,
+            "rows_taken": imported.rows,
+            "values_entered": imported.entered,
+            "values_corrected": imported.corrected,
+            "values_unchanged": imported.unchanged,
             "patients_without_answer": waiting,
-            "bad_rows": bad,
+            "bad_rows": imported.bad,
         });
         print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
         print(&format!(
             "{} rows taken: {} values entered, {} corrected, {} known already\n",
-            report.taken, report.entered, report.corrected, report.unchanged
+            imported.rows, imported.entered, imported.corrected, imported.unchanged
         ))?;
         if waiting > 0 {
             eprintln!("{waiting} of the patients have no answer yet: their values wait for them");
         }
     }
-    if report.bad.is_empty() {
+    if imported.bad.is_empty() {
         return Ok(());
     }
-    let listed: Vec<_> = report
-        .bad
-        .iter()
+    let bad = imported.bad.iter();
+    let listed: Vec<_> = bad
         .map(|bad| format!("line {}: {}", bad.line, bad.problem))
         .collect();
     Err(BadInput::new(anyhow!(
         "{} rows of {} were left out:\n  {}",
-        report.bad.len(),
+        imported.bad.len(),
         args.file.display(),
         listed.join("\n  ")
     ))

@@ -25,7 +25,7 @@ use crate::study::predictions::Predictions;
 use crate::study::protocol::{Event, Method, Point, Study, StudyConfig, StudyError, run as study};
 use crate::study::report::{write_cards, write_report};
 use crate::study::split::Split;
-use crate::study::train::TrainConfig;
+use crate::study::train::{Keep, TrainConfig};
 
 /// Train, judge and compare the three kinds of network on a cohort, as the paper
 /// does, in one go.
@@ -90,6 +90,9 @@ pub(super) struct StudyArgs {
     /// End a training after so many epochs without a better one.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     patience: usize,
+    /// Which epoch of a training becomes the fold's model.
+    #[arg(long, value_enum, default_value = "best")]
+    keep: Keep,
     /// Clips in a step.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
     batch: usize,
@@ -186,6 +189,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
             clips: args.clips,
             epochs: args.epochs,
             patience: args.patience,
+            keep: args.keep,
             ..TrainConfig::default()
         },
         classes,

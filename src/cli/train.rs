@@ -16,7 +16,7 @@ use crate::study::cohort::Cohort;
 use crate::study::protocol::recordings;
 use crate::study::split::Split;
 use crate::study::train::{
-    Augmentation, Film, Progress, Reading, Rule, Task, TrainConfig, brightness, curves, fit,
+    Augmentation, Film, Keep, Progress, Reading, Rule, Task, TrainConfig, brightness, curves, fit,
     publish, read, replace,
 };
 
@@ -29,7 +29,8 @@ use crate::study::train::{
 ///
 /// After each epoch a checkpoint is written to --out. The same command goes on from
 /// there after an interruption, and ends with the same weights. The best epoch on
-/// the validation patients becomes the model; `curves.svg` shows all of them.
+/// the validation patients becomes the model, or with `--keep last` the last one;
+/// `curves.svg` shows all of them.
 ///
 /// The compact networks (fibro2d, `fibro2d_lstm`, fibro3d) learn well on a few
 /// cores; the ResNets can be trained here too, but belong on a GPU: see
@@ -83,6 +84,9 @@ pub(super) struct TrainArgs {
     /// End after so many epochs without a better one.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     patience: usize,
+    /// Which epoch becomes the model.
+    #[arg(long, value_enum, default_value = "best")]
+    keep: Keep,
     /// How gradients change parameters.
     #[arg(long, value_enum, default_value = "adam")]
     optimiser: Rule,
@@ -163,6 +167,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         clips: args.clips,
         epochs: args.epochs,
         patience: args.patience,
+        keep: args.keep,
         seed: args.seed,
         augmentation: if args.plain {
             Augmentation::NONE
@@ -198,13 +203,13 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
                 seen = history.epochs.len();
                 bar.set_position(seen as u64);
                 if let Some(epoch) = history.epochs.last() {
-                    let better = if history.best == epoch.epoch {
-                        "  best so far"
+                    let kept = if history.kept == epoch.epoch {
+                        "  kept"
                     } else {
                         ""
                     };
                     let line = format!(
-                        "epoch {:3}  loss {:.4}  validation {:.4}{better}",
+                        "epoch {:3}  loss {:.4}  validation {:.4}{kept}",
                         epoch.epoch, epoch.loss, epoch.validation_loss
                     );
                     if bar.is_hidden() {
@@ -221,13 +226,13 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     replace(&args.out.join("curves.svg"), curves(&history).as_bytes())?;
     let model = publish(&network, &args.out)?;
-    let best = history.epochs.get(history.best.saturating_sub(1));
+    let kept = history.epochs.get(history.kept.saturating_sub(1));
     print(&format!(
         "{}: epoch {} of {}, validation loss {:.4}; {} written, model {}\n",
         args.architecture,
-        history.best,
+        history.kept,
         history.epochs.len(),
-        best.map_or(f32::NAN, |epoch| epoch.validation_loss),
+        kept.map_or(f32::NAN, |epoch| epoch.validation_loss),
         args.out.display(),
         model.hash().short()
     ))

@@ -14,6 +14,8 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use super::{BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, UnknownMethod};
 use crate::domain::{PatientId, Stage};
 
@@ -55,7 +57,7 @@ pub struct LabelRow {
 }
 
 /// A row that is left out. The problem shows no value: it may name a patient.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BadRow {
     /// Its line in the file.
     pub line: u64,

@@ -35,7 +35,7 @@ pub use answer_log::{Cause, LoggedAnswer};
 pub use chain::{LogFault, LogHead, Verified};
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};
-pub use facts::{Change, Effect, FactError, LoggedChange, Receipt};
+pub use facts::{Change, Effect, FactError, Imported, LoggedChange, Receipt};
 use outbox::Event;
 pub use outbox::{OutboxSink, Outgoing, Parked};
 pub use read::{Page, Summary};

@@ -52,4 +52,16 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
+
+    #[test]
+    fn a_file_that_cannot_take_its_place_is_an_error_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table.csv");
+        // A file never takes the place of a folder.
+        fs::create_dir(&path).unwrap();
+        let replaced = replace_file(&path, |file| file.write_all(b"new"));
+        assert_eq!(replaced.unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -166,13 +166,8 @@ pub(super) async fn write(
     changes: Vec<Change>,
     reason: String,
 ) -> Result<Vec<&'static str>, Problem> {
-    if reason.len() > 500 {
-        return Err(Problem::bad_request("`reason` has at most 500 characters"));
-    }
-    let actor = caller
-        .name
-        .clone()
-        .unwrap_or_else(|| "dashboard".to_owned());
+    reasonable(&reason)?;
+    let actor = actor(caller);
     let facts = site.subject.facts.clone();
     let entering = move || facts.enter(&changes, &actor, &reason);
     let receipt = match tokio::task::spawn_blocking(entering).await {
@@ -187,6 +182,20 @@ pub(super) async fn write(
         Err(error) => Err(Problem::bad_request(error.to_string())),
     });
     outcomes.collect()
+}
+
+/// Who is said to have written it.
+pub(super) fn actor(caller: &Caller) -> String {
+    let name = caller.name.clone();
+    name.unwrap_or_else(|| "dashboard".to_owned())
+}
+
+/// Whether a reason can be kept.
+pub(super) fn reasonable(reason: &str) -> Result<(), Problem> {
+    if reason.len() > 500 {
+        return Err(Problem::bad_request("`reason` has at most 500 characters"));
+    }
+    Ok(())
 }
 
 /// A line of a patient's history.

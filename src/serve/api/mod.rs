@@ -11,6 +11,7 @@ mod info;
 mod models;
 mod patients;
 mod streams;
+mod table;
 
 use std::sync::Arc;
 
@@ -71,6 +72,7 @@ fn described() -> (Router<Arc<Site>>, OpenApi) {
         .routes(routes!(facts::history))
         .routes(routes!(fhir::report))
         .routes(routes!(facts::enter))
+        .merge(table::router())
         .routes(routes!(identity::merge))
         .routes(routes!(identity::exam))
         .routes(routes!(facts::activate))

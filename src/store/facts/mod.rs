@@ -9,6 +9,7 @@
 //! nothing; entering another value of the same slot withdraws the old one, and
 //! both changes are in the log.
 
+mod table;
 mod writer;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use super::row::{Row, wrong};
 use super::{DatabaseFault, Store, StoreError};
 use crate::clinical::{Fact, InvalidValue, MergeError, Merges};
 use crate::domain::{ModelHash, PatientId};
+pub use table::Imported;
 use writer::Writer;
 
 /// A fact comes or goes.

@@ -214,7 +214,7 @@ fn training_record(
         fold,
         seed: config.seed,
         epochs: epochs.collect(),
-        chosen_epoch: history.best,
+        chosen_epoch: history.kept,
         model_hash: model.hash().to_string(),
         seconds,
     }

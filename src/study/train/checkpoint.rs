@@ -1,6 +1,6 @@
 //! What a run leaves after each epoch, so that it goes on where it was killed.
 //!
-//! One safetensors file: parameters, the best ones so far, the optimiser's
+//! One safetensors file: parameters, the ones that are kept so far, the optimiser's
 //! memory, and in its header the settings, the network and the data that they
 //! belong to. It is written beside its place and moved there, so that there is
 //! always a whole one. Chance needs no state: each epoch draws from a stream of
@@ -41,7 +41,7 @@ pub(super) struct State {
 pub(super) struct Checkpoint {
     pub(super) state: State,
     pub(super) network: Network,
-    pub(super) best: Vec<Parameter>,
+    pub(super) kept: Vec<Parameter>,
     pub(super) optimiser: Optimiser,
 }
 
@@ -74,7 +74,7 @@ impl Checkpoint {
         };
         let all = [
             prefixed("now", self.network.parameters()),
-            prefixed("best", &self.best),
+            prefixed("kept", &self.kept),
             memory("first", &self.optimiser.first),
             memory("second", &self.optimiser.second),
         ]
@@ -134,8 +134,8 @@ impl Checkpoint {
         for parameter in fresh.network.parameters_mut() {
             fill("now", &parameter.name, &mut parameter.values)?;
         }
-        for parameter in &mut fresh.best {
-            fill("best", &parameter.name, &mut parameter.values)?;
+        for parameter in &mut fresh.kept {
+            fill("kept", &parameter.name, &mut parameter.values)?;
         }
         for (place, values) in fresh.optimiser.first.iter_mut().enumerate() {
             fill("first", &place.to_string(), values)?;

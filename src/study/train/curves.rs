@@ -17,10 +17,10 @@ pub fn curves(history: &History) -> String {
     let (training, validation) = (line(|e| e.loss), line(|e| e.validation_loss));
     let highest = training.iter().chain(&validation).map(|point| point.1);
     let highest = highest.fold(0.0_f64, f64::max);
-    let best = history.best.checked_sub(1);
-    let best = best.and_then(|place| validation.get(place));
-    let best = best.copied().into_iter().collect();
-    let mut kept = Series::line("kept", 1, best);
+    let kept = history.kept.checked_sub(1);
+    let kept = kept.and_then(|place| validation.get(place));
+    let kept = kept.copied().into_iter().collect();
+    let mut kept = Series::line("kept", 1, kept);
     kept.has_dots = true;
     let series = [
         Series::line("training", 0, training),
@@ -54,7 +54,7 @@ mod tests {
         };
         let history = History {
             epochs: vec![epoch(1, 2.0), epoch(2, 1.0), epoch(3, 0.5)],
-            best: 3,
+            kept: 3,
         };
         let svg = curves(&history);
         assert!(

@@ -1,8 +1,8 @@
 //! The training loop.
 //!
 //! An epoch cuts a clip or more out of each film, takes the steps, and scores the
-//! validation films in evaluation. The best epoch's parameters are kept, and
-//! training ends when none has been better for a while. Everything that chance
+//! validation films in evaluation. The best epoch's parameters are kept, or the last
+//! one's; training ends when none has been better for a while. Everything that chance
 //! decides in an epoch comes from a stream of the seed that is that epoch's own,
 //! so that a run that was killed goes on as if it had not been.
 
@@ -20,7 +20,7 @@ use super::checkpoint::{self, Checkpoint, State};
 use super::film::{Film, digest};
 use super::network::{Batch, Network};
 use super::optimiser::{Optimiser, scheduled};
-use super::{TrainConfig, TrainError};
+use super::{Keep, TrainConfig, TrainError};
 use crate::domain::Stage;
 use crate::engine::softmax;
 use crate::model::{InputSpec, MANIFEST, Model, ModelSpec, manifest};
@@ -50,14 +50,14 @@ pub struct Epoch {
 pub struct History {
     /// In order.
     pub epochs: Vec<Epoch>,
-    /// The one with the smallest validation loss, from 1; 0 before the first.
-    pub best: usize,
+    /// The one whose network is kept, from 1; 0 before the first.
+    pub kept: usize,
 }
 
 impl History {
-    fn best_loss(&self) -> f32 {
-        let best = self.epochs.iter().find(|epoch| epoch.epoch == self.best);
-        best.map_or(f32::INFINITY, |epoch| epoch.validation_loss)
+    fn kept_loss(&self) -> f32 {
+        let kept = self.epochs.iter().find(|epoch| epoch.epoch == self.kept);
+        kept.map_or(f32::INFINITY, |epoch| epoch.validation_loss)
     }
 }
 
@@ -98,7 +98,7 @@ pub enum Progress<'a> {
 pub type Observer<'a> = &'a mut (dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send);
 
 /// Trains; goes on from the checkpoint in the task's folder, if there is one.
-/// Gives the best epoch's network.
+/// Gives the network of the epoch that is kept.
 ///
 /// # Errors
 /// If the data are not enough, the loss is not finite, the checkpoint belongs to
@@ -133,7 +133,7 @@ pub fn fit(task: &Task<'_>, observer: Observer<'_>) -> Result<(Network, History)
             steps: 0,
             history: History::default(),
         },
-        best: network.parameters().to_vec(),
+        kept: network.parameters().to_vec(),
         network,
         optimiser,
     };
@@ -147,9 +147,9 @@ pub fn fit(task: &Task<'_>, observer: Observer<'_>) -> Result<(Network, History)
             return Err(TrainError::NotFinite { epoch, step: steps });
         }
         let history = &mut run.state.history;
-        if validation_loss < history.best_loss() {
-            history.best = epoch;
-            run.best = run.network.parameters().to_vec();
+        if task.config.keep == Keep::Last || validation_loss < history.kept_loss() {
+            history.kept = epoch;
+            run.kept = run.network.parameters().to_vec();
         }
         let total = (task.config.epochs * steps) as u64;
         history.epochs.push(Epoch {
@@ -166,14 +166,14 @@ pub fn fit(task: &Task<'_>, observer: Observer<'_>) -> Result<(Network, History)
         }
     }
     let mut network = run.network;
-    network.parameters_mut().clone_from_slice(&run.best);
+    network.parameters_mut().clone_from_slice(&run.kept);
     Ok((network, run.state.history))
 }
 
 /// Whether nothing is left to do.
 fn is_over(history: &History, config: &TrainConfig) -> bool {
     let done = history.epochs.len();
-    done >= config.epochs || (done > 0 && done - history.best >= config.patience)
+    done >= config.epochs || (done > 0 && done - history.kept >= config.patience)
 }
 
 fn steps_an_epoch(task: &Task<'_>) -> usize {

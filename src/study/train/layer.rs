@@ -83,15 +83,11 @@ impl Layer<'_> {
             let [_, c, h, w] = y.dims();
             return y.reshape([n, c, t, h, w]);
         }
-        if kt > 1 && kt == conv.stride[0] && conv.padding[0] == 0 && conv.groups == 1 {
-            // Frames that no two outputs share are as good as channels, [N T/kt, C kt, H, W]
-            // with the weight as it lies, and pictures are convolved faster than clips.
-            let steps = t / kt;
-            let x = x
-                .narrow(2, 0, steps * kt)
-                .reshape([n, inputs, steps, kt * h * w])
-                .swap_dims(1, 2)
-                .reshape([n * steps, inputs * kt, h, w]);
+        // Pictures are convolved faster than clips: the frames that an output sees are as
+        // good as channels, [N T', C kt, H, W], with the weight as it lies.
+        let seen_together = (conv.groups == 1).then(|| together(conv, &x)).flatten();
+        if let Some(x) = seen_together {
+            let steps = x.dims()[0] / n;
             let weight = weight.reshape([conv.channels, inputs * kt, kh, kw]);
             let y = pictures(x, weight);
             let [_, c, h, w] = y.dims();
@@ -178,6 +174,35 @@ impl Layer<'_> {
         }
         below.narrow(1, t - 1, 1)
     }
+}
+
+/// `[N, C, T, H, W]` as `[N T', C kt, H, W]`: for each frame of the output the `kt`
+/// frames that it sees. None if outputs share some of them, and lie apart.
+fn together(conv: Conv, x: &Tensor<5>) -> Option<Tensor<4>> {
+    let [n, c, t, h, w] = x.dims();
+    let (length, stride, padding) = (conv.kernel[0], conv.stride[0], conv.padding[0]);
+    let frames = if stride == length && padding == 0 {
+        let steps = t / length;
+        let x = x.clone().narrow(2, 0, steps * length);
+        x.reshape([n, c, steps, length, h * w]).swap_dims(2, 3)
+    } else if stride == 1 {
+        let x = if padding > 0 {
+            let black = Tensor::zeros([n, c, padding, h, w], &x.device());
+            Tensor::cat(vec![black.clone(), x.clone(), black], 2)
+        } else {
+            x.clone()
+        };
+        let steps = t + 2 * padding + 1 - length;
+        let x = x.reshape([n, c, t + 2 * padding, h * w]);
+        let shifted = (0..length).map(|first| x.clone().narrow(2, first, steps));
+        Tensor::stack(shifted.collect(), 2)
+    } else {
+        return None;
+    };
+    // [N, C, kt, T', HW] to [N, T', C, kt, HW]
+    let steps = frames.dims()[3];
+    let frames = frames.permute([0, 3, 1, 2, 4]);
+    Some(frames.reshape([n * steps, c * length, h, w]))
 }
 
 /// Frame by frame; `check` refuses windows over time.

@@ -53,6 +53,8 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Epochs without a better one before training ends.
     pub patience: usize,
+    /// Which epoch's network is the answer.
+    pub keep: Keep,
     /// What chance begins with.
     pub seed: u64,
     /// How clips are changed.
@@ -69,10 +71,22 @@ impl Default for TrainConfig {
             clips: 1,
             epochs: 30,
             patience: 10,
+            keep: Keep::Best,
             seed: 7,
             augmentation: Augmentation::default(),
         }
     }
+}
+
+/// Which epoch's network training gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// The one with the least validation loss.
+    Best,
+    /// The last: with few patients to validate by, their loss says less about an epoch
+    /// than that the step's size has come down. Training then never ends early.
+    Last,
 }
 
 /// A network could not be trained.
