@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// One open source within one run: a file being decoded, a scanner connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,6 +14,9 @@ pub struct StreamId(pub u32);
 /// cannot leak it by accident; [`PatientId::expose`] does, for the places whose
 /// purpose is to show it: the store and the results.
 ///
+/// The views compare identifiers more than anything else, and hold many: up to 23 bytes
+/// lie in the value itself.
+///
 /// ```
 /// use hepaflow::domain::PatientId;
 /// let patient = PatientId::new("Doe^Jane");
@@ -21,11 +25,11 @@ pub struct StreamId(pub u32);
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PatientId(Arc<str>);
+pub struct PatientId(SmolStr);
 
 impl PatientId {
     /// The patient known to the source as `identifier`.
-    pub fn new(identifier: impl Into<Arc<str>>) -> Self {
+    pub fn new(identifier: impl Into<SmolStr>) -> Self {
         Self(identifier.into())
     }
 
