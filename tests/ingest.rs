@@ -10,6 +10,8 @@ mod support;
 
 #[path = "ingest/dicom.rs"]
 mod dicom;
+#[path = "ingest/pictures.rs"]
+mod pictures;
 #[path = "ingest/syntaxes.rs"]
 mod syntaxes;
 

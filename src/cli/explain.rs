@@ -225,6 +225,7 @@ impl Source {
             live: false,
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
+            frame_interval: None,
         };
         let reader = thread::current();
         let wake = Arc::new(move || reader.unpark());

@@ -120,9 +120,12 @@ pub(super) fn files(found: &[Found], base: Option<&Path>) -> Files {
 }
 
 /// Whether a source belongs to one process as a whole: there is one scanner, or
-/// one port.
+/// one port; or it is opened later, when nothing is dealt out any more.
 fn is_whole(source: &SourceConfig) -> bool {
-    source.live || matches!(source.kind, SourceKind::Launch(_) | SourceKind::Listener(_))
+    source.live
+        || !source.open
+        || source.is_timed()
+        || matches!(source.kind, SourceKind::Launch(_) | SourceKind::Listener(_))
 }
 
 /// The process that each source of the pipeline belongs to; `None` for one whose
@@ -214,6 +217,21 @@ impl Part {
     pub(super) fn has(&self, source: usize) -> bool {
         let owner = self.owners.get(source).copied().flatten();
         owner.is_none_or(|owner| owner == self.index())
+    }
+
+    /// Divides what was `found` into what all processes find alike, and what the clock
+    /// has opened: the others may have looked before, or after.
+    pub(super) fn by_the_clock(
+        &self,
+        pipeline: &Pipeline,
+        found: Vec<Found>,
+    ) -> (Vec<Found>, Vec<Found>) {
+        let is_timed = |found: &Found| {
+            let source = pipeline.sources.get(found.source);
+            self.hosts.is_some() && source.is_some_and(SourceConfig::is_timed)
+        };
+        let (timed, lasting) = found.into_iter().partition(is_timed);
+        (lasting, timed)
     }
 
     /// What this process reads of what was `found`.

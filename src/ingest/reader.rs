@@ -202,7 +202,7 @@ impl Reader {
                 if found(stream) > 0 {
                     self.take_all(&opening, stream)?;
                 }
-                return Err(error.into());
+                return Err(opening.named(error, found(stream)).into());
             }
             let found = found(stream);
             if ended {
@@ -292,6 +292,7 @@ impl Reader {
         let picture = size_of(&info);
         let view = self.view(sample, &info, facts)?;
         let interval = facts.frame_interval.or_else(|| interval_of(&info));
+        let interval = interval.or(self.request.frame_interval);
         Ok(Running {
             preprocessor: Preprocessor::new(self.request.size),
             timeline: Timeline::new(interval),

@@ -41,6 +41,7 @@ pub(in crate::cli) fn opening(
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
+        frame_interval: source.frame_interval,
     };
     let Intake {
         sandbox,

@@ -301,6 +301,7 @@ impl Job<'_> {
             size: self.request.size,
             queue: self.request.queue,
             first_frame_timeout: self.request.first_frame_timeout,
+            frame_interval: self.request.frame_interval,
         })
     }
 

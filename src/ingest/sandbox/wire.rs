@@ -29,6 +29,7 @@ pub(super) struct Work {
     pub(super) size: FrameSize,
     pub(super) queue: usize,
     pub(super) first_frame_timeout: std::time::Duration,
+    pub(super) frame_interval: Option<std::time::Duration>,
 }
 
 /// What it answers, in the order of [`crate::ingest::Arrival`].

@@ -240,6 +240,7 @@ fn read_one(
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
+        frame_interval: None,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
         path: path.clone(),

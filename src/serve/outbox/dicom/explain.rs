@@ -115,6 +115,7 @@ impl Explainer {
             live: false,
             reconnect: None,
             first_frame_timeout: PATIENCE,
+            frame_interval: None,
         };
         let reader = thread::current();
         let wake = Arc::new(move || reader.unpark());
