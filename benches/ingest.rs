@@ -402,5 +402,6 @@ fn request(path: &Path, look: Look) -> SourceRequest {
         reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
         frame_interval: None,
+        pace: None,
     }
 }

@@ -73,6 +73,7 @@ fn frame(index: u64, grey: u8) -> Arrival {
         time: EventTime::from_nanos(index * 33_000_000),
         arrived: Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: [grey].into(),
     })
 }

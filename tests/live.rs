@@ -83,6 +83,7 @@ fn live(line: &str) -> SourceRequest {
         }),
         first_frame_timeout: Duration::from_secs(5),
         frame_interval: None,
+        pace: None,
     }
 }
 

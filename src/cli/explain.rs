@@ -19,7 +19,7 @@ use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader};
 use crate::metrics::Metrics;
-use crate::model::Model;
+use crate::model::{InputSpec, Model};
 use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
@@ -89,14 +89,19 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         gate: false,
         ..Look::default()
     };
-    let mut small = Source::open(&args.input, None, small_look, size, &sandbox)?;
+    let mut small = Source::open(&args.input, (None, small_look, size), input, &sandbox)?;
     let header = small.header()?;
     let shown = even(header.crop);
     let size = FrameSize {
         height: shown.height as usize,
         width: shown.width as usize,
     };
-    let mut large = Source::open(&args.input, Some(shown), Look::PLAIN, size, &sandbox)?;
+    let mut large = Source::open(
+        &args.input,
+        (Some(shown), Look::PLAIN, size),
+        input,
+        &sandbox,
+    )?;
     large.header()?;
 
     fs::create_dir_all(&args.out)
@@ -209,9 +214,8 @@ struct Source {
 impl Source {
     fn open(
         path: &Path,
-        crop: Option<Crop>,
-        look: Look,
-        size: FrameSize,
+        (crop, look, size): (Option<Crop>, Look, FrameSize),
+        input: &InputSpec,
         sandbox: &Sandbox,
     ) -> anyhow::Result<Self> {
         let request = SourceRequest {
@@ -226,6 +230,7 @@ impl Source {
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
             frame_interval: None,
+            pace: input.pace(),
         };
         let reader = thread::current();
         let wake = Arc::new(move || reader.unpark());

@@ -30,6 +30,7 @@ pub mod dicomsrc;
 pub mod doors;
 mod error;
 pub mod listener;
+mod pace;
 mod pictures;
 mod pipeline;
 mod preprocess;
@@ -100,6 +101,9 @@ pub struct SourceRequest {
     /// From one frame to the next where the recording itself does not say: a folder
     /// of pictures, which needs this, or a cine without times.
     pub frame_interval: Option<Duration>,
+    /// From one frame to the next as the model has learned: of a source that gives
+    /// more frames, those in between are left out. Nothing makes up for too few.
+    pub pace: Option<Duration>,
 }
 
 /// Where the pictures come from.
@@ -129,7 +133,8 @@ pub struct StreamHeader {
     pub study: Option<StudyUid>,
     /// The DICOM instance, if it is one and says which.
     pub instance: Option<Arc<Instance>>,
-    /// The nominal time between frames, if the source says so.
+    /// The nominal time between frames, if the source says so; of one that is kept to
+    /// the model's pace, no less than that.
     pub frame_interval: Option<Duration>,
     /// The picture as decoded.
     pub picture: FrameSize,
@@ -179,6 +184,7 @@ pub type Watch = Arc<dyn Fn(Seen) + Send + Sync>;
 ///     reconnect: None,
 ///     first_frame_timeout: Duration::from_secs(10),
 ///     frame_interval: None,
+///     pace: None,
 /// };
 /// let metrics = Metrics::new()?.source("archive");
 /// let worker = thread::current();

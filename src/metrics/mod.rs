@@ -43,11 +43,13 @@ pub enum DropReason {
     SceneCut,
     /// The picture stands still.
     Freeze,
+    /// It came faster than the model has learned from, and others were taken.
+    Pace,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::QueueFull,
         Self::ReaderBusy,
         Self::Unreadable,
@@ -58,6 +60,7 @@ impl DropReason {
         Self::DualScreen,
         Self::SceneCut,
         Self::Freeze,
+        Self::Pace,
     ];
 
     /// The label value.
@@ -73,6 +76,7 @@ impl DropReason {
             Self::DualScreen => "dual_screen",
             Self::SceneCut => "scene_cut",
             Self::Freeze => "freeze",
+            Self::Pace => "pace",
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn request(media: Media) -> SourceRequest {
         reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
         frame_interval: None,
+        pace: None,
     }
 }
 

@@ -126,6 +126,7 @@ pub(super) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         first_frame_timeout: Duration::from_secs(20),
         // Of pictures that do not say it; what is shown does not depend on it.
         frame_interval: Some(Duration::from_millis(40)),
+        pace: None,
     };
     let kept = Arc::new(Mutex::new(Kept::default()));
     let watch = {

@@ -302,6 +302,7 @@ impl Job<'_> {
             queue: self.request.queue,
             first_frame_timeout: self.request.first_frame_timeout,
             frame_interval: self.request.frame_interval,
+            pace: self.request.pace,
         })
     }
 

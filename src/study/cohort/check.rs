@@ -102,6 +102,7 @@ impl Cohort {
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
             frame_interval: None,
+            pace: None,
         };
         let (ring, rung) = bounded(1);
         // A full bell is a bell that will be heard.

@@ -141,6 +141,7 @@ impl Film {
             time: EventTime::from_nanos(0),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: self.frame(place).into(),
         };
         Clip {
@@ -241,6 +242,7 @@ fn read_one(
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
         frame_interval: None,
+        pace: None,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
         path: path.clone(),
