@@ -135,7 +135,11 @@ fn a_model_that_learned_from_fewer_frames_a_second_sees_as_many() {
     let text = text.replace(&*small_model().to_string_lossy(), "model");
     fs::write(&file, text).unwrap();
     let output = hepaflow(&["run", "p.toml"], folder.path());
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let clips = results(&folder, "clips");
     assert_eq!(clips.len(), windows(21, 3));
     for clip in &clips {

@@ -323,6 +323,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_opened_later_belongs_to_one_process_and_is_not_dealt_out() {
+        let source = |name: &str, more: &str| {
+            format!("[[source]]\nname = '{name}'\npath = '{name}'\npatient = 'p'\n{more}\n")
+        };
+        let text = "[model]\npath = 'm'\n".to_owned()
+            + &source("now", "")
+            + &source("timed", "from = 2026-11-26T08:30:00Z")
+            + &source("ending", "until = 2026-11-26T08:30:00Z")
+            + &source("closed", "open = false")
+            + &source("mine", "until = 2026-11-26T08:30:00Z\nprocess = 1");
+        let pipeline = Pipeline::parse(Path::new("p.toml"), &text).unwrap();
+        let all = || (0..5).map(|n| found(n, n.to_string().into())).collect();
+        for index in 0..2 {
+            let hosts = Hosts::parse("a:1\nb:1\n", 2, index).unwrap();
+            let part = Part::of(&pipeline, Some(hosts)).unwrap();
+            assert_eq!(part.owners, [None, Some(0), Some(1), Some(0), Some(1)]);
+            let (lasting, timed) = part.by_the_clock(&pipeline, all());
+            assert_eq!(paths(&lasting), ["0", "3"]);
+            assert_eq!(paths(&timed), ["1", "2", "4"]);
+        }
+        // A process by itself has them all.
+        let part = Part::of(&pipeline, None).unwrap();
+        assert_eq!(part.by_the_clock(&pipeline, all()).0.len(), 5);
+    }
+
+    #[test]
     fn each_process_reports_into_a_file_of_its_own() {
         let path = |report: &str, index| report_path(Path::new(report), index);
         assert_eq!(path("d/report.csv", 0), Path::new("d/report.csv"));
