@@ -178,7 +178,7 @@ fn a_folder_of_numbered_pictures_is_one_row_and_one_recording() {
     // Not one recording, but each a picture.
     pictures(&archive.join("stills"), "left%d.png", 1);
     pictures(&archive.join("stills"), "right%d.png", 1);
-    fs::write(archive.join("stills/right0.png"), b"GIF89a").unwrap();
+    fs::write(archive.join("stills/right0.png"), b"GIF89a\x08\0\x08\0").unwrap();
     let write = |path: &str, patient: &str| {
         let source = format!("path = '{path}'\nframes_per_second = 25\n{patient}");
         write_looking(folder.path(), "crop = 'header'\ngate = false", &source);
