@@ -221,6 +221,42 @@ fn a_folder_of_numbered_pictures_is_one_row_and_one_recording() {
 }
 
 #[test]
+fn folders_of_pictures_are_named_by_a_pattern_and_previewed_as_files_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    pictures(&folder.join("cines/a"), "f%02d.png", 12);
+    // Other noise than in the first.
+    pictures(&folder.join("cines/b"), "f%02d.png", 11);
+    fs::create_dir(folder.join("cines/none")).unwrap();
+    fs::write(folder.join("cines/none/notes.txt"), "nothing").unwrap();
+    write_looking(folder, "crop = 'header'\ngate = false", "path = 'cines'");
+    let text = fs::read_to_string(folder.join("p.toml")).unwrap();
+    let text = text.replace("kind = 'archive'\npath = 'cines'", "path = 'cines/*'")
+        + "frames_per_second = 25\npatient = 'P1'\n";
+    fs::write(folder.join("p.toml"), text).unwrap();
+    let hepaflow = |args: &[&str]| {
+        let output = Command::new(cargo_bin!("hepaflow"))
+            .args(args)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        said
+    };
+    hepaflow(&["check", "p.toml"]);
+    let said = hepaflow(&["run", "p.toml"]);
+    assert!(
+        said.contains("2 streams read, 2 clips scored"),
+        "each has one window: {said}"
+    );
+    hepaflow(&["ingest", "preview", "cines/a", "--out", "seen"]);
+    let table = fs::read_to_string(folder.join("seen/frames.csv")).unwrap();
+    assert_eq!(table.lines().count(), 13);
+    assert!(folder.join("seen/sheet.png").is_file());
+}
+
+#[test]
 fn a_manifest_gives_patients_to_videos_and_its_bad_rows_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     record(folder.path(), "a.avi", AVI, 12);

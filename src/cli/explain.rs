@@ -24,6 +24,10 @@ use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
 
+/// From one frame to the next of a recording that does not say it, as a folder of
+/// pictures: 25 a second.
+const USUAL_INTERVAL: Duration = Duration::from_millis(40);
+
 /// Show where a model looks in a recording: Grad-CAM over its pictures.
 ///
 /// The recording is cut into windows that do not overlap, the last one so that it
@@ -42,7 +46,8 @@ Examples:
   hepaflow explain --model models/demo --out seen liver.mp4
   hepaflow explain --model models/demo --out seen --class F2-F4 liver.dcm")]
 pub(super) struct ExplainArgs {
-    /// The recording: a video, or a DICOM file.
+    /// The recording: a video, a DICOM file, or a folder of numbered pictures, taken
+    /// for 25 a second.
     #[arg(value_name = "FILE")]
     input: PathBuf,
     /// The model directory.
@@ -107,7 +112,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))
         .map_err(BadInput)?;
-    let interval = header.frame_interval.unwrap_or(Duration::from_millis(40));
+    let interval = header.frame_interval.unwrap_or(USUAL_INTERVAL);
     let format = Format {
         size,
         pixels: Pixels::Rgb,
@@ -229,7 +234,7 @@ impl Source {
             live: false,
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
-            frame_interval: None,
+            frame_interval: Some(USUAL_INTERVAL),
             pace: input.pace(),
         };
         let reader = thread::current();

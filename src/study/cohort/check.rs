@@ -101,7 +101,8 @@ impl Cohort {
             live: false,
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
-            frame_interval: None,
+            // Of pictures that do not say it; how many there are is asked here.
+            frame_interval: Some(Duration::from_millis(40)),
             pace: None,
         };
         let (ring, rung) = bounded(1);

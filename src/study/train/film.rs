@@ -241,7 +241,8 @@ fn read_one(
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
-        frame_interval: None,
+        // Of pictures that do not say it; training knows no time.
+        frame_interval: Some(Duration::from_millis(40)),
         pace: None,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
