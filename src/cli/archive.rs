@@ -197,9 +197,9 @@ pub(super) fn discover(
         if are_series(&files) {
             take(folder, patient.cloned(), false);
         } else {
-            files
-                .into_iter()
-                .for_each(|path| take(path, patient.cloned(), false));
+            for path in files {
+                take(path, patient.cloned(), false);
+            }
         }
     }
     Ok((entries, report))
