@@ -253,6 +253,7 @@ fn frame(index: u64) -> Arrival {
         time: EventTime::from_nanos(index * 33_000_000),
         arrived: Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: [0].into(),
     })
 }

@@ -106,6 +106,7 @@ fn frame(index: u64, pixels: &Arc<[u8]>) -> Frame {
         time: EventTime::from_nanos(index * 33_333_333),
         arrived: Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: Arc::clone(pixels),
     }
 }

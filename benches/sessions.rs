@@ -143,6 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             time: EventTime::from_nanos(*next * 33_333_333),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: Arc::clone(&pictures[dice.throw(64) as usize]),
         };
         windows += u64::from(session.push(&engine, &mut workspace, &frame)?.is_some());

@@ -18,7 +18,7 @@ use assert_cmd::cargo::cargo_bin;
 use dicom_core::VR;
 use dicom_core::value::PrimitiveValue;
 use dicom_dictionary_std::{tags, uids};
-use recordings::{AVI, record};
+use recordings::{AVI, gst_run, record};
 use support::{put, ultrasound, write_dicom};
 
 /// How many files; `HEPAFLOW_ARCHIVE_FILES=10000` for the long run.
@@ -28,9 +28,14 @@ fn files() -> usize {
 }
 
 fn write_pipeline(folder: &Path, source: &str) {
+    write_looking(folder, "", source);
+}
+
+/// With more keys of `[ingest]`.
+fn write_looking(folder: &Path, ingest: &str, source: &str) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/fibro3d");
     let text = format!(
-        "[model]\npath = '{}'\n[serve]\nlisten = '127.0.0.1:0'\n[ingest]\ndecoders = 4\n\
+        "[model]\npath = '{}'\n[serve]\nlisten = '127.0.0.1:0'\n[ingest]\ndecoders = 4\n{ingest}\n\
          [[source]]\nname = 'archive'\nkind = 'archive'\n{source}\n",
         model.display()
     );
@@ -149,6 +154,106 @@ fn a_mixed_archive_ends_with_a_report_of_every_file() {
         said.contains(&total) && said.contains(&format!("{used} used")),
         "{said}"
     );
+}
+
+/// Grey noise, so that every picture is another.
+fn pictures(folder: &Path, pattern: &str, count: u32) {
+    fs::create_dir_all(folder).unwrap();
+    gst_run(&format!(
+        "videotestsrc pattern=snow num-buffers={count} \
+         ! video/x-raw,format=GRAY8,width=160,height=120 ! pngenc snapshot=false \
+         ! multifilesink location={}/{pattern}",
+        folder.display()
+    ));
+}
+
+#[test]
+fn a_folder_of_numbered_pictures_is_one_row_and_one_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("archive");
+    pictures(&archive.join("cine"), "f%02d.png", 12);
+    fs::write(archive.join("cine/notes.txt"), "nothing").unwrap();
+    pictures(&archive.join("hole"), "%d.png", 12);
+    fs::remove_file(archive.join("hole/7.png")).unwrap();
+    // Not one recording, but each a picture.
+    pictures(&archive.join("stills"), "left%d.png", 1);
+    pictures(&archive.join("stills"), "right%d.png", 1);
+    fs::write(archive.join("stills/right0.png"), b"GIF89a\x08\0\x08\0").unwrap();
+    let write = |path: &str, patient: &str| {
+        let source = format!("path = '{path}'\nframes_per_second = 25\n{patient}");
+        write_looking(folder.path(), "crop = 'header'\ngate = false", &source);
+    };
+    let of = |name: &str| {
+        let rows = report(folder.path());
+        let (status, reason) = rows.get(name).unwrap_or_else(|| panic!("{rows:?}")).clone();
+        (status, reason)
+    };
+    let is = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    write("archive", "patient = 'P1'");
+    let output = run(folder.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(of("cine"), is("used", ""));
+    assert_eq!(of("notes.txt"), is("skipped", "foreign"));
+    assert_eq!(of("hole"), is("failed", "no_series"));
+    assert_eq!(of("left0.png"), is("used", ""));
+    assert_eq!(of("right0.png"), is("failed", "gif"));
+    assert_eq!(report(folder.path()).len(), 5);
+    // Windows of 9 frames, 8 apart: one.
+    assert!(said.contains("1 clips scored"), "{said}");
+
+    write("archive", "");
+    run(folder.path());
+    assert_eq!(of("cine"), is("skipped", "no_patient"));
+
+    // A manifest gives patients to folders, too.
+    fs::write(
+        folder.path().join("list.csv"),
+        "patient_id,path\nP2,archive/cine\n",
+    )
+    .unwrap();
+    write("list.csv", "");
+    fs::remove_file(folder.path().join("results.sqlite")).unwrap();
+    let output = run(folder.path());
+    assert!(output.status.success());
+    assert_eq!(of("cine"), is("used", ""));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("P2"));
+}
+
+#[test]
+fn folders_of_pictures_are_named_by_a_pattern_and_previewed_as_files_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    pictures(&folder.join("cines/a"), "f%02d.png", 12);
+    // Other noise than in the first.
+    pictures(&folder.join("cines/b"), "f%02d.png", 11);
+    fs::create_dir(folder.join("cines/none")).unwrap();
+    fs::write(folder.join("cines/none/notes.txt"), "nothing").unwrap();
+    write_looking(folder, "crop = 'header'\ngate = false", "path = 'cines'");
+    let text = fs::read_to_string(folder.join("p.toml")).unwrap();
+    let text = text.replace("kind = 'archive'\npath = 'cines'", "path = 'cines/*'")
+        + "frames_per_second = 25\npatient = 'P1'\n";
+    fs::write(folder.join("p.toml"), text).unwrap();
+    let hepaflow = |args: &[&str]| {
+        let output = Command::new(cargo_bin!("hepaflow"))
+            .args(args)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        said
+    };
+    hepaflow(&["check", "p.toml"]);
+    let said = hepaflow(&["run", "p.toml"]);
+    assert!(
+        said.contains("2 streams read, 2 clips scored"),
+        "each has one window: {said}"
+    );
+    hepaflow(&["ingest", "preview", "cines/a", "--out", "seen"]);
+    let table = fs::read_to_string(folder.join("seen/frames.csv")).unwrap();
+    assert_eq!(table.lines().count(), 13);
+    assert!(folder.join("seen/sheet.png").is_file());
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn opening(film: u32) -> Opening {
                     time: EventTime::from_nanos(index * 33_000_000),
                     arrived: Instant::now(),
                     discontinuity: false,
+                    skipped: 0,
                     pixels: [grey(film, index)].into(),
                 };
                 sender.send(Arrival::Frame(frame)).unwrap();

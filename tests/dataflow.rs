@@ -73,6 +73,7 @@ fn frame(index: u64, grey: u8) -> Arrival {
         time: EventTime::from_nanos(index * 33_000_000),
         arrived: Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: [grey].into(),
     })
 }
@@ -313,8 +314,14 @@ fn a_stream_that_fails_is_reported_and_the_others_go_on() {
         .map(|film| film.opening(Ok(())))
         .collect();
     openings.insert(0, films[0].opening(Err(broken)));
-    let outcome = run(job(&folder, openings, 2), &Control::default()).unwrap();
+    let streams = openings.len() as u64;
+    let job = job(&folder, openings, 2);
+    let metrics = job.metrics.clone();
+    let outcome = run(job, &Control::default()).unwrap();
     assert_eq!(outcome.failures.len(), 1);
+    // It had opened before, and is over once.
+    assert_eq!(metrics.streams_opened.get(), streams);
+    assert_eq!(metrics.streams_ended.get(), streams);
     // What the broken stream gave before it broke still counts.
     assert_eq!(stored(&folder).0, expected(&films));
 }
@@ -393,6 +400,7 @@ fn streams_are_added_removed_and_bound_to_the_next_patient_while_it_runs() {
     drop(open);
     let outcome = running.join().unwrap().unwrap();
     assert_eq!((outcome.streams, outcome.failures.len()), (4, 0));
+    assert_eq!(metrics.streams_ended.get(), 4);
 }
 
 /// Answers a few times, then fails.

@@ -117,6 +117,38 @@ fn a_real_cine_an_mp4_and_an_avi_become_one_answer_per_patient() {
 }
 
 #[test]
+fn a_model_that_learned_from_fewer_frames_a_second_sees_as_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let avi = record(folder.path(), "a.avi", AVI, 41);
+    pipeline(&folder, 3, &source("avi", &avi, Some("P1")));
+    // The small model, of half the recording's rate.
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for name in ["model.toml", "weights.safetensors"] {
+        fs::copy(small_model().join(name), model.join(name)).unwrap();
+    }
+    let spec = fs::read_to_string(model.join("model.toml")).unwrap();
+    let spec = spec.replace("frames = 9", "frames = 9\nframes_per_second = 12.5");
+    fs::write(model.join("model.toml"), spec).unwrap();
+    let file = folder.path().join("p.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let text = text.replace(&*small_model().to_string_lossy(), "model");
+    fs::write(&file, text).unwrap();
+    let output = hepaflow(&["run", "p.toml"], folder.path());
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let clips = results(&folder, "clips");
+    assert_eq!(clips.len(), windows(21, 3));
+    for clip in &clips {
+        let [first, last] = ["first_frame", "last_frame"].map(|key| clip[key].as_u64().unwrap());
+        assert_eq!((first % 2, last - first), (0, 16), "{clip}");
+    }
+}
+
+#[test]
 fn the_same_bytes_give_the_same_results_however_they_are_run() {
     let folder = tempfile::tempdir().unwrap();
     let recordings = [

@@ -2,15 +2,22 @@
 #![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "support/recordings.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod recordings;
 #[path = "support/served.rs"]
 mod served;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use hepaflow::serve::tokens::{Role, Tokens};
+use hepaflow::store::Store;
+use recordings::{AVI, record};
 use served::{Answer, Running, pipeline, scanner, send};
 
 /// Sources whose stream is open, and how many patients have an open one.
@@ -195,4 +202,82 @@ fn a_request_binds_a_scanner_from_one_time_until_another() {
         assert_eq!(call("PUT", BIND, &body).status, 400, "{times}");
     }
     wait_for(&["FIFTH"]);
+}
+
+/// A process of a group of two, once it runs.
+fn member(folder: &Path, index: &str) -> Running {
+    let group = ["-n", "2", "-p", index, "--hostfile", "hosts.txt"];
+    Running::start(folder, &group)
+}
+
+#[test]
+fn in_a_group_each_exam_by_the_clock_is_kept_by_the_process_that_has_its_source() {
+    const STREAMS: &str = "/api/v1/streams";
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let ports: Vec<_> = (0..2)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .map(|listener| listener.local_addr().unwrap().to_string())
+        .collect();
+    fs::write(folder.join("hosts.txt"), ports.join("\n")).unwrap();
+    record(folder, "film.avi", AVI, 30);
+    // The film's exam begins between the looks of the two at the clock.
+    let (film, bed, end) = (in_seconds(4), in_seconds(8), in_seconds(20));
+    let sources = [
+        scanner("bed-1", "FIRST") + &format!("from = {bed}\nuntil = {end}\n"),
+        scanner("bed-2", "SECOND") + &format!("from = {bed}\nuntil = {end}\n"),
+        format!(
+            "[[source]]\nname = 'film'\npath = 'film.avi'\npatient = 'THIRD'\nprocess = 1\n\
+             crop = {{ x = 60, y = 20, width = 200, height = 200 }}\nfrom = {film}\n"
+        ),
+    ];
+    pipeline(folder, 3, &sources.concat(), "");
+    let [mut first, mut second] = std::thread::scope(|scope| {
+        let first = scope.spawn(|| member(folder, "0"));
+        let film = humantime::parse_rfc3339(&film).unwrap() + Duration::from_secs(1);
+        std::thread::sleep(film.duration_since(SystemTime::now()).unwrap_or_default());
+        let second = member(folder, "1");
+        [first.join().unwrap(), second]
+    });
+    // All that each has opened until now.
+    let sources = |answer: &Answer| {
+        let rows = answer.json();
+        let rows = rows.as_array().unwrap().iter();
+        let names: BTreeSet<_> = rows
+            .map(|row| row["source"].as_str().unwrap().to_owned())
+            .collect();
+        names
+    };
+    let are = |names: &[&str]| {
+        let names: BTreeSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        move |answer: &Answer| sources(answer) == names
+    };
+    first.wait_for(STREAMS, are(&["bed-1"]));
+    second.wait_for(STREAMS, are(&["bed-2", "film"]));
+    assert!(SystemTime::now() >= humantime::parse_rfc3339(&bed).unwrap());
+    for run in [&first, &second] {
+        run.wait_for(STREAMS, |answer| open(answer).0.is_empty());
+    }
+    assert!(SystemTime::now() >= humantime::parse_rfc3339(&end).unwrap());
+    assert!(are(&["bed-1"])(&first.get(STREAMS)));
+    // Both wait for the next exam, until one is told to end.
+    assert_eq!(
+        [first.child.try_wait(), second.child.try_wait()].map(Result::unwrap),
+        [None, None]
+    );
+    let told = Command::new("kill")
+        .args(["-TERM", &first.child.id().to_string()])
+        .status();
+    assert!(told.unwrap().success());
+    for run in [&mut first, &mut second] {
+        assert_eq!(run.child.wait().unwrap().code(), Some(0));
+    }
+    let store = Store::open(folder.join("results.sqlite")).unwrap();
+    let patients: BTreeSet<_> = store
+        .patient_results()
+        .unwrap()
+        .iter()
+        .map(|result| result.patient.expose().to_owned())
+        .collect();
+    assert_eq!(patients.len(), 3, "{patients:?}");
 }

@@ -10,13 +10,16 @@ mod support;
 
 #[path = "ingest/dicom.rs"]
 mod dicom;
+#[path = "ingest/pictures.rs"]
+mod pictures;
 #[path = "ingest/syntaxes.rs"]
 mod syntaxes;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use hepaflow::domain::{ContentHash, Crop, FrameSize};
+use hepaflow::dataflow::{WindowShape, Windower};
+use hepaflow::domain::{ClipSpan, ContentHash, Crop, FrameSize};
 use hepaflow::ingest::{Arrival, IngestError, Media, SourceRequest};
 use hepaflow::metrics::DropReason;
 use recordings::*;
@@ -247,6 +250,65 @@ fn a_live_file_is_replayed_at_its_own_pace() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[test]
+fn a_source_that_is_faster_than_the_model_is_thinned_and_no_gap_is_made() {
+    let at_pace = |line: &str| {
+        read(SourceRequest {
+            pace: Some(Duration::from_millis(40)),
+            ..launch(line)
+        })
+    };
+    let sixty = "video/x-raw,width=320,height=240,framerate=60/1";
+    let story = at_pace(&format!(
+        "videotestsrc pattern=ball num-buffers=60 ! {sixty}"
+    ));
+    story.end.as_ref().unwrap();
+    assert_eq!(story.frames.len(), 25);
+    assert_eq!(story.metrics.dropped(DropReason::Pace).get(), 35);
+    // The nearest frame or the next to it, and never one twice.
+    assert_close(
+        &story.times_ms(),
+        (0..25).map(|i| f64::from(i) * 40.0),
+        10.1,
+    );
+    // What was left out is not lost: windows of 9 frames, 8 intervals long.
+    let windows = |story: &Story| {
+        let shape = WindowShape {
+            length: 9,
+            stride: 1,
+            max_gap: None,
+        };
+        let mut windower = Windower::new(shape, story.header().frame_interval);
+        let spans = story.frames.iter().cloned().filter_map(|frame| {
+            let (frames, span) = windower.push(frame)?;
+            assert_eq!(frames.len(), 9);
+            Some(span)
+        });
+        let spans: Vec<_> = spans.collect();
+        (spans, windower.gaps())
+    };
+    let (spans, gaps) = windows(&story);
+    assert_eq!((spans.len(), gaps), (17, 0));
+    for span in &spans {
+        let seconds = span.end.as_secs_f64() - span.begin.as_secs_f64();
+        assert!((seconds - 0.32).abs() < 0.025, "{seconds}");
+        assert_eq!(span.weight, ClipSpan::FULL_WEIGHT);
+    }
+    // Numbers are the recording's own.
+    assert_eq!(story.indices().last(), Some(&57));
+
+    // A slower one is taken as it is.
+    let slow = "video/x-raw,width=320,height=240,framerate=15/1";
+    let story = at_pace(&format!(
+        "videotestsrc pattern=ball num-buffers=20 ! {slow}"
+    ));
+    assert_eq!(story.frames.len(), 20);
+    assert_eq!(story.metrics.dropped(DropReason::Pace).get(), 0);
+    let interval = story.header().frame_interval.unwrap();
+    assert_eq!(interval.as_millis(), 66);
+    assert_eq!(windows(&story).1, 0);
 }
 
 #[test]

@@ -82,6 +82,8 @@ fn live(line: &str) -> SourceRequest {
             longest_pause: Duration::from_millis(400),
         }),
         first_frame_timeout: Duration::from_secs(5),
+        frame_interval: None,
+        pace: None,
     }
 }
 

@@ -116,6 +116,7 @@ fn grey_clip(frames: usize, area: usize) -> Clip {
         time: EventTime::from_nanos(index as u64),
         arrived: Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: (0..area)
             .map(|place| (index * 31 + place * 7) as u8)
             .collect(),
@@ -242,6 +243,11 @@ fn a_model_toml_that_is_wrong_is_explained() {
             "height = 28",
             "height = 0",
             "input.height = 0 is not possible",
+        ),
+        (
+            "frames = 9",
+            "frames = 9\nframes_per_second = 0.5",
+            "input.frames_per_second = 0.5 is not possible",
         ),
         ("std = [0.2]", "std = [0.0]", "std above 0"),
         (
@@ -433,6 +439,7 @@ fn onnx_options(classes: usize, extent: [usize; 3]) -> OnnxOptions {
     OnnxOptions {
         classes: usual_classes(classes).unwrap(),
         extent,
+        frames_per_second: None,
         mean: Vec::new(),
         std: Vec::new(),
         synthetic: true,

@@ -56,6 +56,7 @@ impl Feed for Endless {
             time: EventTime::from_nanos(index * 1_000_000),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: [0].into(),
         }))
     }

@@ -75,13 +75,15 @@ fn read_in(sandbox: &Sandbox, request: SourceRequest) -> Told {
 #[test]
 fn a_worker_gives_what_this_process_would() {
     let sandbox = sandbox();
-    for name in [
-        "examples_ybr_color.dcm",
-        "examples_rgb_color.dcm",
-        "examples_jpeg2k.dcm",
+    for (name, pace) in [
+        ("examples_ybr_color.dcm", None),
+        ("examples_ybr_color.dcm", Some(Duration::from_millis(80))),
+        ("examples_rgb_color.dcm", None),
+        ("examples_jpeg2k.dcm", None),
     ] {
         let request = || SourceRequest {
             patient: None,
+            pace,
             ..file(pydicom(name))
         };
         let here = read(request());
@@ -91,7 +93,10 @@ fn a_worker_gives_what_this_process_would() {
         assert_eq!(here.frames.len(), there.frames.len());
         for (here, there) in here.frames.iter().zip(&there.frames) {
             assert_eq!((here.index, here.time), (there.index, there.time));
-            assert_eq!(here.discontinuity, there.discontinuity);
+            assert_eq!(
+                (here.discontinuity, here.skipped),
+                (there.discontinuity, there.skipped)
+            );
             assert!(here.pixels == there.pixels, "{name}");
         }
     }

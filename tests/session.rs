@@ -41,6 +41,7 @@ fn video(model: &Model, frames: u64) -> Vec<Frame> {
             time: EventTime::from_nanos(index * 33_000_000),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: (0..area).map(|place| grey(index, place)).collect(),
         })
         .collect()

@@ -130,6 +130,7 @@ fn spec(architecture: Architecture) -> ModelSpec {
         input: InputSpec {
             channels: 1,
             frames: 9,
+            frames_per_second: None,
             height: 20,
             width: 24,
             mean: vec![0.5],

@@ -9,6 +9,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let options = OnnxOptions {
         classes: usual_classes(2).expect("two classes"),
         extent: [4, 8, 8],
+        frames_per_second: None,
         mean: Vec::new(),
         std: Vec::new(),
         synthetic: true,

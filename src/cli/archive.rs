@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 
 use crate::dataflow::{Control, Feed};
 use crate::domain::PatientId;
-use crate::ingest::{Arrival, Recognised, recognise};
+use crate::ingest::{Arrival, Recognised, are_series, holds_series, recognise};
 use crate::store::replace_file;
 
 /// A recording of an archive that is to be read.
@@ -122,7 +122,8 @@ impl Report {
     }
 }
 
-/// Finds the recordings of the archive at `path`, and begins its report.
+/// Finds the recordings of the archive at `path`, and begins its report. Numbered
+/// pictures of one folder are one recording, and one row: the folder's.
 ///
 /// # Errors
 /// If there is nothing at `path`, or it cannot be listed.
@@ -139,11 +140,12 @@ pub(super) fn discover(
         && path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+    let is_folder = path.is_dir();
     let listed = if is_manifest {
         manifest(path, &report)?
     } else {
         let mut files = Vec::new();
-        if path.is_dir() {
+        if is_folder {
             walk(path, &report, &mut files)
                 .with_context(|| format!("cannot list {}", path.display()))?;
         } else {
@@ -161,23 +163,42 @@ pub(super) fn discover(
         ));
     }
     let mut entries = Vec::new();
+    let mut take = |path: PathBuf, patient: Option<PatientId>, is_dicom: bool| {
+        if patient.is_none() && !is_dicom {
+            let detail = "it does not say whose it is; list it in a manifest with its patient";
+            report.set(&path, "skipped", 0, "no_patient", detail.to_owned());
+        } else {
+            // Until it is opened.
+            report.set(&path, "not read", 0, "stopped", String::new());
+            entries.push(Entry { path, patient });
+        }
+    };
+    let mut pictures = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for (path, of_row) in listed {
         let patient = of_row.or_else(|| patient.cloned());
         let skip = |reason: &str, detail: &str| {
             report.set(&path, "skipped", 0, reason, detail.to_owned());
         };
         match recognise(&path) {
+            Err(_) if is_manifest && holds_series(&path) => take(path, patient, false),
             Err(error) => skip("unreadable", &error.to_string()),
             Ok(Recognised::Empty) => skip("empty", "the file has no bytes"),
-            Ok(Recognised::Foreign) => skip("foreign", "it is neither DICOM nor video"),
-            Ok(Recognised::Video) if patient.is_none() => skip(
-                "no_patient",
-                "a video does not say whose it is; list it in a manifest with its patient",
-            ),
-            Ok(Recognised::Dicom | Recognised::Video) => {
-                // Until it is opened.
-                report.set(&path, "not read", 0, "stopped", String::new());
-                entries.push(Entry { path, patient });
+            Ok(Recognised::Foreign) => skip("foreign", "it is neither DICOM, video nor picture"),
+            // What is listed one by one is meant so.
+            Ok(Recognised::Picture) if is_folder => {
+                let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                pictures.entry(folder).or_default().push(path);
+            }
+            Ok(Recognised::Dicom) => take(path, patient, true),
+            Ok(Recognised::Video | Recognised::Picture) => take(path, patient, false),
+        }
+    }
+    for (folder, files) in pictures {
+        if are_series(&files) {
+            take(folder, patient.cloned(), false);
+        } else {
+            for path in files {
+                take(path, patient.cloned(), false);
             }
         }
     }

@@ -193,9 +193,9 @@ impl Exams {
             }
         };
         if let SourceKind::File(path) = &source.kind
-            && !path.value.is_file()
+            && !path.value.exists()
         {
-            return Err("this source is no single file".into());
+            return Err("this source is no single recording".into());
         }
         source.patient = Some(new.patient);
         (source.open, source.from, source.until) = (true, new.from, new.until);
@@ -366,6 +366,7 @@ fn at_address(name: String, location: &str) -> Result<SourceConfig, String> {
                 from: None,
                 until: None,
                 crop: None,
+                frame_interval: None,
                 process: None,
                 span: 0..0,
             })
@@ -395,6 +396,7 @@ fn said(source: &SourceConfig) -> Option<Said<'_>> {
         patient: source.patient.as_ref(),
         live: source.live,
         crop: source.crop,
+        frame_interval: source.frame_interval,
     })
 }
 
@@ -405,4 +407,5 @@ struct Said<'a> {
     patient: Option<&'a PatientId>,
     live: bool,
     crop: Option<Crop>,
+    frame_interval: Option<Duration>,
 }

@@ -19,10 +19,14 @@ use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
 use crate::ingest::sandbox::Sandbox;
 use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader};
 use crate::metrics::Metrics;
-use crate::model::Model;
+use crate::model::{InputSpec, Model};
 use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
+
+/// From one frame to the next of a recording that does not say it, as a folder of
+/// pictures: 25 a second.
+const USUAL_INTERVAL: Duration = Duration::from_millis(40);
 
 /// Show where a model looks in a recording: Grad-CAM over its pictures.
 ///
@@ -42,7 +46,8 @@ Examples:
   hepaflow explain --model models/demo --out seen liver.mp4
   hepaflow explain --model models/demo --out seen --class F2-F4 liver.dcm")]
 pub(super) struct ExplainArgs {
-    /// The recording: a video, or a DICOM file.
+    /// The recording: a video, a DICOM file, or a folder of numbered pictures, taken
+    /// for 25 a second.
     #[arg(value_name = "FILE")]
     input: PathBuf,
     /// The model directory.
@@ -89,20 +94,25 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         gate: false,
         ..Look::default()
     };
-    let mut small = Source::open(&args.input, None, small_look, size, &sandbox)?;
+    let mut small = Source::open(&args.input, (None, small_look, size), input, &sandbox)?;
     let header = small.header()?;
     let shown = even(header.crop);
     let size = FrameSize {
         height: shown.height as usize,
         width: shown.width as usize,
     };
-    let mut large = Source::open(&args.input, Some(shown), Look::PLAIN, size, &sandbox)?;
+    let mut large = Source::open(
+        &args.input,
+        (Some(shown), Look::PLAIN, size),
+        input,
+        &sandbox,
+    )?;
     large.header()?;
 
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))
         .map_err(BadInput)?;
-    let interval = header.frame_interval.unwrap_or(Duration::from_millis(40));
+    let interval = header.frame_interval.unwrap_or(USUAL_INTERVAL);
     let format = Format {
         size,
         pixels: Pixels::Rgb,
@@ -209,9 +219,8 @@ struct Source {
 impl Source {
     fn open(
         path: &Path,
-        crop: Option<Crop>,
-        look: Look,
-        size: FrameSize,
+        (crop, look, size): (Option<Crop>, Look, FrameSize),
+        input: &InputSpec,
         sandbox: &Sandbox,
     ) -> anyhow::Result<Self> {
         let request = SourceRequest {
@@ -225,6 +234,8 @@ impl Source {
             live: false,
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
+            frame_interval: Some(USUAL_INTERVAL),
+            pace: input.pace(),
         };
         let reader = thread::current();
         let wake = Arc::new(move || reader.unpark());

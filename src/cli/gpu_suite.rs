@@ -144,6 +144,7 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
     let video = InputSpec {
         channels: 3,
         frames: 16,
+        frames_per_second: None,
         height: 112,
         width: 112,
         mean: vec![0.432_16, 0.394_666, 0.376_45],

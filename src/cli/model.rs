@@ -67,6 +67,10 @@ struct ImportArgs {
     /// Frames in a window.
     #[arg(long, default_value_t = 16)]
     frames: usize,
+    /// How many frames a second it has learned from: sources that give more are
+    /// thinned to that [default: every frame counts].
+    #[arg(long, value_name = "RATE")]
+    frames_per_second: Option<f32>,
     /// Rows of a picture.
     #[arg(long, default_value_t = 112)]
     height: usize,
@@ -162,6 +166,7 @@ fn make(args: ImportArgs) -> anyhow::Result<Model> {
         let options = OnnxOptions {
             classes,
             extent: [args.frames, args.height, args.width],
+            frames_per_second: args.frames_per_second,
             mean: args.mean,
             std: args.std,
             synthetic: args.synthetic,
@@ -176,6 +181,7 @@ fn make(args: ImportArgs) -> anyhow::Result<Model> {
         architecture,
         classes,
         frames: args.frames,
+        frames_per_second: args.frames_per_second,
         height: args.height,
         width: args.width,
         mean: args.mean,

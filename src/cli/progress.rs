@@ -47,23 +47,11 @@ impl Progress {
                 // Smoothed over a second or so, so that it can be read.
                 rate += 0.25 * ((frames - last.1) as f64 / seconds - rate);
                 last = (now, frames);
-                let opened = metrics.streams_opened.get();
-                let failed = metrics.failures_total();
                 let left = match duration {
                     Some(duration) => Some(duration.saturating_sub(begin.elapsed())),
-                    // What cannot be read takes its time, too.
-                    None => time_left(begin.elapsed(), opened + failed, streams as u64),
+                    None => time_left(begin.elapsed(), metrics.streams_ended.get(), streams as u64),
                 };
-                let left = left.map_or(String::new(), |left| {
-                    let left = Duration::from_secs(left.as_secs());
-                    format!(", {} left", humantime::format_duration(left))
-                });
-                let line = format!(
-                    "{}/{streams} streams opened, {failed} failed, {frames} frames ({rate:.0}/s), {} clips, {} patients{left}",
-                    opened,
-                    metrics.predictions.get(),
-                    metrics.patients.get(),
-                );
+                let line = line(&metrics, streams, rate, left);
                 if terminal {
                     bar.set_message(line);
                     bar.tick();
@@ -85,12 +73,31 @@ impl Progress {
     }
 }
 
-/// What is left of `streams` at the pace of the `opened` ones; `None` while
-/// there are too few to tell.
-fn time_left(elapsed: Duration, opened: u64, streams: u64) -> Option<Duration> {
+fn line(metrics: &Metrics, streams: usize, rate: f64, left: Option<Duration>) -> String {
+    // Streams that came since are not among those that were to be read.
+    let streams = (streams as u64).max(metrics.streams_opened.get());
+    let left = left.map_or(String::new(), |left| {
+        let left = Duration::from_secs(left.as_secs());
+        format!(", {} left", humantime::format_duration(left))
+    });
+    format!(
+        "{}/{streams} streams opened, {} over, {} of them failed, {} frames ({rate:.0}/s), \
+         {} clips, {} patients{left}",
+        metrics.streams_opened.get(),
+        metrics.streams_ended.get(),
+        metrics.failures_total(),
+        metrics.frames_used_total(),
+        metrics.predictions.get(),
+        metrics.patients.get(),
+    )
+}
+
+/// What is left of `streams` at the pace of those that are over; `None` while there
+/// are too few to tell.
+fn time_left(elapsed: Duration, over: u64, streams: u64) -> Option<Duration> {
     const ENOUGH: u64 = 10;
-    let left = streams.checked_sub(opened)?;
-    (opened >= ENOUGH).then(|| elapsed.mul_f64(left as f64 / opened as f64))
+    let left = streams.checked_sub(over)?;
+    (over >= ENOUGH).then(|| elapsed.mul_f64(left as f64 / over as f64))
 }
 
 impl Drop for Progress {
@@ -99,5 +106,31 @@ impl Drop for Progress {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_failed_after_it_had_opened_is_over_once() {
+        let metrics = Metrics::new().unwrap();
+        let failures = metrics.source("archive").failures;
+        // Of 40: ten end well, five fail at once, five in the middle.
+        metrics.streams_opened.inc_by(15);
+        metrics.streams_ended.inc_by(20);
+        failures.inc_by(10);
+        let line = line(&metrics, 40, 0.0, None);
+        assert!(
+            line.starts_with("15/40 streams opened, 20 over, 10 of them failed, "),
+            "{line}"
+        );
+        let minute = Duration::from_mins(1);
+        let left = |over| time_left(minute, over, 40);
+        assert_eq!(
+            [left(9), left(20), left(40), left(41)],
+            [None, Some(minute), Some(Duration::ZERO), None]
+        );
     }
 }

@@ -407,8 +407,7 @@ impl Scorer for EngineScorer {
             // What a clip has told of before is not new; behind a gap, the next
             // clip says where windows begin.
             let is_next = |followed: &Followed, frame: &Frame| {
-                let follows = |taken| taken + 1 == frame.index && !frame.discontinuity;
-                followed.taken.is_none_or(follows)
+                followed.taken.is_none_or(|taken| frame.follows(taken))
             };
             let (streams, mut work): (Vec<_>, Vec<_>) = self
                 .sessions

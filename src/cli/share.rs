@@ -120,9 +120,12 @@ pub(super) fn files(found: &[Found], base: Option<&Path>) -> Files {
 }
 
 /// Whether a source belongs to one process as a whole: there is one scanner, or
-/// one port.
+/// one port; or it is opened later, when nothing is dealt out any more.
 fn is_whole(source: &SourceConfig) -> bool {
-    source.live || matches!(source.kind, SourceKind::Launch(_) | SourceKind::Listener(_))
+    source.live
+        || !source.open
+        || source.is_timed()
+        || matches!(source.kind, SourceKind::Launch(_) | SourceKind::Listener(_))
 }
 
 /// The process that each source of the pipeline belongs to; `None` for one whose
@@ -216,6 +219,21 @@ impl Part {
         owner.is_none_or(|owner| owner == self.index())
     }
 
+    /// Divides what was `found` into what all processes find alike, and what the clock
+    /// has opened: the others may have looked before, or after.
+    pub(super) fn by_the_clock(
+        &self,
+        pipeline: &Pipeline,
+        found: Vec<Found>,
+    ) -> (Vec<Found>, Vec<Found>) {
+        let is_timed = |found: &Found| {
+            let source = pipeline.sources.get(found.source);
+            self.hosts.is_some() && source.is_some_and(SourceConfig::is_timed)
+        };
+        let (timed, lasting) = found.into_iter().partition(is_timed);
+        (lasting, timed)
+    }
+
     /// What this process reads of what was `found`.
     pub(super) fn mine(&self, found: Vec<Found>) -> Vec<Found> {
         match &self.hosts {
@@ -302,6 +320,32 @@ mod tests {
         assert_eq!(seen[0], ["0", "3"]);
         assert_eq!(seen[1], ["1", "4", "5", "6", "7", "8", "9"]);
         assert_eq!(seen[2], ["2"]);
+    }
+
+    #[test]
+    fn what_is_opened_later_belongs_to_one_process_and_is_not_dealt_out() {
+        let source = |name: &str, more: &str| {
+            format!("[[source]]\nname = '{name}'\npath = '{name}'\npatient = 'p'\n{more}\n")
+        };
+        let text = "[model]\npath = 'm'\n".to_owned()
+            + &source("now", "")
+            + &source("timed", "from = 2026-11-26T08:30:00Z")
+            + &source("ending", "until = 2026-11-26T08:30:00Z")
+            + &source("closed", "open = false")
+            + &source("mine", "until = 2026-11-26T08:30:00Z\nprocess = 1");
+        let pipeline = Pipeline::parse(Path::new("p.toml"), &text).unwrap();
+        let all = || (0..5).map(|n| found(n, n.to_string().into())).collect();
+        for index in 0..2 {
+            let hosts = Hosts::parse("a:1\nb:1\n", 2, index).unwrap();
+            let part = Part::of(&pipeline, Some(hosts)).unwrap();
+            assert_eq!(part.owners, [None, Some(0), Some(1), Some(0), Some(1)]);
+            let (lasting, timed) = part.by_the_clock(&pipeline, all());
+            assert_eq!(paths(&lasting), ["0", "3"]);
+            assert_eq!(paths(&timed), ["1", "2", "4"]);
+        }
+        // A process by itself has them all.
+        let part = Part::of(&pipeline, None).unwrap();
+        assert_eq!(part.by_the_clock(&pipeline, all()).0.len(), 5);
     }
 
     #[test]

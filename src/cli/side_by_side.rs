@@ -84,6 +84,19 @@ pub(super) fn open(pipeline: &Pipeline) -> anyhow::Result<(Opened, Vec<Opened>)>
             let input = &opened.model.spec().input;
             (input.frames, input.height, input.width)
         };
+        let rate = |opened: &Opened| {
+            let rate = opened.model.spec().input.frames_per_second;
+            rate.map_or("any number".to_owned(), |rate| rate.to_string())
+        };
+        let (its_rate, rate) = (rate(&next), rate(&first));
+        if its_rate != rate {
+            return Err(BadInput::new(anyhow!(
+                "[[model]] {path}: it has learned from {its_rate} of frames a second, the first \
+                 model from {rate}; models side by side see the same windows: give this one a \
+                 pipeline file of its own, with the same store"
+            ))
+            .into());
+        }
         let (frames, height, width) = window(&first);
         let (its_frames, its_height, its_width) = window(&next);
         if window(&first) != window(&next) {

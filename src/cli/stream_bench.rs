@@ -271,6 +271,7 @@ impl Video {
             time: EventTime::from_nanos(index * 33_000_000),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels,
         }
     }

@@ -153,6 +153,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         input: InputSpec {
             channels: 1,
             frames: args.pictures.frames,
+            frames_per_second: None,
             height: size.height,
             width: size.width,
             mean: vec![mean],

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::listener::{ListenerSection, read_listener};
 use super::model::{ModelConfig, read_models};
-use super::section::{Count, Located, Section};
+use super::section::{Count, FrameRate, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::tls::read_tls;
 use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
@@ -159,6 +159,9 @@ pub struct SourceConfig {
     pub until: Option<SystemTime>,
     /// The part of the picture to look at.
     pub crop: Option<Crop>,
+    /// From one frame to the next, of recordings that do not say it themselves:
+    /// folders of pictures, cine without times.
+    pub frame_interval: Option<Duration>,
     /// In a group of processes, the one that reads it.
     pub process: Option<usize>,
     /// Where in the pipeline file the table stands.
@@ -166,6 +169,11 @@ pub struct SourceConfig {
 }
 
 impl SourceConfig {
+    /// Whether the clock says when it is read.
+    pub fn is_timed(&self) -> bool {
+        self.from.is_some() || self.until.is_some()
+    }
+
     /// Whether it is to be read at `now`.
     pub fn is_open_at(&self, now: SystemTime) -> bool {
         self.open
@@ -177,7 +185,7 @@ impl SourceConfig {
 /// What a source reads.
 #[derive(Clone, Debug)]
 pub enum SourceKind {
-    /// One video or DICOM file, or a glob of them.
+    /// One video or DICOM file, a folder of numbered pictures, or a glob of them.
     File(Located<PathBuf>),
     /// A cohort directory: `videos.csv` names patients and files.
     Cohort(Located<PathBuf>),
@@ -301,9 +309,8 @@ impl Pipeline {
                     if path.value.is_dir() && matches!(source.kind, SourceKind::Archive { .. }) {
                         continue;
                     }
-                    let found = glob::glob(&path.value.to_string_lossy()).is_ok_and(|mut paths| {
-                        paths.any(|path| path.is_ok_and(|path| path.is_file()))
-                    });
+                    let found = glob::glob(&path.value.to_string_lossy())
+                        .is_ok_and(|mut paths| paths.any(|path| path.is_ok()));
                     if !found {
                         let message = format!("no file at {}", path.value.display());
                         note(
@@ -529,6 +536,11 @@ fn read_source(
         }
         Some(crop)
     });
+    let frame_interval = match &kind {
+        // It has times of its own, or sets a rate itself.
+        Some(SourceKind::Launch(_)) => None,
+        _ => section.optional::<FrameRate>("frames_per_second"),
+    };
     let process = section.optional::<u32>("process");
     let span = section.span();
     match (&kind, &patient) {
@@ -562,6 +574,7 @@ fn read_source(
         from: from.map(|from| from.value),
         until: until.map(|until| until.value),
         crop,
+        frame_interval: frame_interval.map(|rate| rate.value.0),
         process: process.map(|process| process.value as usize),
         span,
     })

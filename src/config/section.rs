@@ -97,6 +97,22 @@ impl Accept for Duration {
     }
 }
 
+/// Frames a second, as the time from one to the next.
+#[derive(Clone, Copy)]
+pub(super) struct FrameRate(pub(super) Duration);
+
+impl Accept for FrameRate {
+    const EXPECTED: &'static str = "frames a second, a number from 1 to 1000 such as 25 or 29.97";
+    fn accept(value: &DeValue<'_>) -> Option<Self> {
+        let rate: f64 = match value {
+            DeValue::Float(float) => float.as_str().parse().ok()?,
+            other => u32::accept(other)?.into(),
+        };
+        let is_sane = (1.0..=1000.0).contains(&rate);
+        is_sane.then(|| Self(Duration::from_secs_f64(1.0 / rate)))
+    }
+}
+
 impl Accept for SystemTime {
     const EXPECTED: &'static str =
         "a date and time with its offset, such as 2026-11-26T08:30:00+01:00";

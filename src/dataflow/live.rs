@@ -274,6 +274,7 @@ mod tests {
                 time: EventTime::from_nanos(index),
                 arrived: Instant::now(),
                 discontinuity: false,
+                skipped: 0,
                 pixels: [0; 16].into(),
             };
             live.frame(StreamId(7), &frame);

@@ -228,6 +228,7 @@ impl Desk {
             self.streams.retain(|stream| {
                 let stays = stream.source != source;
                 if !stays {
+                    self.context.metrics.streams_ended.inc();
                     self.context.control.live().ended(stream.id);
                     give(StreamItem {
                         stream: stream.id,
@@ -316,6 +317,7 @@ impl Desk {
                 event,
             });
             if ended {
+                self.context.metrics.streams_ended.inc();
                 drop(stream);
                 self.open_what_waits();
                 continue;

@@ -29,8 +29,15 @@ impl Surroundings {
     }
 
     /// The frame of this index was used; every frame of the source has one, used or
-    /// not.
-    pub(super) fn push(&mut self, index: u64) {
+    /// not. The `skipped` ones before it were not looked at, and are taken for the like.
+    pub(super) fn push(&mut self, index: u64, skipped: u32) {
+        let skipped = u64::from(skipped).min(self.reach);
+        for index in index.saturating_sub(skipped)..=index {
+            self.push_one(index);
+        }
+    }
+
+    fn push_one(&mut self, index: u64) {
         if self.used.back().is_some_and(|&last| last >= index) {
             self.used.clear();
         }
@@ -64,7 +71,7 @@ mod tests {
     fn weights(length: usize, used: impl IntoIterator<Item = u64>) -> Vec<u16> {
         let mut surroundings = Surroundings::new(length);
         let push = |index| {
-            surroundings.push(index);
+            surroundings.push(index, 0);
             surroundings.weight()
         };
         used.into_iter().map(push).collect()
@@ -88,6 +95,20 @@ mod tests {
         let seen = weights(4, 100..108);
         assert_eq!(seen[..7], [0; 7]);
         assert_eq!(seen[7], 64);
+    }
+
+    #[test]
+    fn frames_that_were_skipped_are_no_loss() {
+        let mut surroundings = Surroundings::new(4);
+        // Every third frame of the source, after ten that were lost.
+        for index in (10..100).step_by(3) {
+            surroundings.push(index, if index == 10 { 0 } else { 2 });
+            let lost = 10_u64.saturating_sub(index.saturating_sub(31));
+            let all = 32.min(index + 1);
+            let expected = (512 * (all - lost) + all) / (2 * all);
+            let expected = if 4 * (all - lost) < all { 0 } else { expected };
+            assert_eq!(u64::from(surroundings.weight()), expected, "{index}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct WindowShape {
 /// Assembles the clips of one stream.
 ///
 /// A clip never spans a gap. There is a gap where a frame's index is not the
-/// last one's successor (frames were dropped), where time does not advance or
+/// last one's successor (frames were dropped, other than to keep the model's pace), where time does not advance or
 /// advances by more than the longest step allowed, and where the source says
 /// so. After a gap, windows begin anew at the first frame behind it.
 ///
@@ -40,6 +40,7 @@ pub struct WindowShape {
 ///     time: EventTime::from_nanos(index * 33_000_000),
 ///     arrived: std::time::Instant::now(),
 ///     discontinuity: false,
+///     skipped: 0,
 ///     pixels: [0; 1].into(),
 /// };
 /// let starts: Vec<_> =
@@ -103,7 +104,7 @@ impl Windower {
         }
         self.last = Some(frame.clone());
         if let Some(surroundings) = &mut self.surroundings {
-            surroundings.push(frame.index);
+            surroundings.push(frame.index, frame.skipped);
         }
         if self.skip > 0 {
             self.skip -= 1;
@@ -133,9 +134,7 @@ impl Windower {
 
     fn is_gap(&self, last: &Frame, frame: &Frame) -> bool {
         let step = frame.time.since(last.time).filter(|step| !step.is_zero());
-        frame.discontinuity
-            || frame.index != last.index + 1
-            || step.is_none_or(|step| step > self.max_gap)
+        !frame.follows(last.index) || step.is_none_or(|step| step > self.max_gap)
     }
 }
 
@@ -262,6 +261,7 @@ mod tests {
             time: EventTime::from_nanos(nanos),
             arrived: Instant::now(),
             discontinuity,
+            skipped: 0,
             pixels: [0_u8; 0].into(),
         }
     }
@@ -298,6 +298,19 @@ mod tests {
             assert_eq!(starts(&mut windower, [after]), [] as [u64; 0], "{name}");
             assert_eq!(windower.gaps(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn frames_that_were_skipped_are_no_gap_and_those_that_were_lost_beside_them_are() {
+        let thinned = |index: u64, skipped| Frame {
+            skipped,
+            ..frame(index, index * STEP, false)
+        };
+        let mut windower = windower(3, 1);
+        let steps = [(0, 0), (2, 1), (4, 1), (5, 0), (8, 1), (10, 1), (11, 0)];
+        let frames = steps.map(|(index, skipped)| thinned(index, skipped));
+        assert_eq!(starts(&mut windower, frames), [0, 2, 8]);
+        assert_eq!(windower.gaps(), 1);
     }
 
     #[test]

@@ -48,6 +48,17 @@ pub struct Frame {
     pub arrived: Instant,
     /// The source said that what came before is not adjacent to this.
     pub discontinuity: bool,
+    /// Frames just before it that were left out on purpose, because the source gives
+    /// more of them than the model has learned from.
+    pub skipped: u32,
     /// Luma, full range, row by row: `[H, W]`.
     pub pixels: Arc<[u8]>,
+}
+
+impl Frame {
+    /// Whether nothing is missing between the frame with the index `last` and this one.
+    pub fn follows(&self, last: u64) -> bool {
+        let step = 1 + u64::from(self.skipped);
+        !self.discontinuity && self.index.checked_sub(last) == Some(step)
+    }
 }

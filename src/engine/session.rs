@@ -516,7 +516,7 @@ impl Session {
             self.reset();
             return Err(engine.misshapen(vec![1, 1, frame.pixels.len()]));
         }
-        let follows = |last: &Frame| frame.index == last.index + 1 && !frame.discontinuity;
+        let follows = |last: &Frame| frame.follows(last.index);
         if !self.last.as_ref().is_none_or(follows) {
             self.reset();
         }

@@ -4,7 +4,8 @@
 //! Demultiplexers play a cut file as far as it goes and then report a normal
 //! end, which would give a patient an answer from half a recording, and another
 //! when the whole file arrives. So the outermost sizes of MP4, AVI and MKV are
-//! compared with the file's own length. Called by the reader.
+//! compared with the file's own length, and a picture's end is looked for. Called by
+//! the reader.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::pictures::{Still, TAIL};
 use crate::domain::ContentHash;
 
 /// What a file's first bytes say it is.
@@ -19,17 +21,35 @@ use crate::domain::ContentHash;
 pub(super) enum Kind {
     /// PS3.10 section 7.1: a preamble of 128 bytes, then `DICM`.
     Dicom,
+    /// A GIF, of which GStreamer's demultiplexer never finds the end.
+    Gif,
+    /// A single picture.
+    Picture(Still),
     /// Whatever GStreamer makes of it.
     Other,
 }
 
 /// The kind of the file.
 pub(super) fn kind(file: &mut File) -> io::Result<Kind> {
-    let prefix = read_at::<4>(file, 128)?;
-    Ok(match prefix {
-        Some([b'D', b'I', b'C', b'M']) => Kind::Dicom,
-        _ => Kind::Other,
+    if read_at::<4>(file, 128)? == Some(*b"DICM") {
+        return Ok(Kind::Dicom);
+    }
+    let head = read_at::<8>(file, 0)?.unwrap_or_default();
+    Ok(if head.starts_with(b"GIF8") {
+        Kind::Gif
+    } else if let Some(still) = Still::of(&head) {
+        Kind::Picture(still)
+    } else {
+        Kind::Other
     })
+}
+
+/// Whether a single picture has its end.
+pub(super) fn is_whole(file: &mut File, still: Still, length: u64) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL as u64)))?;
+    file.take(TAIL as u64).read_to_end(&mut bytes)?;
+    Ok(still.ends_in(&bytes))
 }
 
 /// What a file is by its content, whatever its name says.
@@ -37,8 +57,11 @@ pub(super) fn kind(file: &mut File) -> io::Result<Kind> {
 pub enum Recognised {
     /// DICOM, with or without pictures in it.
     Dicom,
-    /// A container of video: MP4, MOV, AVI, MKV, MPEG or ASF.
+    /// A container of video: MP4, MOV, AVI, MKV, MPEG or ASF; or a GIF, which is
+    /// refused by name.
     Video,
+    /// A still picture, PNG or JPEG.
+    Picture,
     /// Nothing with pictures that move.
     Foreign,
     /// No bytes at all.
@@ -51,8 +74,11 @@ pub enum Recognised {
 /// If it cannot be read.
 pub fn recognise(path: &Path) -> io::Result<Recognised> {
     let mut file = File::open(path)?;
-    if kind(&mut file)? == Kind::Dicom {
-        return Ok(Recognised::Dicom);
+    match kind(&mut file)? {
+        Kind::Dicom => return Ok(Recognised::Dicom),
+        Kind::Gif => return Ok(Recognised::Video),
+        Kind::Picture(_) => return Ok(Recognised::Picture),
+        Kind::Other => {}
     }
     file.rewind()?;
     let mut head = Vec::new();
@@ -295,6 +321,10 @@ mod tests {
             (vec![0x1A, 0x45, 0xDF, 0xA3, 0x82], Recognised::Video),
             (packet.repeat(3), Recognised::Video),
             (vec![0x47; 100], Recognised::Foreign),
+            (b"GIF89a....".to_vec(), Recognised::Video),
+            (b"\x89PNG\r\n\x1a\n....".to_vec(), Recognised::Picture),
+            (b"\xFF\xD8\xFF\xE0....".to_vec(), Recognised::Picture),
+            (b"\xFF\xD8..........".to_vec(), Recognised::Foreign),
             (b"patient_id,path".to_vec(), Recognised::Foreign),
             (Vec::new(), Recognised::Empty),
         ] {

@@ -52,9 +52,9 @@ pub enum IngestError {
         /// Where.
         origin: Origin,
     },
-    /// The path is a directory, a pipe or a device.
+    /// The path is a folder without a picture, a pipe or a device.
     #[error(
-        "{origin}: is not a regular file; name a recording, or list a directory's files with a pattern"
+        "{origin}: is neither a file nor a folder of numbered pictures; name a recording, or list a folder's files with a pattern"
     )]
     NotAFile {
         /// Where.
@@ -73,6 +73,30 @@ pub enum IngestError {
         origin: Origin,
         /// What the operating system said.
         error: Arc<io::Error>,
+    },
+    /// The folder holds pictures that are not one recording.
+    #[error(
+        "{origin}: is no series of pictures: {detail}; number the pictures of one recording without a hole, and keep those of others elsewhere"
+    )]
+    NoSeries {
+        /// Where.
+        origin: Origin,
+        /// Which picture does not fit.
+        detail: String,
+    },
+    /// Nothing says how fast the pictures of a folder follow each other.
+    #[error(
+        "{origin}: its pictures do not say how fast they follow each other; give the source its `frames_per_second`"
+    )]
+    NoFrameRate {
+        /// Where.
+        origin: Origin,
+    },
+    /// A GIF.
+    #[error("{origin}: is a GIF, which is not read; make it an MP4 or AVI")]
+    Gif {
+        /// Where.
+        origin: Origin,
     },
     /// The file is shorter than its own headers say.
     #[error(
@@ -111,7 +135,9 @@ pub enum IngestError {
         detail: String,
     },
     /// The content is of no kind that GStreamer knows.
-    #[error("{origin}: is no video: {detail}; give it an MP4, AVI, MKV or DICOM recording")]
+    #[error(
+        "{origin}: is no video: {detail}; give it an MP4, AVI, MKV or DICOM recording, or numbered pictures"
+    )]
     NotMedia {
         /// Where.
         origin: Origin,
@@ -237,6 +263,9 @@ impl IngestError {
             | Self::NotAFile { origin }
             | Self::Empty { origin }
             | Self::Unreadable { origin, .. }
+            | Self::NoSeries { origin, .. }
+            | Self::NoFrameRate { origin }
+            | Self::Gif { origin }
             | Self::Truncated { origin, .. }
             | Self::Dicom { origin, .. }
             | Self::NoPatient { origin }
@@ -265,6 +294,9 @@ impl IngestError {
             Self::NotAFile { .. } => "not_a_file",
             Self::Empty { .. } => "empty",
             Self::Unreadable { .. } => "unreadable",
+            Self::NoSeries { .. } => "no_series",
+            Self::NoFrameRate { .. } => "no_frame_rate",
+            Self::Gif { .. } => "gif",
             Self::Truncated { .. } => "truncated",
             Self::Dicom { error, .. } => error.code(),
             Self::NoPatient { .. } => "no_patient",

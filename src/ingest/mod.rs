@@ -30,6 +30,8 @@ pub mod dicomsrc;
 pub mod doors;
 mod error;
 pub mod listener;
+mod pace;
+mod pictures;
 mod pipeline;
 mod preprocess;
 pub mod pull;
@@ -53,6 +55,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 pub use container::{Recognised, recognise};
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
+pub use pictures::{are_series, holds_series};
 pub use reconnect::Reconnect;
 pub use view::{Look, Measures, Seen};
 
@@ -95,13 +98,20 @@ pub struct SourceRequest {
     /// How long to wait for the first frame. A recording that pauses longer
     /// than this between frames has stalled, too.
     pub first_frame_timeout: Duration,
+    /// From one frame to the next where the recording itself does not say: a folder
+    /// of pictures, which needs this, or a cine without times.
+    pub frame_interval: Option<Duration>,
+    /// From one frame to the next as the model has learned: of a source that gives
+    /// more frames, those in between are left out. Nothing makes up for too few.
+    pub pace: Option<Duration>,
 }
 
 /// Where the pictures come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Media {
     /// A recording. Its content decides how it is read, not its name: DICOM
-    /// goes through [`dicomsrc`], all else through GStreamer's `uridecodebin`.
+    /// goes through [`dicomsrc`], a folder of numbered pictures through
+    /// `imagesequencesrc`, all else through `uridecodebin`.
     File(PathBuf),
     /// A chain of GStreamer elements in the notation of `gst-launch-1.0`, the
     /// last of which is left unlinked and gives raw or encoded video:
@@ -123,7 +133,8 @@ pub struct StreamHeader {
     pub study: Option<StudyUid>,
     /// The DICOM instance, if it is one and says which.
     pub instance: Option<Arc<Instance>>,
-    /// The nominal time between frames, if the source says so.
+    /// The nominal time between frames, if the source says so; of one that is kept to
+    /// the model's pace, no less than that.
     pub frame_interval: Option<Duration>,
     /// The picture as decoded.
     pub picture: FrameSize,
@@ -172,6 +183,8 @@ pub type Watch = Arc<dyn Fn(Seen) + Send + Sync>;
 ///     live: false,
 ///     reconnect: None,
 ///     first_frame_timeout: Duration::from_secs(10),
+///     frame_interval: None,
+///     pace: None,
 /// };
 /// let metrics = Metrics::new()?.source("archive");
 /// let worker = thread::current();

@@ -1,6 +1,6 @@
 //! GStreamer pipelines that end in an appsink, and what they report.
 //!
-//! Three ways in (recording, DICOM, launch line), one way out: a decoded
+//! Four ways in (recording, DICOM, pictures, launch line), one way out: a decoded
 //! picture whose first plane is luma. Nothing here looks at pixels or knows of
 //! queues; the reader drives it.
 
@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -19,6 +20,7 @@ use gstreamer_video as gst_video;
 use super::dicom::{Cine, Coding};
 use super::dicomsrc::DicomSrc;
 use super::error::{IngestError, Origin, without_credentials};
+use super::pictures::Series;
 
 /// Decoded pictures that wait in the appsink: enough to let the decoder work
 /// while one is being made smaller, few because they are large.
@@ -95,6 +97,30 @@ impl Playback {
         };
         // Decoders swallow the first few broken pictures. In a cine every
         // picture stands for itself, so a missing one is an error.
+        decoder.set_property("max-errors", 1_i32);
+        Self::decoded_from(&[&source, &decoder], origin, bell)
+    }
+
+    /// Numbered pictures, so long one after the other.
+    pub(super) fn of_pictures(
+        series: &Series,
+        interval: Duration,
+        origin: &Origin,
+        bell: Bell,
+    ) -> Result<Self, IngestError> {
+        let pattern = series
+            .pattern()
+            .ok_or_else(|| unusable(origin, "the folder's path is not UTF-8"))?;
+        let last = series.first.saturating_add(series.count - 1);
+        let source = make("imagesequencesrc", origin)?;
+        source.set_property("location", pattern);
+        source.set_property("start-index", series.first as i32);
+        source.set_property("stop-index", last as i32);
+        // The element takes one frame a second or more.
+        let nanoseconds = interval.as_nanos().clamp(1, 1_000_000_000) as i32;
+        source.set_property("framerate", gst::Fraction::new(1_000_000_000, nanoseconds));
+        let decoder = make(series.still.decoder(), origin)?;
+        // As in a cine, a picture that is missing is an error.
         decoder.set_property("max-errors", 1_i32);
         Self::decoded_from(&[&source, &decoder], origin, bell)
     }

@@ -131,6 +131,7 @@ mod tests {
             time: EventTime::from_nanos(index),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: Arc::from([0; 4]),
         }
     }

@@ -18,6 +18,7 @@ use prometheus::IntGauge;
 
 use super::dicom::Facts;
 use super::error::{IngestError, Origin};
+use super::pace::Pace;
 use super::pipeline::unusable;
 use super::preprocess::{Preprocessor, fits};
 use super::queue::{Closed, Queue};
@@ -81,6 +82,10 @@ struct Running {
     presence: Option<Presence>,
     /// The next frame is not adjacent to the last.
     is_cut: bool,
+    /// Of a source that may give more frames than the model wants.
+    pace: Option<Pace>,
+    /// Frames that were left out since the last one that was wanted.
+    skipped: u32,
 }
 
 /// Counts a stream as up for as long as it lives.
@@ -202,7 +207,7 @@ impl Reader {
                 if found(stream) > 0 {
                     self.take_all(&opening, stream)?;
                 }
-                return Err(error.into());
+                return Err(opening.named(error, found(stream)).into());
             }
             let found = found(stream);
             if ended {
@@ -292,6 +297,7 @@ impl Reader {
         let picture = size_of(&info);
         let view = self.view(sample, &info, facts)?;
         let interval = facts.frame_interval.or_else(|| interval_of(&info));
+        let interval = interval.or(self.request.frame_interval);
         Ok(Running {
             preprocessor: Preprocessor::new(self.request.size),
             timeline: Timeline::new(interval),
@@ -303,6 +309,8 @@ impl Reader {
             last_arrival: Instant::now(),
             presence: Some(Presence::new(&self.metrics.up)),
             is_cut: false,
+            pace: Pace::of(self.request.pace, interval),
+            skipped: 0,
         })
     }
 
@@ -315,12 +323,24 @@ impl Reader {
             mm_per_pixel = ?facts.tissue.and_then(|region| region.mm_per_pixel),
             "first frame decoded"
         );
+        let mut frame_interval = stream.timeline.interval();
+        if Pace::is_missed(self.request.pace, frame_interval) {
+            tracing::warn!(
+                source = self.origin.name,
+                interval = ?frame_interval.unwrap_or_default(),
+                learned = ?self.request.pace.unwrap_or_default(),
+                "gives fewer frames than the model has learned from: its windows span a longer time"
+            );
+        }
+        if stream.pace.is_some() {
+            frame_interval = frame_interval.max(self.request.pace);
+        }
         self.queue.open(StreamHeader {
             content: opening.content,
             patient: opening.patient.clone(),
             study: facts.study.clone(),
             instance: facts.instance.clone().map(Arc::new),
-            frame_interval: stream.timeline.interval(),
+            frame_interval,
             picture: stream.picture,
             crop: stream.view.crop(),
         })?;
@@ -373,6 +393,16 @@ impl Reader {
         })?;
         let (time, gap) = stream.timeline.stamp(sample);
         stream.is_cut |= gap || changed;
+        // Whatever the gate thinks of pictures: who reads this again without it shall
+        // see the same ones.
+        if let Some(pace) = &mut stream.pace
+            && !pace.takes(time, gap || changed)
+        {
+            stream.skipped = stream.skipped.saturating_add(1);
+            self.metrics.dropped(DropReason::Pace).inc();
+            return Ok(());
+        }
+        let skipped = std::mem::take(&mut stream.skipped);
         let timer = self.metrics.preprocess.start_timer();
         let made = self.make(stream, sample);
         timer.observe_duration();
@@ -393,6 +423,7 @@ impl Reader {
             time,
             arrived,
             discontinuity: std::mem::take(&mut stream.is_cut),
+            skipped,
             pixels,
         };
         let queued = if self.request.live {

@@ -43,11 +43,13 @@ pub enum DropReason {
     SceneCut,
     /// The picture stands still.
     Freeze,
+    /// It came faster than the model has learned from, and others were taken.
+    Pace,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::QueueFull,
         Self::ReaderBusy,
         Self::Unreadable,
@@ -58,6 +60,7 @@ impl DropReason {
         Self::DualScreen,
         Self::SceneCut,
         Self::Freeze,
+        Self::Pace,
     ];
 
     /// The label value.
@@ -73,6 +76,7 @@ impl DropReason {
             Self::DualScreen => "dual_screen",
             Self::SceneCut => "scene_cut",
             Self::Freeze => "freeze",
+            Self::Pace => "pace",
         }
     }
 }
@@ -216,6 +220,9 @@ pub struct Metrics {
     engine_fell_back: IntGaugeVec,
     /// Streams that gave a first frame, since the run began.
     pub streams_opened: IntCounter,
+    /// Streams that are over, each once: they ended, failed, were removed, or left out
+    /// because another had the same bytes.
+    pub streams_ended: IntCounter,
     /// Clip predictions made.
     pub predictions: IntCounter,
     /// Windows left out because the store already held their prediction.
@@ -416,6 +423,10 @@ impl Metrics {
                 "hepaflow_outbox_failures_total",
                 "Attempts to deliver to the sink that failed; they are repeated.",
                 &["sink"],
+            )?,
+            streams_ended: counter(
+                "hepaflow_streams_ended_total",
+                "Streams that are over: ended, failed, removed or left out as copies",
             )?,
             streams_opened: counter(
                 "hepaflow_streams_opened_total",

@@ -21,6 +21,8 @@ pub struct ImportOptions {
     pub classes: Vec<StageRange>,
     /// Frames in a window.
     pub frames: usize,
+    /// How many frames a second the network has learned from, if that matters.
+    pub frames_per_second: Option<f32>,
     /// Rows of a picture.
     pub height: usize,
     /// Columns of a picture.
@@ -206,6 +208,7 @@ impl Reading<'_> {
             input: InputSpec {
                 channels,
                 frames: options.frames,
+                frames_per_second: options.frames_per_second,
                 height: options.height,
                 width: options.width,
                 mean: each(&options.mean, 0.0),

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Graph, Lstm, ModelError, Op, zoo};
@@ -129,6 +131,10 @@ pub struct InputSpec {
     pub channels: usize,
     /// Frames in a window, `T`.
     pub frames: usize,
+    /// How many frames a second the network has learned from, 1 to 1000. Sources that
+    /// give more are thinned to it; without it, every frame counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames_per_second: Option<f32>,
     /// Rows, `H`.
     pub height: usize,
     /// Columns, `W`.
@@ -137,6 +143,14 @@ pub struct InputSpec {
     pub mean: Vec<f32>,
     /// One standard deviation a channel, as a fraction of white.
     pub std: Vec<f32>,
+}
+
+impl InputSpec {
+    /// The time from one frame to the next that the network has learned from.
+    pub fn pace(&self) -> Option<Duration> {
+        let rate = self.frames_per_second.map(f64::from);
+        rate.map(|rate| Duration::from_secs_f64(1.0 / rate))
+    }
 }
 
 impl ModelSpec {
@@ -169,6 +183,13 @@ impl ModelSpec {
         within("frames", input.frames, 1024)?;
         within("height", input.height, 4096)?;
         within("width", input.width, 4096)?;
+        if let Some(rate) = input.frames_per_second
+            && !(1.0..=1000.0).contains(&rate)
+        {
+            return Err(format!(
+                "input.frames_per_second = {rate} is not possible: expected 1 to 1000"
+            ));
+        }
         if self.classes.len() < 2 {
             return Err("classes: a model tells at least two classes apart".to_owned());
         }

@@ -67,6 +67,7 @@ mod tests {
             time: EventTime::from_nanos(0),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: vec![grey; size.area()].into(),
         };
         let pictures = Pictures::default();

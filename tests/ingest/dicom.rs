@@ -365,6 +365,30 @@ fn times_follow_the_header_wherever_it_keeps_them() {
     }
 }
 
+#[test]
+fn a_cine_without_times_takes_those_it_is_given_and_another_keeps_its_own() {
+    for (frame_time, step) in [(None, 50.0), (Some("20.5"), 20.5)] {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("a.dcm");
+        let mut object = three_frames();
+        if let Some(time) = frame_time {
+            put(&mut object, tags::FRAME_TIME, VR::DS, time);
+        }
+        write_dicom(object, EXPLICIT, &path);
+        let story = read(SourceRequest {
+            frame_interval: Some(Duration::from_millis(50)),
+            ..anonymous(&path, TINY)
+        });
+        story.end.as_ref().unwrap();
+        let times = story.times_ms();
+        for (got, place) in times.iter().zip(0..) {
+            assert!((got - step * f64::from(place)).abs() < 1e-6, "{times:?}");
+        }
+        let interval = story.header().frame_interval.unwrap();
+        assert!((interval.as_secs_f64() * 1e3 - step).abs() < 1e-6);
+    }
+}
+
 fn region(spatial_format: u16, data_type: u16, bounds: [u32; 4]) -> InMemDicomObject {
     let mut region = InMemDicomObject::new_empty();
     put(

@@ -33,6 +33,8 @@ pub(crate) fn request(media: Media) -> SourceRequest {
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
+        frame_interval: None,
+        pace: None,
     }
 }
 

@@ -29,9 +29,11 @@ use crate::study::heat::write_png;
 #[command(after_long_help = "\
 Examples:
   hepaflow ingest preview liver.dcm --out seen
+  hepaflow ingest preview frames/ --out seen
   hepaflow ingest preview liver.mp4 --pipeline p.toml --source archive --out seen")]
 pub(super) struct PreviewArgs {
-    /// The recording: a video, or a DICOM file.
+    /// The recording: a video, a DICOM file, a picture, or a folder of numbered
+    /// pictures.
     #[arg(value_name = "FILE")]
     input: PathBuf,
     /// Directory to write; made if it does not exist.
@@ -122,6 +124,9 @@ pub(super) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
+        // Of pictures that do not say it; what is shown does not depend on it.
+        frame_interval: Some(Duration::from_millis(40)),
+        pace: None,
     };
     let kept = Arc::new(Mutex::new(Kept::default()));
     let watch = {

@@ -11,7 +11,7 @@ use crate::cli::share::{self, Found};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
 use crate::dataflow::{Control, Opening};
 use crate::domain::PatientId;
-use crate::ingest::Media;
+use crate::ingest::{Media, holds_series};
 
 /// All recordings and scanners that the pipeline names, and what could not be
 /// found.
@@ -105,7 +105,7 @@ pub(in crate::cli) fn recordings(source: &SourceConfig) -> anyhow::Result<Vec<Re
             let files: Vec<_> = glob::glob(&pattern)
                 .with_context(|| format!("{pattern} is no pattern of files"))?
                 .filter_map(Result::ok)
-                .filter(|path| path.is_file())
+                .filter(|path| path.is_file() || holds_series(path))
                 .map(|path| (Media::File(path), patient()))
                 .collect();
             if files.is_empty() {

@@ -1,6 +1,7 @@
 //! How a run opens its streams, and how much of a patient they tell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -41,6 +42,8 @@ pub(in crate::cli) fn opening(
         live: source.live,
         reconnect,
         first_frame_timeout: ingest.first_frame_timeout,
+        frame_interval: source.frame_interval,
+        pace: intake.pace,
     };
     let Intake {
         sandbox,
@@ -72,6 +75,8 @@ pub(in crate::cli) fn opening(
 pub(in crate::cli) struct Intake {
     /// The model's input.
     pub(super) size: FrameSize,
+    /// From one frame to the next as the model has learned, if it says so.
+    pub(super) pace: Option<Duration>,
     pub(super) sandbox: Sandbox,
     /// Of the pseudonyms, if patients are to have some.
     pub(super) key: Option<PseudonymKey>,
@@ -86,6 +91,7 @@ impl Intake {
         let mut sinks = pipeline.sinks.iter();
         Ok(Self {
             size: size_of(model),
+            pace: model.spec().input.pace(),
             sandbox: Sandbox::new(program, pipeline.ingest.worker_memory),
             key: key.transpose().map_err(BadInput::new)?,
             reports: sinks.any(|sink| matches!(sink.kind, SinkKind::Dicom { .. })),
@@ -105,6 +111,7 @@ impl Intake {
                 model: model.hash(),
                 synthetic: model.spec().synthetic,
                 size: self.size,
+                pace: self.pace,
                 look: look(&pipeline.ingest),
                 crops: pipeline.sources.iter().filter_map(cropped).collect(),
                 sandbox: self.sandbox.clone(),

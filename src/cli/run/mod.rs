@@ -109,7 +109,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
 
     let now = SystemTime::now();
     let mut found = Findings::of(&pipeline, part.index(), now);
-    let (all, copies) = share::without_copies(std::mem::take(&mut found.recordings));
+    let recordings = std::mem::take(&mut found.recordings);
+    let (lasting, timed) = part.by_the_clock(&pipeline, recordings);
+    let (all, copies) = share::without_copies(lasting);
     let Some((store, group)) = meet::meet(args, &pipeline, &part, &stored, &all, &control)? else {
         // Nothing was begun that would have to be finished.
         return Ok(());
@@ -127,7 +129,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         })
         .transpose()
         .map_err(BadInput::new)?;
-    let mine = part.mine(all).into_iter();
+    let timed = timed.into_iter().filter(|it| part.has(it.source));
+    let mine = part.mine(all).into_iter().chain(timed);
     let mut openings: Vec<_> = mine
         .map(|found| found::opening_of(&pipeline, found, &intake, &control))
         .collect();

@@ -16,6 +16,7 @@ use crate::ingest::Media;
 use crate::ingest::container::{self, Kind};
 use crate::ingest::dicom::{Cine, Coding, Facts};
 use crate::ingest::error::IngestError;
+use crate::ingest::pictures::{NoSeries, Series};
 use crate::ingest::pipeline::{Bell, Playback};
 
 /// A source before its first frame.
@@ -29,6 +30,25 @@ pub(super) struct Opening {
     pub(super) facts: Facts,
     /// How many frames there must be, where that is known beforehand.
     pub(super) expected: Option<u64>,
+    /// The pictures, if they are a folder's.
+    pub(super) series: Option<Series>,
+}
+
+impl Opening {
+    /// The same error, of which picture it is, where `found` ones came before it:
+    /// the decoder does not know their names.
+    pub(super) fn named(&self, error: IngestError, found: u64) -> IngestError {
+        match (&self.series, error) {
+            (
+                Some(series),
+                IngestError::Element { origin, .. } | IngestError::Undecodable { origin, .. },
+            ) => IngestError::Undecodable {
+                origin,
+                detail: format!("`{}` is no whole picture", series.name(found as u32)),
+            },
+            (_, error) => error,
+        }
+    }
 }
 
 impl Reader {
@@ -57,25 +77,20 @@ impl Reader {
                     patient,
                     facts: Facts::default(),
                     expected: None,
+                    series: None,
                 })
             }
         }
     }
 
     fn open_file(&self, path: &Path) -> Result<Opening, Stop> {
-        let unreadable = |error: io::Error| {
-            let origin = self.origin.clone();
-            match error.kind() {
-                io::ErrorKind::NotFound => IngestError::Missing { origin },
-                _ => IngestError::Unreadable {
-                    origin,
-                    error: Arc::new(error),
-                },
-            }
-        };
+        let unreadable = |error| self.unreadable(error);
         // Asked before opening: to open a pipe would wait for its writer.
         let about = std::fs::metadata(path).map_err(unreadable)?;
         let origin = || self.origin.clone();
+        if about.is_dir() {
+            return self.open_folder(path);
+        }
         if !about.is_file() {
             return Err(IngestError::NotAFile { origin: origin() }.into());
         }
@@ -91,6 +106,17 @@ impl Reader {
                     error: Arc::new(error),
                 })?;
                 Some(cine)
+            }
+            Kind::Gif => return Err(IngestError::Gif { origin: origin() }.into()),
+            Kind::Picture(still) => {
+                if !container::is_whole(&mut file, still, about.len()).map_err(unreadable)? {
+                    return Err(IngestError::Undecodable {
+                        origin: origin(),
+                        detail: "the picture breaks off before its end".into(),
+                    }
+                    .into());
+                }
+                None
             }
             Kind::Other => {
                 let claimed = container::claims_more_than(&mut file, about.len());
@@ -130,7 +156,50 @@ impl Reader {
             patient,
             facts,
             expected,
+            series: None,
         })
+    }
+
+    /// Numbered pictures, which are one recording.
+    fn open_folder(&self, path: &Path) -> Result<Opening, Stop> {
+        let no_series = |error| {
+            let origin = self.origin.clone();
+            match error {
+                NoSeries::Io(error) => self.unreadable(error),
+                NoSeries::Empty => IngestError::NotAFile { origin },
+                NoSeries::Unlike(detail) => IngestError::NoSeries { origin, detail },
+            }
+        };
+        let series = Series::of(path).map_err(no_series)?;
+        let patient = self.patient(None)?;
+        let interval = self.request.frame_interval;
+        let interval = interval.ok_or_else(|| IngestError::NoFrameRate {
+            origin: self.origin.clone(),
+        })?;
+        let content = series
+            .hash(|| self.queue.is_closed())
+            .map_err(no_series)?
+            .ok_or(Stop::Closed)?;
+        Ok(Opening {
+            playback: Playback::of_pictures(&series, interval, &self.origin, self.ring())?,
+            _bitstream: None,
+            content,
+            patient,
+            facts: Facts::default(),
+            expected: Some(u64::from(series.count)),
+            series: Some(series),
+        })
+    }
+
+    fn unreadable(&self, error: io::Error) -> IngestError {
+        let origin = self.origin.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound => IngestError::Missing { origin },
+            _ => IngestError::Unreadable {
+                origin,
+                error: Arc::new(error),
+            },
+        }
     }
 
     fn patient(&self, from_header: Option<PatientId>) -> Result<PatientId, IngestError> {

@@ -301,6 +301,8 @@ impl Job<'_> {
             size: self.request.size,
             queue: self.request.queue,
             first_frame_timeout: self.request.first_frame_timeout,
+            frame_interval: self.request.frame_interval,
+            pace: self.request.pace,
         })
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Work {
     pub(super) size: FrameSize,
     pub(super) queue: usize,
     pub(super) first_frame_timeout: std::time::Duration,
+    pub(super) frame_interval: Option<std::time::Duration>,
+    pub(super) pace: Option<std::time::Duration>,
 }
 
 /// What it answers, in the order of [`crate::ingest::Arrival`].
@@ -65,6 +67,7 @@ pub(super) fn write(to: &mut impl Write, message: &Message) -> io::Result<()> {
             to.write_all(&frame.index.to_le_bytes())?;
             to.write_all(&frame.time.as_nanos().to_le_bytes())?;
             to.write_all(&[u8::from(frame.discontinuity)])?;
+            to.write_all(&frame.skipped.to_le_bytes())?;
             to.write_all(&frame.pixels)
         }
     }
@@ -86,6 +89,7 @@ pub(super) fn read(from: &mut impl Read, size: FrameSize) -> io::Result<Message>
             let index = u64::from_le_bytes(bytes(from)?);
             let time = EventTime::from_nanos(u64::from_le_bytes(bytes(from)?));
             let [discontinuity] = bytes(from)?;
+            let skipped = u32::from_le_bytes(bytes(from)?);
             let mut pixels = vec![0; size.area()];
             from.read_exact(&mut pixels)?;
             Ok(Message::Frame(Frame {
@@ -93,6 +97,7 @@ pub(super) fn read(from: &mut impl Read, size: FrameSize) -> io::Result<Message>
                 time,
                 arrived: Instant::now(),
                 discontinuity: discontinuity != 0,
+                skipped,
                 pixels: Arc::from(pixels),
             }))
         }
@@ -132,6 +137,7 @@ mod tests {
             time: EventTime::from_nanos(9),
             arrived: Instant::now(),
             discontinuity: true,
+            skipped: 2,
             pixels: Arc::from([1, 2, 3, 4, 5, 6]),
         };
         let failure = Failure {
@@ -148,7 +154,7 @@ mod tests {
         let mut wire = wire.as_slice();
         let first = read(&mut wire, SIZE).unwrap();
         assert!(
-            matches!(&first, Message::Frame(f) if f.index == 7 && f.discontinuity && f.pixels[5] == 6)
+            matches!(&first, Message::Frame(f) if f.index == 7 && f.discontinuity && f.skipped == 2 && f.pixels[5] == 6)
         );
         let second = read(&mut wire, SIZE).unwrap();
         assert!(

@@ -42,6 +42,8 @@ fn read(work: Work, out: &mut impl Write) -> io::Result<()> {
         live: false,
         reconnect: None,
         first_frame_timeout: work.first_frame_timeout,
+        frame_interval: work.frame_interval,
+        pace: work.pace,
     };
     let me = thread::current();
     let stream = Stream::open(request, Arc::new(move || me.unpark()), metrics.clone());

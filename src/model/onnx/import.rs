@@ -31,6 +31,8 @@ pub struct OnnxOptions {
     pub classes: Vec<StageRange>,
     /// Frames, rows and columns of a clip, where the file leaves them open.
     pub extent: [usize; 3],
+    /// How many frames a second the network has learned from, if that matters.
+    pub frames_per_second: Option<f32>,
     /// One mean a channel, or one for all; 0 without any.
     pub mean: Vec<f32>,
     /// One standard deviation a channel, or one for all; 1 without any.
@@ -272,6 +274,7 @@ impl Reader {
         let input = InputSpec {
             channels,
             frames,
+            frames_per_second: options.frames_per_second,
             height,
             width,
             mean: each(&options.mean, 0.0),

@@ -201,7 +201,8 @@ function status(tile) {
 
 // Why the gate lets no picture through, if pictures come: the reason that grew last.
 function refused({ stream, left }) {
-  const grown = (left ?? []).filter(([, now, before]) => now > before);
+  // What is thinned to the model's pace holds nothing up.
+  const grown = (left ?? []).filter(([reason, now, before]) => reason !== "pace" && now > before);
   return stream.live && grown.length ? grown.sort((a, b) => b[1] - b[2] - a[1] + a[2])[0][0] : null;
 }
 

@@ -101,6 +101,9 @@ impl Cohort {
             live: false,
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
+            // Of pictures that do not say it; how many there are is asked here.
+            frame_interval: Some(Duration::from_millis(40)),
+            pace: None,
         };
         let (ring, rung) = bounded(1);
         // A full bell is a bell that will be heard.

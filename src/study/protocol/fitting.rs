@@ -186,6 +186,7 @@ fn specification(config: &StudyConfig, method: &Method, training: &[&Film]) -> M
         input: InputSpec {
             channels: 1,
             frames: method.frames,
+            frames_per_second: None,
             height: config.size.height,
             width: config.size.width,
             mean: vec![mean],

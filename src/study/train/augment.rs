@@ -245,6 +245,7 @@ mod tests {
         InputSpec {
             channels: 2,
             frames: 3,
+            frames_per_second: None,
             height: 4,
             width: 5,
             mean: vec![0.5, 0.0],

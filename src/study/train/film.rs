@@ -141,6 +141,7 @@ impl Film {
             time: EventTime::from_nanos(0),
             arrived: Instant::now(),
             discontinuity: false,
+            skipped: 0,
             pixels: self.frame(place).into(),
         };
         Clip {
@@ -240,6 +241,9 @@ fn read_one(
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
+        // Of pictures that do not say it; training knows no time.
+        frame_interval: Some(Duration::from_millis(40)),
+        pace: None,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
         path: path.clone(),

@@ -36,6 +36,7 @@ fn imported() -> Vec<(String, Model)> {
         let options = OnnxOptions {
             classes: usual_classes(classes).unwrap(),
             extent: [shape[2], shape[3], shape[4]],
+            frames_per_second: None,
             mean: Vec::new(),
             std: Vec::new(),
             synthetic: true,
@@ -103,6 +104,7 @@ fn grey_clips(model: &Model, count: usize) -> Vec<Clip> {
         time: EventTime::from_nanos(index as u64),
         arrived: std::time::Instant::now(),
         discontinuity: false,
+        skipped: 0,
         pixels: (0..input.height * input.width)
             .map(|place| noise(&mut seed) / 2 + (place % 64 + 32 * (clip % 3)) as u8)
             .collect(),

@@ -30,6 +30,8 @@ pub struct Explainer {
     pub synthetic: bool,
     /// Its input.
     pub size: FrameSize,
+    /// From one frame to the next as it has learned, if it says so.
+    pub pace: Option<Duration>,
     /// How the run examined its recordings.
     pub look: Look,
     /// The crop that the operator set for a source, by its name.
@@ -115,6 +117,8 @@ impl Explainer {
             live: false,
             reconnect: None,
             first_frame_timeout: PATIENCE,
+            frame_interval: None,
+            pace: self.pace,
         };
         let reader = thread::current();
         let wake = Arc::new(move || reader.unpark());
