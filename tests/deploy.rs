@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hepaflow::config::Pipeline;
+use hepaflow::domain::Spread;
 use hepaflow::metrics::{Metrics, Reference, Value};
 
 fn deploy(path: &str) -> PathBuf {
@@ -53,8 +54,12 @@ fn exported() -> Metrics {
     let clinical = &metrics.clinical;
     clinical.answered("F0-F1", 1);
     clinical.compared(["0123456789ab", "fib4", "F3"], true, 1);
-    clinical.refer(Reference::Brightness, 0.25, 0.125);
-    clinical.refer(Reference::Severity, 0.4, 0.2);
+    let spread = Spread {
+        mean: 0.25,
+        deviation: 0.125,
+    };
+    clinical.refer(Reference::Brightness, spread, Some(9));
+    clinical.refer(Reference::Severity, spread, Some(9));
     metrics.cards.set(0, 2, 1, 0.5);
     metrics
 }

@@ -489,8 +489,8 @@ fn certificates_with_roles_are_enough_for_other_machines_and_say_who_may_what() 
             file("key.pem", server_s.signing_key.serialize_pem()),
         )),
         hosts: vec!["localhost".to_owned()],
-        roles: [("anna", "operator"), ("screen-1", "viewer")]
-            .map(|(name, role)| (name.to_owned(), role.to_owned()))
+        roles: [("anna", Role::Operator), ("screen-1", Role::Viewer)]
+            .map(|(name, role)| (name.to_owned(), role))
             .into(),
         ..any_port()
     };
@@ -604,6 +604,7 @@ fn the_api_is_what_its_document_says() {
         "/api/v1/patients",
         "/api/v1/patients.csv",
         "/api/v1/patients/{id}",
+        "/api/v1/patients/{id}/answers",
         "/api/v1/patients/{id}/clips",
         "/api/v1/patients/{id}/fhir",
         "/api/v1/patients/{id}/history",
@@ -680,7 +681,7 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     assert_eq!(patients["total"], 1);
     let patient = &patients["items"][0];
     let id = patient["id"].as_str().unwrap();
-    assert_eq!(id.len(), 32);
+    assert!(!id.contains(SECRET) && id.len() > 40, "{id}");
     let sum: f64 = patient["probabilities"]
         .as_array()
         .unwrap()
@@ -764,6 +765,36 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     }
     assert!(!said.contains(SECRET), "the identifier got out");
     assert!(said.contains(patient["label"].as_str().unwrap()));
+}
+
+#[test]
+fn viewers_that_read_nothing_hold_up_neither_the_run_nor_who_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", SECRET), "");
+    let run = Running::start(folder.path(), &[]);
+    // Each asks for everything, and takes not a byte of it.
+    let silent = |_| {
+        let mut stream = TcpStream::connect(&run.address).unwrap();
+        let request = format!(
+            "GET /live?attention=true HTTP/1.1\r\nHost: {}\r\n\r\n",
+            run.address
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let silent: Vec<_> = (0..24).map(silent).collect();
+    let predictions = |answer: &Answer| -> u64 {
+        let lines = answer.body.lines();
+        let mut lines = lines.filter_map(|it| it.strip_prefix("hepaflow_predictions_total "));
+        lines.next().map_or(0, |value| value.parse().unwrap())
+    };
+    let before = predictions(&run.get("/metrics"));
+    let seen = events(&run, "", |seen| {
+        count(seen, "picture") > 20 && count(seen, "predictions") > 5
+    });
+    assert!(count(&seen, "state") > 0);
+    run.wait_for("/metrics", |answer| predictions(answer) > before + 20);
+    drop(silent);
 }
 
 #[test]
@@ -997,12 +1028,26 @@ fn records_are_merged_and_recordings_bound_by_the_api_and_taken_back() {
         !told.to_string().contains("P-1"),
         "nobody has logged in: {told}"
     );
+    // The record's own answer is gone, and by what, is told.
+    let path = format!("/api/v1/patients/{one}/answers");
+    let gone = run.get(&path).json();
+    assert_eq!(gone[0]["withdrawn"], true, "{gone}");
+    assert_eq!(gone[0]["cause"], "facts", "{gone}");
+    assert_eq!(gone[gone.as_array().unwrap().len() - 1]["withdrawn"], false);
     // The other way round would never end.
     let cycle = post("/api/v1/merges", &json!({ "id": other, "into_id": one }));
     assert_eq!(cycle.status, 400, "{}", cycle.body);
     let back = json!({ "id": one, "into_id": other, "withdraw": true });
     assert_eq!(post("/api/v1/merges", &back).status, 200);
     total(2);
+    let again = run.get(&path).json();
+    let mut newer = again.as_array().unwrap().iter();
+    let newer = newer.any(|row| {
+        row["number"].as_u64() > gone[0]["number"].as_u64()
+            && row["withdrawn"] == false
+            && row["cause"] == "facts"
+    });
+    assert!(newer, "{again}");
     assert_eq!(
         post("/api/v1/merges", &back).status,
         400,

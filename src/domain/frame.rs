@@ -51,3 +51,12 @@ pub struct Frame {
     /// Luma, full range, row by row: `[H, W]`.
     pub pixels: Arc<[u8]>,
 }
+
+impl Frame {
+    /// The mean grey level, 0 black to 1 white; `None` without a pixel.
+    pub fn brightness(&self) -> Option<f64> {
+        let sum: u64 = self.pixels.iter().map(|&grey| u64::from(grey)).sum();
+        let count = self.pixels.len() as f64;
+        (count > 0.0).then(|| sum as f64 / (255.0 * count))
+    }
+}

@@ -10,7 +10,6 @@ use super::auth::Access;
 use super::ids::Ids;
 use super::picture::Pictures;
 use super::problem::Problem;
-use super::roll::Roll;
 use crate::config::StorePlace;
 use crate::dataflow::{Control, Facts};
 use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey, StageRange};
@@ -102,7 +101,6 @@ pub(super) struct Site {
     pub(super) subject: Subject,
     pub(super) access: Access,
     pub(super) ids: Ids,
-    roll: Arc<Roll>,
     pub(super) pictures: Pictures,
     pub(super) viewers: Arc<Semaphore>,
     /// Open from the first look on.
@@ -116,7 +114,6 @@ impl Site {
             subject,
             access,
             ids,
-            roll: Arc::default(),
             pictures: Pictures::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS)),
             reader: Arc::default(),
@@ -139,13 +136,6 @@ impl Site {
             Some(key) => key.known(&patient),
             None => patient,
         }
-    }
-
-    /// The patient of this opaque name, if one has it.
-    pub(super) async fn patient_named(&self, name: &str) -> Result<Option<PatientId>, Problem> {
-        let (ids, roll, name) = (self.ids.clone(), Arc::clone(&self.roll), name.to_owned());
-        self.read(move |store| roll.patient(&ids, store, &name))
-            .await
     }
 
     /// Reads the store where waiting for the disk holds up nobody.

@@ -266,7 +266,7 @@ pub(super) async fn standing(
     caller: &Caller,
     id: &str,
 ) -> Result<PatientRow, Problem> {
-    let patient = patient_named(site, id).await?;
+    let patient = patient_named(site, id)?;
     let read = move |store: &Store| Ok((store.models()?, store.summary(&patient)?));
     let (known, found) = site.read(read).await?;
     let summary = found.ok_or_else(|| Problem::not_found("this patient has no answer"))?;
@@ -283,7 +283,7 @@ pub(super) async fn clips(
     Path(id): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Listed<ClipRow>>, Problem> {
-    let patient = patient_named(&site, &id).await?;
+    let patient = patient_named(&site, &id)?;
     let (scoring, page) = (site.subject.model.hash, paging.page());
     // Under the model whose answer is the current one.
     let read = move |store: &Store| {
