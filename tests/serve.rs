@@ -1028,6 +1028,17 @@ fn records_are_merged_and_recordings_bound_by_the_api_and_taken_back() {
         !told.to_string().contains("P-1"),
         "nobody has logged in: {told}"
     );
+    // Behind the answer are the clips of both, and behind the record none.
+    let clips = |id: &str| {
+        let path = format!("/api/v1/patients/{id}/clips?limit=1000");
+        run.get(&path).json()
+    };
+    let both = clips(other);
+    for source in ["bed-1", "bed-2"] {
+        let mut items = both["items"].as_array().unwrap().iter();
+        assert!(items.any(|clip| clip["source"] == source), "{source}");
+    }
+    assert_eq!(clips(one)["total"], 0);
     // The record's own answer is gone, and by what, is told.
     let path = format!("/api/v1/patients/{one}/answers");
     let gone = run.get(&path).json();

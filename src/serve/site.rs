@@ -14,7 +14,7 @@ use crate::config::StorePlace;
 use crate::dataflow::{Control, Facts};
 use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey, StageRange};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{Assignments, Store, StoreError};
 
 /// Live views at once.
 const VIEWERS: usize = 64;
@@ -103,6 +103,8 @@ pub(super) struct Site {
     pub(super) ids: Ids,
     pub(super) pictures: Pictures,
     pub(super) viewers: Arc<Semaphore>,
+    /// Whose each clip is, as far as anybody asked.
+    pub(super) assignments: Arc<Mutex<Assignments>>,
     /// Open from the first look on.
     reader: Arc<Mutex<Option<Store>>>,
     pub(super) started: SystemTime,
@@ -116,6 +118,7 @@ impl Site {
             ids,
             pictures: Pictures::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS)),
+            assignments: Arc::default(),
             reader: Arc::default(),
             started: SystemTime::now(),
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Store, StoreError, records};
 use crate::clinical::{Agreement, Elastography, Indices};
-use crate::domain::{ClipPrediction, ModelHash, PatientId, PatientResult};
+use crate::domain::{PatientId, PatientResult};
 
 /// Which rows of a list.
 #[derive(Clone, Copy, Debug)]
@@ -108,34 +108,5 @@ impl Store {
         let sql = format!("SELECT count(*) FROM patient_results WHERE {CURRENT}");
         let count = self.read(&sql, &values[..1], |row| row.unsigned(0))?;
         Ok((summaries, count.first().copied().unwrap_or(0)))
-    }
-
-    /// A patient's clips under `model`, by content and frame, and how many there
-    /// are in all.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn clips_of(
-        &self,
-        patient: &PatientId,
-        model: ModelHash,
-        page: Page,
-    ) -> Result<(Vec<ClipPrediction>, u64), StoreError> {
-        let (limit, offset) = (u64::from(page.limit), u64::from(page.offset));
-        let values = [
-            patient.expose().into(),
-            model.to_string().into(),
-            limit.into(),
-            offset.into(),
-        ];
-        let sql = format!(
-            "SELECT {} FROM clip_predictions WHERE patient = $1 AND model = $2
-             ORDER BY content, first_frame LIMIT $3 OFFSET $4",
-            records::CLIP
-        );
-        let rows = self.read(&sql, &values, records::clip)?;
-        let sql = "SELECT count(*) FROM clip_predictions WHERE patient = $1 AND model = $2";
-        let count = self.read(sql, &values[..2], |row| row.unsigned(0))?;
-        Ok((rows, count.first().copied().unwrap_or(0)))
     }
 }

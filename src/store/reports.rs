@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::database::Transaction;
 use super::row::{Row, Value, wrong};
-use super::{Assignments, DatabaseFault, Page, Store, StoreError, records};
+use super::{Assignments, DatabaseFault, Store, StoreError, records};
 use crate::domain::{ClipPrediction, ContentHash, Instance, ModelHash, PatientId, StudyUid};
 
 /// A report that a sink has taken, as its successor names it.
@@ -52,9 +52,35 @@ pub(super) fn write_instances(
 }
 
 impl Store {
-    /// The clips that `patient`'s answer by `model` rests on, by content and
-    /// frame: those of the records that were merged into it, and of the exams that
-    /// were bound to it, by what `assignments` has read.
+    /// The clips that count for `patient` under `model`, by content and frame: those
+    /// of the records that were merged into it, and of the exams that were bound to
+    /// it, by what `assignments` has read. Those of weight 0 are among them.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn clips_for(
+        &self,
+        assignments: &Assignments,
+        patient: &PatientId,
+        model: ModelHash,
+    ) -> Result<Vec<ClipPrediction>, StoreError> {
+        let records = assignments.records(patient);
+        let of_records = records
+            .iter()
+            .map(|record| ("patient", record.expose().to_owned()));
+        let streams = assignments.bound_to(&records).into_iter();
+        let of_streams = streams.map(|content| ("content", content.to_string()));
+        let mut clips = BTreeMap::new();
+        for (column, value) in of_records.chain(of_streams) {
+            let found = self.clips_where(column, &value, model)?;
+            clips.extend(found.into_iter().map(|clip| (clip.key, clip)));
+        }
+        let mut clips: Vec<_> = clips.into_values().collect();
+        clips.retain(|clip| assignments.patient_of(clip) == Some(patient));
+        Ok(clips)
+    }
+
+    /// Of [`Self::clips_for`], those that the answer rests on.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -64,34 +90,21 @@ impl Store {
         patient: &PatientId,
         model: ModelHash,
     ) -> Result<Vec<ClipPrediction>, StoreError> {
-        let records = assignments.records(patient);
-        let mut clips = BTreeMap::new();
-        let all = Page {
-            offset: 0,
-            limit: u32::MAX,
-        };
-        for record in &records {
-            let (recorded, _) = self.clips_of(record, model, all)?;
-            clips.extend(recorded.into_iter().map(|clip| (clip.key, clip)));
-        }
-        for content in assignments.bound_to(&records) {
-            let recorded = self.clips_in(content, model)?;
-            clips.extend(recorded.into_iter().map(|clip| (clip.key, clip)));
-        }
-        let mut clips: Vec<_> = clips.into_values().collect();
-        clips.retain(|clip| clip.span.weight > 0 && assignments.patient_of(clip) == Some(patient));
+        let mut clips = self.clips_for(assignments, patient, model)?;
+        clips.retain(|clip| clip.span.weight > 0);
         Ok(clips)
     }
 
-    /// The clips of one stream under `model`.
-    fn clips_in(
+    /// The clips under `model` whose `column` holds `value`.
+    fn clips_where(
         &self,
-        content: ContentHash,
+        column: &'static str,
+        value: &str,
         model: ModelHash,
     ) -> Result<Vec<ClipPrediction>, StoreError> {
-        let values = [content.to_string().into(), model.to_string().into()];
+        let values = [value.into(), model.to_string().into()];
         let sql = format!(
-            "SELECT {} FROM clip_predictions WHERE content = $1 AND model = $2",
+            "SELECT {} FROM clip_predictions WHERE {column} = $1 AND model = $2",
             records::CLIP
         );
         self.read(&sql, &values, records::clip)
