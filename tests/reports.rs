@@ -328,27 +328,34 @@ fn a_merge_while_the_run_goes_on_is_in_the_next_report() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap());
-    let report = |patient: &str, number: &str| {
-        let reports = of_modality(&orthanc, "SR", folder);
-        let mut reports = reports.iter().map(|path| read(&[path.to_str().unwrap()]));
-        reports.find(|it| it["PatientID"] == patient && it["InstanceNumber"] == number)
+    // Reading them takes Python a while: not before all are there.
+    let reports = |count: usize| -> Vec<Value> {
+        let found = wait_for("reports", DEADLINE, || {
+            Some(of_modality(&orthanc, "SR", folder)).filter(|found| found.len() == count)
+        });
+        let found = found.iter().map(|path| read(&[path.to_str().unwrap()]));
+        found.collect()
     };
-    let before = ["CANARY-7", "CANARY-8"]
-        .map(|patient| wait_for("a first report", DEADLINE, || report(patient, "1")));
-    assert_eq!(
-        before[1]["PertinentOtherEvidenceSequence"],
-        serde_json::json!([])
-    );
+    let of = |reports: &[Value], patient: &str, number: &str| -> Value {
+        let mut found = reports.iter();
+        let found = found.find(|it| it["PatientID"] == patient && it["InstanceNumber"] == number);
+        found.unwrap().clone()
+    };
+    let first = reports(2);
+    let before = ["CANARY-7", "CANARY-8"].map(|patient| of(&first, patient, "1"));
+    let other = "PertinentOtherEvidenceSequence";
+    assert_eq!(before[1][other], serde_json::json!([]));
 
     let merge = "patients merge CANARY-7 CANARY-8 --store results.sqlite";
     hepaflow(&merge.split(' ').collect::<Vec<_>>(), folder);
-    let both = wait_for("the report on both", DEADLINE, || report("CANARY-8", "2"));
+    let second = reports(4);
+    let both = of(&second, "CANARY-8", "2");
     assert_eq!(both["StudyInstanceUID"], "2.25.902");
-    assert_eq!(uids(&both["PertinentOtherEvidenceSequence"]), ["2.25.921"]);
+    assert_eq!(uids(&both[other]), ["2.25.921"]);
     assert_eq!(both["predecessors"][0]["uid"], before[1]["SOPInstanceUID"]);
     let clips = |report: &Value| report["numbers"]["CLIPS"].as_f64().unwrap();
     assert!((clips(&both) - clips(&before[0]) - clips(&before[1])).abs() < 1e-6);
-    let gone = wait_for("the end of the other", DEADLINE, || report("CANARY-7", "2"));
+    let gone = of(&second, "CANARY-7", "2");
     assert_eq!(gone["words"]["CONCLUSION"], "WITHDRAWN");
     assert_eq!(gone["predecessors"][0]["uid"], before[0]["SOPInstanceUID"]);
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -666,6 +666,33 @@ fn events(
     panic!("the live view ended");
 }
 
+/// Whether a program of other people's knows this report, and all that is in it, for
+/// resources of FHIR; the package is fetched by the set-up.
+fn read_as_fhir(report: &str) -> Result<(), String> {
+    let program = "import sys\n\
+        from fhir.resources.R4B.diagnosticreport import DiagnosticReport\n\
+        DiagnosticReport.model_validate_json(sys.stdin.read())\n";
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cache/fhir");
+    let mut child = Command::new("python3")
+        .args(["-c", program])
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(report.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("ModuleNotFound"), "{said}");
+    output.status.success().then_some(()).ok_or(said)
+}
+
 fn count(events: &[(String, Value)], name: &str) -> usize {
     events.iter().filter(|(event, _)| event == name).count()
 }
@@ -709,6 +736,14 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     let report = get(&format!("/api/v1/patients/{id}/fhir"));
     assert_eq!(report.header("content-type"), Some("application/fhir+json"));
     assert_eq!(report.json()["resourceType"], "DiagnosticReport");
+    read_as_fhir(&report.body).unwrap();
+    for (from, to) in [
+        ("\"conclusion\"", "\"conclusions\""),
+        ("\"valueInteger\"", "\"valueNumber\""),
+    ] {
+        let wrong = report.body.replace(from, to);
+        read_as_fhir(&wrong).expect_err("the check itself is broken");
+    }
     let models = get("/api/v1/models").json();
     assert_eq!(models[0]["running"], true);
     let streams = get("/api/v1/streams").json();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::patient_named;
-use crate::domain::{ModelHash, StageRange};
+use crate::domain::{ModelHash, PatientResult, StageRange};
 use crate::serve::Site;
 use crate::serve::problem::Problem;
 use crate::serve::site::millis;
@@ -54,7 +54,7 @@ impl AnswerRow {
         let result = logged.answer.as_ref();
         let classes = models.get(&logged.model);
         let classes = classes.map_or(&[][..], |model| &model.classes);
-        let class = result.and_then(|result| result.likeliest());
+        let class = result.and_then(PatientResult::likeliest);
         let concluded = class.filter(|_| result.is_some_and(|it| it.abstention.is_none()));
         let answer = concluded.and_then(|class| classes.get(class));
         let confidence = class.and_then(|class| result?.probabilities.get(class));
@@ -126,7 +126,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::domain::{Abstention, PatientId, PatientResult, Probability};
+    use crate::domain::{Abstention, PatientId, Probability};
 
     fn logged(number: u64, model: &str, answer: Option<(f64, bool, u64)>) -> LoggedAnswer {
         let (patient, model) = (PatientId::new("P"), ModelHash::of(model.as_bytes()));

@@ -130,7 +130,7 @@ async function open(row) {
     element("div", { class: "bar" },
       element("h2", { id: "patient-title" }, row.label),
       element("button", { type: "button", onclick: () => dialog.close() }, word("patient.close"))),
-    element("p", {}, stage(row.answer), " ", confidence(row), ` ${remarks(row)}`),
+    element("p", {}, row.answer ? stage(row.answer) : "", " ", confidence(row), ` ${remarks(row)}`),
     element("h3", {}, word("patient.windows")), chart, more,
     legend(), changes, history, forms,
     element("p", {}, element("a", { class: "button", href: `/api/v1/patients/${row.id}/fhir`, target: "_blank", rel: "noreferrer" }, word("patient.fhir"))));

@@ -325,7 +325,7 @@ const WORDS = {
     "table.lead": "每位患者一行：patient_id，以及已知的 date、age_years、ast_u_l、alt_u_l、platelets_10e9_l、swe_kpa、swe_method、stage。有误的行不予录入并逐一列出；重复上传同一表格不会改变任何内容。",
     "table.file": "表格（CSV）",
     "table.taken": "采纳 {rows_taken} 行：新录入 {values_entered} 项，更正 {values_corrected} 项，{values_unchanged} 项早已存在。",
-    "table.bad": "{n} 行有误，未录入：",
+    "table.bad": "{n} 行有误，未录入。",
     "table.unread": "未读取的列：{columns}。",
     "table.line": "行号",
     "table.problem": "问题",
