@@ -297,9 +297,7 @@ fn literal(yaml: &str, key: &str) -> String {
     let (_, text) = yaml.split_once(&format!("\n  {key}: |\n")).unwrap();
     let lines = text.lines();
     let lines = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
-    lines
-        .map(|line| format!("{}\n", line.trim_start()))
-        .collect()
+    lines.map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
