@@ -30,7 +30,9 @@ RGB = [0.43, 0.39, 0.37], [0.22, 0.21, 0.22]
 
 def golden(folder, architecture, widths, classes, shape, batch, norm=GREY, **extra):
     torch.manual_seed(sum(map(ord, folder)))
-    network = build(architecture, shape[0], widths, len(classes), **extra).eval()
+    network = build(
+        architecture, shape[0], widths, len(classes), frames=shape[1], **extra
+    ).eval()
     randomise(network)
     clips = torch.randn(batch, *shape)
     with torch.no_grad():
@@ -146,6 +148,8 @@ def main() -> None:
     # Odd everything: an odd picture, three channels, longer than it must be.
     golden("fibro3d_odd", "fibro3d", [5, 3, 7], FIVE, (3, 14, 37, 23), 2, RGB)
     golden("fibro3d_stem", "fibro3d", [6, 8], TWO, (1, 29, 22, 26), 2, stem_frames=3)
+    # Three times four frames: only the first convolution is over time.
+    golden("fibro3d_few", "fibro3d", [5, 4], TWO, (1, 13, 22, 26), 2, stem_frames=4)
     golden("fibro2d", "fibro2d", [5, 8], TWO, (1, 3, 29, 30), 2)
     golden("fibro2d_lstm", "fibro2d_lstm", [4, 6], FIVE, (1, 7, 25, 20), 3, lstm=(5, 2))
     four = [4, 6, 5, 8]

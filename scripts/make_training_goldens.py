@@ -22,7 +22,7 @@ from zoo import build, weights_of
 
 GOLDENS = Path(__file__).parent.parent / "tests" / "goldens"
 # resnet18 has max pools, resnet18_lstm a memory behind them.
-MODELS = ["fibro2d", "fibro2d_lstm", "fibro3d", "fibro3d_stem"]
+MODELS = ["fibro2d", "fibro2d_lstm", "fibro3d", "fibro3d_stem", "fibro3d_few"]
 MODELS += ["resnet18", "resnet18_lstm", "r3d_18_deep"]
 STEPS = 6
 RATES = {"sgd": 0.05, "adam": 0.005}
@@ -36,6 +36,7 @@ def trained(folder: Path, spec: dict, rule: str, labels, weights):
     network = build(
         spec["architecture"], spec["input"]["channels"], spec["widths"], len(spec["classes"]),
         depths=spec.get("depths"), lstm=lstm, stem_frames=spec.get("stem_frames", 1),
+        frames=spec["input"]["frames"],
     )
     network.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
     network.double().train()

@@ -94,7 +94,7 @@ def main() -> None:
     channels = 1 if options.architecture.startswith("fibro") else 3
     widths = [int(width) for width in options.widths.split(",")]
     lstm = (options.hidden, 1) if options.architecture.endswith("_lstm") else None
-    network = build(options.architecture, channels, widths, 2, lstm=lstm)
+    network = build(options.architecture, channels, widths, 2, lstm=lstm, frames=options.frames)
     if options.start:
         own = network.state_dict()
         given = load_file(options.start)

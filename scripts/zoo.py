@@ -4,6 +4,7 @@ uses; src/model/fibro.rs describes the architecture."""
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision.models.resnet import BasicBlock as ResNetBlock
 from torchvision.models.video import resnet as video
 
@@ -11,26 +12,29 @@ from torchvision.models.video import resnet as video
 class Shortcut(nn.Module):
     """Every second pixel, as many channels as the block, shortened in time."""
 
-    def __init__(self, channels_in: int, channels: int):
+    def __init__(self, channels_in: int, channels: int, crop: int):
         super().__init__()
+        self.crop = crop
         self.conv = nn.Conv3d(channels_in, channels, 1, stride=(1, 2, 2), bias=False)
         self.norm = nn.BatchNorm3d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv(x))[:, :, 2:-2]
+        y = self.norm(self.conv(x))
+        return y[:, :, self.crop : y.shape[2] - self.crop]
 
 
 class Block(nn.Module):
-    """Two convolutions that are valid in time, so two frames go at each end."""
+    """Two convolutions over `taps` frames each, valid in time: one of three takes a
+    frame at each end."""
 
-    def __init__(self, channels_in: int, channels: int):
+    def __init__(self, channels_in: int, channels: int, taps: tuple[int, int]):
         super().__init__()
-        padding = (0, 1, 1)
-        self.conv1 = nn.Conv3d(channels_in, channels, 3, (1, 2, 2), padding, bias=False)
+        first, second, padding = (taps[0], 3, 3), (taps[1], 3, 3), (0, 1, 1)
+        self.conv1 = nn.Conv3d(channels_in, channels, first, (1, 2, 2), padding, bias=False)
         self.norm1 = nn.BatchNorm3d(channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, 1, padding, bias=False)
+        self.conv2 = nn.Conv3d(channels, channels, second, 1, padding, bias=False)
         self.norm2 = nn.BatchNorm3d(channels)
-        self.shortcut = Shortcut(channels_in, channels)
+        self.shortcut = Shortcut(channels_in, channels, sum(taps) // 2 - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.norm1(self.conv1(x)))
@@ -38,26 +42,47 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """Takes `frames` frames together, and goes on by as many."""
+    """Takes `frames` frames together, and goes on by as many. It is trained on their
+    mean, which keeps its kernel the same for each of them."""
 
     def __init__(self, channels_in: int, channels: int, frames: int = 1):
         super().__init__()
         kernel, stride, padding = (frames, 5, 5), (frames, 2, 2), (0, 2, 2)
         self.conv = nn.Conv3d(channels_in, channels, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm3d(channels)
+        self.frames = frames
+        weight = self.conv.weight.data
+        weight.copy_(weight.mean(2, keepdim=True).expand_as(weight))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+        if self.training and self.frames > 1:
+            steps = x.shape[2] // self.frames
+            means = x[:, :, : steps * self.frames].unflatten(2, (steps, self.frames)).mean(3)
+            kernel = self.conv.weight.sum(2, keepdim=True)
+            y = functional.conv3d(means, kernel, None, (1, 2, 2), (0, 2, 2))
+        else:
+            y = self.conv(x)
+        return torch.relu(self.norm(y))
 
 
 class Fibro3d(nn.Module):
-    """Clips [N, C, T, H, W] to logits [N, K]."""
+    """Clips [N, C, T, H, W] to logits [N, K]. Convolutions are over three frames while
+    there are three left."""
 
-    def __init__(self, channels: int, widths: list[int], classes: int, stem_frames: int = 1):
+    def __init__(
+        self, channels: int, widths: list[int], classes: int, stem_frames: int, frames: int
+    ):
         super().__init__()
         self.stem = Stem(channels, widths[0], stem_frames)
         inputs = [widths[0], *widths[:-1]]
-        self.blocks = nn.Sequential(*(Block(i, o) for i, o in zip(inputs, widths)))
+        left, blocks = frames // stem_frames, []
+        for channels_in, channels in zip(inputs, widths):
+            taps = []
+            for _ in range(2):
+                taps.append(3 if left >= 3 else 1)
+                left -= taps[-1] - 1
+            blocks.append(Block(channels_in, channels, tuple(taps)))
+        self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
@@ -229,12 +254,13 @@ class VideoResNet(nn.Module):
 
 
 def build(
-    architecture, channels, widths, classes, depths=None, lstm=None, stem_frames=1
+    architecture, channels, widths, classes, depths=None, lstm=None, stem_frames=1, frames=1000
 ) -> nn.Module:
-    """The network that a model.toml describes; lstm is (hidden, layers)."""
+    """The network that a model.toml describes; lstm is (hidden, layers). Of `frames`,
+    those of a clip, only that there are few matters, and only to fibro3d."""
     depths = depths or [2] * len(widths)
     if architecture == "fibro3d":
-        return Fibro3d(channels, widths, classes, stem_frames)
+        return Fibro3d(channels, widths, classes, stem_frames, frames)
     if architecture == "fibro2d":
         return Fibro2d(channels, widths, classes)
     if architecture == "fibro2d_lstm":

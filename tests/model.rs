@@ -232,7 +232,7 @@ fn a_model_toml_that_is_wrong_is_explained() {
             "unknown variant `fibro4d`, expected one of `fibro2d`",
         ),
         ("synthetic", "sinthetic", "unknown field `sinthetic`"),
-        ("frames = 9", "frames = 8", "input.frames = 8 is too few"),
+        ("frames = 9", "frames = 2", "input.frames = 2 is too few"),
         (
             "frames = 9",
             "frames = 99999999999",

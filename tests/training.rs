@@ -17,11 +17,12 @@ use hepaflow::study::train::{
 };
 use safetensors::SafeTensors;
 
-const GOLDENS: [&str; 7] = [
+const GOLDENS: [&str; 8] = [
     "fibro2d",
     "fibro2d_lstm",
     "fibro3d",
     "fibro3d_stem",
+    "fibro3d_few",
     "resnet18",
     "resnet18_lstm",
     "r3d_18_deep",

@@ -47,10 +47,11 @@ fn frame_encoder(spec: &ModelSpec) -> Result<Builder, String> {
 
 /// `fibro3d`: convolutions of 3x3x3, *valid* in time.
 ///
-/// Rows and columns are padded, time is not: a block shortens the clip by two
-/// frames at each end (its shortcut crops them), so that no value depends on
-/// where the window begins, and overlapping windows share every value that they
-/// both cover. `B` blocks need at least `4 B + 1` frames.
+/// Rows and columns are padded, time is not: each convolution shortens the clip by
+/// a frame at each end (a block's shortcut crops what its two take), so that no value
+/// depends on where the window begins, and overlapping windows share every value that
+/// they both cover. Where fewer than three frames are left, kernels are of 1x3x3: that
+/// all of `B` blocks are 3x3x3 takes `4 B + 1` frames.
 ///
 /// With `stem_frames` the stem takes so many frames together and goes on by as
 /// many, so that the blocks see fewer frames that reach further apart: tissue
@@ -59,14 +60,19 @@ fn frame_encoder(spec: &ModelSpec) -> Result<Builder, String> {
 /// begin a multiple of it apart.
 pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
     let together = spec.stem_frames.unwrap_or(1);
-    let shortest = together * (4 * spec.widths.len() + 1);
+    let shortest = 3 * together;
     if spec.input.frames < shortest {
         return Err(format!(
-            "input.frames = {} is too few: {} blocks need at least {shortest}",
-            spec.input.frames,
-            spec.widths.len()
+            "input.frames = {} is too few: fibro3d needs at least {shortest}",
+            spec.input.frames
         ));
     }
+    let mut left = spec.input.frames / together;
+    let mut taps = || {
+        let taps = if left >= 3 { 3 } else { 1 };
+        left -= taps - 1;
+        taps
+    };
     let halve = [1, 2, 2];
     let mut net = Builder::new(spec);
     let stride = [together, 2, 2];
@@ -75,17 +81,22 @@ pub(super) fn fibro3d(spec: &ModelSpec) -> Result<Graph, String> {
     for (number, &channels) in spec.widths.iter().enumerate() {
         let block = format!("blocks.{number}");
         let name = |part: &str| format!("{block}.{part}");
+        let over_time = [taps(), taps()];
+        let frames = over_time.iter().map(|taps| taps / 2).sum();
         let input = net.at;
         // The shortcut comes first, so that it is there to be added.
         let point = spatial(channels, [1, 1, 1], halve, [0, 0, 0]);
         net.normed(&name("shortcut.conv"), &name("shortcut.norm"), point)?;
-        net.then(name("shortcut crop"), Op::CropTime { frames: 2 })?;
+        if frames > 0 {
+            net.then(name("shortcut crop"), Op::CropTime { frames })?;
+        }
         let shortcut = net.at;
         net.at = input;
-        let taps = |stride| spatial(channels, [3, 3, 3], stride, [0, 1, 1]);
-        net.normed(&name("conv1"), &name("norm1"), taps(halve))?
+        let kernel = |time, stride| spatial(channels, [time, 3, 3], stride, [0, 1, 1]);
+        let [first, second] = over_time;
+        net.normed(&name("conv1"), &name("norm1"), kernel(first, halve))?
             .relu(&block)?;
-        net.normed(&name("conv2"), &name("norm2"), taps([1, 1, 1]))?;
+        net.normed(&name("conv2"), &name("norm2"), kernel(second, [1, 1, 1]))?;
         net.join(&block, shortcut)?;
     }
     net.classify_clip("head", spec)

@@ -135,62 +135,104 @@ impl Change {
     /// Appends the clip, `[T, C, H, W]`, normalised.
     pub(super) fn append(&self, film: &Film, input: &InputSpec, clips: &mut Vec<f32>) {
         let (height, width) = (input.height, input.width);
+        let mut painter = Painter::new(self, height, width);
         let mut picture = vec![0.0; height * width];
         for place in 0..input.frames {
             let skipped = usize::from(self.lost > 0 && place >= self.lost);
-            self.paint(
-                film.frame(self.start + place + skipped),
-                width,
-                &mut picture,
-            );
+            painter.paint(film.frame(self.start + place + skipped), &mut picture);
             for (mean, std) in input.mean.iter().zip(&input.std) {
                 clips.extend(picture.iter().map(|grey| (grey - mean) / std));
             }
         }
     }
-
-    /// The frame as shares of white.
-    fn paint(&self, frame: &[u8], width: usize, picture: &mut [f32]) {
-        let level = |grey: f32| (grey * self.gain / 255.0 + self.offset).clamp(0.0, 1.0);
-        let height = picture.len() / width;
-        let down = (self.shift * height as f32).round() as isize;
-        let (sin, cos) = self.angle.sin_cos();
-        let middle = ((height - 1) as f32 / 2.0, (width - 1) as f32 / 2.0);
-        for (row, shown) in picture.chunks_exact_mut(width).enumerate() {
-            let row = row.saturating_add_signed(-down).min(height - 1);
-            let stored = &frame[row * width..][..width];
-            for (column, pixel) in shown.iter_mut().enumerate() {
-                let from = if self.flip {
-                    width - 1 - column
-                } else {
-                    column
-                };
-                *pixel = if self.angle == 0.0 {
-                    level(f32::from(stored[from]))
-                } else {
-                    let (y, x) = (row as f32 - middle.0, from as f32 - middle.1);
-                    let at = (middle.0 + cos * y - sin * x, middle.1 + sin * y + cos * x);
-                    level(between(frame, width, at))
-                };
-            }
-        }
-    }
 }
 
-/// The grey level at a place between pixels; black outside.
-fn between(frame: &[u8], width: usize, (y, x): (f32, f32)) -> f32 {
-    let (top, left) = (y.floor(), x.floor());
-    let (down, right) = (y - top, x - left);
-    let pixel = |row: f32, column: f32| {
-        if row < 0.0 || column < 0.0 || column as usize >= width {
-            return 0.0;
+/// Paints the frames of a clip, all of them changed in the same way.
+struct Painter {
+    /// Of white, for a grey level.
+    gain: f32,
+    offset: f32,
+    width: usize,
+    /// Where each pixel comes from.
+    origins: Vec<Origin>,
+    /// The frame with two black pixels around it, so that a pixel may come from
+    /// beyond.
+    framed: Vec<f32>,
+}
+
+/// The pixel at the upper left of a place in the framed picture, and how far the place
+/// is to the right and below.
+#[derive(Clone, Copy)]
+struct Origin {
+    corner: usize,
+    right: f32,
+    down: f32,
+}
+
+/// Black pixels at each edge.
+const EDGE: usize = 2;
+
+impl Painter {
+    fn new(change: &Change, height: usize, width: usize) -> Self {
+        let down = (change.shift * height as f32).round() as isize;
+        let (sin, cos) = change.angle.sin_cos();
+        let middle = ((height - 1) as f32 / 2.0, (width - 1) as f32 / 2.0);
+        let row_length = width + 2 * EDGE;
+        let place = |at: f32, length: usize| {
+            // Further out it is as black as here.
+            let at = at.clamp(-1.0, length as f32);
+            let first = at.floor();
+            ((first + EDGE as f32) as usize, at - first)
+        };
+        let origin = |row: usize, column: usize| {
+            let row = row.saturating_add_signed(-down).min(height - 1);
+            let column = if change.flip {
+                width - 1 - column
+            } else {
+                column
+            };
+            let (y, x) = (row as f32, column as f32);
+            let (y, x) = if change.angle == 0.0 {
+                (y, x)
+            } else {
+                let (y, x) = (y - middle.0, x - middle.1);
+                (middle.0 + cos * y - sin * x, middle.1 + sin * y + cos * x)
+            };
+            let ((row, down), (column, right)) = (place(y, height), place(x, width));
+            Origin {
+                corner: row * row_length + column,
+                right,
+                down,
+            }
+        };
+        let rows = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
+        Self {
+            gain: change.gain / 255.0,
+            offset: change.offset,
+            width,
+            origins: rows.map(|(row, column)| origin(row, column)).collect(),
+            framed: vec![0.0; (height + 2 * EDGE) * row_length],
         }
-        let place = row as usize * width + column as usize;
-        frame.get(place).map_or(0.0, |grey| f32::from(*grey))
-    };
-    let upper = pixel(top, left) * (1.0 - right) + pixel(top, left + 1.0) * right;
-    let lower = pixel(top + 1.0, left) * (1.0 - right) + pixel(top + 1.0, left + 1.0) * right;
-    upper * (1.0 - down) + lower * down
+    }
+
+    /// The frame as shares of white.
+    fn paint(&mut self, frame: &[u8], picture: &mut [f32]) {
+        let length = self.width + 2 * EDGE;
+        let rows = self.framed.chunks_exact_mut(length).skip(EDGE);
+        for (row, stored) in rows.zip(frame.chunks_exact(self.width)) {
+            for (pixel, grey) in row[EDGE..].iter_mut().zip(stored) {
+                *pixel = f32::from(*grey);
+            }
+        }
+        for (pixel, origin) in picture.iter_mut().zip(&self.origins) {
+            let [upper, lower] = [0, length].map(|below| {
+                let pair = &self.framed[origin.corner + below..][..2];
+                pair[0] + (pair[1] - pair[0]) * origin.right
+            });
+            let grey = upper + (lower - upper) * origin.down;
+            *pixel = (grey * self.gain + self.offset).clamp(0.0, 1.0);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -262,7 +304,7 @@ mod tests {
         let frame: Vec<u8> = (0..20).map(|value| value * 10).collect();
         let shown = |change: Change| {
             let mut picture = vec![0.0; 20];
-            change.paint(&frame, 5, &mut picture);
+            Painter::new(&change, 4, 5).paint(&frame, &mut picture);
             picture
         };
         let plain = shown(Change::none(0));
@@ -286,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_turned_in_from_outside_is_black_and_the_middle_stays() {
+        let frame = [255_u8; 9 * 5];
+        let mut picture = vec![0.5; 9 * 5];
+        let change = Change {
+            angle: std::f32::consts::FRAC_PI_2,
+            ..Change::none(0)
+        };
+        Painter::new(&change, 5, 9).paint(&frame, &mut picture);
+        for row in picture.chunks(9) {
+            // Five rows stand upright now, and leave two columns empty at each side.
+            assert!(
+                row[..2]
+                    .iter()
+                    .chain(&row[7..])
+                    .all(|grey| grey.abs() < 1e-4)
+            );
+            assert!(row[2..7].iter().all(|grey| (grey - 1.0).abs() < 1e-4));
+        }
+    }
+
+    #[test]
     fn a_quarter_turn_moves_columns_to_rows() {
         let size = 5;
         let frame: Vec<u8> = (0..25).map(|value| value * 10).collect();
@@ -294,7 +357,7 @@ mod tests {
             angle: std::f32::consts::FRAC_PI_2,
             ..Change::none(0)
         };
-        change.paint(&frame, size, &mut picture);
+        Painter::new(&change, size, size).paint(&frame, &mut picture);
         for row in 0..size {
             for column in 0..size {
                 let expected = f32::from(frame[(size - 1 - column) * size + row]) / 255.0;

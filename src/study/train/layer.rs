@@ -66,36 +66,35 @@ impl Layer<'_> {
         })
     }
 
+    /// Convolves, with as many frames as channels as an output sees: pictures are
+    /// convolved faster than clips.
     fn convolve(&self, conv: Conv, x: Tensor<5>) -> Tensor<5> {
         let [n, inputs, t, h, w] = x.dims();
         let seen = inputs / conv.groups;
         let [kt, kh, kw] = conv.kernel;
         let weight = self.parameter("weight");
-        let pictures = |x: Tensor<4>, weight: Tensor<4>| {
-            let [_, sh, sw] = conv.stride;
-            let [_, ph, pw] = conv.padding;
-            let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], conv.groups);
-            conv2d(x, weight, None, options)
+        let (x, steps, channels, weight) = if conv.planar {
+            (x.reshape([n * t, inputs, h, w]), t, seen, weight)
+        } else if self.training && kt > 1 && is_apart(conv) {
+            // As if the kernel were the same for each of its frames, as it is from the
+            // beginning: so it stays that, with `kt` times fewer weights to learn speckle
+            // by heart with.
+            let weight = weight.reshape([conv.channels * seen, kt, kh * kw]);
+            (means(kt, &x), t / kt, seen, weight.sum_dim(1).flatten(0, 2))
+        } else if let Some((x, steps)) = together(conv, &x) {
+            (x, steps, seen * kt, weight)
+        } else {
+            let weight = weight.reshape([conv.channels, seen, kt, kh, kw]);
+            let options = ConvOptions::new(conv.stride, conv.padding, [1; 3], conv.groups);
+            return conv3d(x, weight, None, options);
         };
-        if conv.planar {
-            let weight = weight.reshape([conv.channels, seen, kh, kw]);
-            let y = pictures(x.reshape([n * t, inputs, h, w]), weight);
-            let [_, c, h, w] = y.dims();
-            return y.reshape([n, c, t, h, w]);
-        }
-        // Pictures are convolved faster than clips: the frames that an output sees are as
-        // good as channels, [N T', C kt, H, W], with the weight as it lies.
-        let seen_together = (conv.groups == 1).then(|| together(conv, &x)).flatten();
-        if let Some(x) = seen_together {
-            let steps = x.dims()[0] / n;
-            let weight = weight.reshape([conv.channels, inputs * kt, kh, kw]);
-            let y = pictures(x, weight);
-            let [_, c, h, w] = y.dims();
-            return y.reshape([n, steps, c, h, w]).swap_dims(1, 2);
-        }
-        let weight = weight.reshape([conv.channels, seen, kt, kh, kw]);
-        let options = ConvOptions::new(conv.stride, conv.padding, [1; 3], conv.groups);
-        conv3d(x, weight, None, options)
+        let weight = weight.reshape([conv.channels, channels, kh, kw]);
+        let [_, sh, sw] = conv.stride;
+        let [_, ph, pw] = conv.padding;
+        let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], conv.groups);
+        let y = conv2d(x, weight, None, options);
+        let [_, c, h, w] = y.dims();
+        y.reshape([n, steps, c, h, w]).swap_dims(1, 2)
     }
 
     fn normalise(&self, x: Tensor<5>, statistics: &mut Statistics) -> Tensor<5> {
@@ -176,21 +175,37 @@ impl Layer<'_> {
     }
 }
 
-/// `[N, C, T, H, W]` as `[N T', C kt, H, W]`: for each frame of the output the `kt`
-/// frames that it sees. None if outputs share some of them, and lie apart.
-fn together(conv: Conv, x: &Tensor<5>) -> Option<Tensor<4>> {
+/// Whether no two outputs see the same frame, and no frame is padding.
+fn is_apart(conv: Conv) -> bool {
+    conv.stride[0] == conv.kernel[0] && conv.padding[0] == 0 && conv.groups == 1
+}
+
+/// The means of `length` frames each: `[N, C, T, H, W]` to `[N T/length, C, H, W]`.
+fn means(length: usize, x: &Tensor<5>) -> Tensor<4> {
     let [n, c, t, h, w] = x.dims();
-    let (length, stride, padding) = (conv.kernel[0], conv.stride[0], conv.padding[0]);
-    let frames = if stride == length && padding == 0 {
+    let steps = t / length;
+    let x = x.clone().narrow(2, 0, steps * length);
+    let x = x.reshape([n, c, steps, length, h * w]).mean_dim(3);
+    let x = x.reshape([n, c, steps, h * w]).swap_dims(1, 2);
+    x.reshape([n * steps, c, h, w])
+}
+
+/// `[N, C, T, H, W]` as `[N T', C kt, H, W]`, and `T'`: for each frame of the output the
+/// `kt` frames that it sees. None if outputs share some of them and lie apart, or if
+/// channels are convolved in groups.
+fn together(conv: Conv, x: &Tensor<5>) -> Option<(Tensor<4>, usize)> {
+    let [n, c, t, h, w] = x.dims();
+    let (length, padding) = (conv.kernel[0], conv.padding[0]);
+    // [N, C, kt, T', HW]
+    let frames = if is_apart(conv) {
         let steps = t / length;
         let x = x.clone().narrow(2, 0, steps * length);
         x.reshape([n, c, steps, length, h * w]).swap_dims(2, 3)
-    } else if stride == 1 {
-        let x = if padding > 0 {
-            let black = Tensor::zeros([n, c, padding, h, w], &x.device());
-            Tensor::cat(vec![black.clone(), x.clone(), black], 2)
-        } else {
-            x.clone()
+    } else if conv.stride[0] == 1 && conv.groups == 1 {
+        let black = Tensor::zeros([n, c, padding, h, w], &x.device());
+        let x = match padding {
+            0 => x.clone(),
+            _ => Tensor::cat(vec![black.clone(), x.clone(), black], 2),
         };
         let steps = t + 2 * padding + 1 - length;
         let x = x.reshape([n, c, t + 2 * padding, h * w]);
@@ -199,10 +214,9 @@ fn together(conv: Conv, x: &Tensor<5>) -> Option<Tensor<4>> {
     } else {
         return None;
     };
-    // [N, C, kt, T', HW] to [N, T', C, kt, HW]
     let steps = frames.dims()[3];
     let frames = frames.permute([0, 3, 1, 2, 4]);
-    Some(frames.reshape([n * steps, c * length, h, w]))
+    Some((frames.reshape([n * steps, c * length, h, w]), steps))
 }
 
 /// Frame by frame; `check` refuses windows over time.
