@@ -6,9 +6,12 @@
 
 #[path = "support/served.rs"]
 mod served;
+#[path = "support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use hepaflow::domain::Spread;
@@ -17,9 +20,12 @@ use hepaflow::study::cohort::Cohort;
 use hepaflow::study::split::Split;
 use serde_json::Value;
 use served::Running;
+use wait::wait_until;
 
 /// Frames of a window, and from one to the next.
 const FRAMES: usize = 9;
+
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Trainer and engine are f32 and add in another order; files hold 32 bits.
 const TOLERANCE: f64 = 1e-4;
@@ -56,7 +62,17 @@ fn trained(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Runs a model over recordings; gives the metrics once `windows` are scored.
+/// What the store of a model holds, window by window.
+fn clips(folder: &Path, model: &str) -> Vec<Value> {
+    let shown = hepaflow(
+        &format!("results clips --store {model}.sqlite --json"),
+        folder,
+    );
+    serde_json::from_slice(&shown).unwrap()
+}
+
+/// Runs a model over recordings; gives the metrics once `windows` are scored, and
+/// stored.
 fn metrics(folder: &Path, model: &str, recordings: &[PathBuf], windows: usize) -> String {
     let mut text = format!(
         "[model]\npath = '{model}'\nthreads = 1\n[window]\nstride = {FRAMES}\n\
@@ -72,8 +88,13 @@ fn metrics(folder: &Path, model: &str, recordings: &[PathBuf], windows: usize) -
     fs::write(folder.join("p.toml"), text).unwrap();
     let run = Running::start(folder, &["--stay"]);
     let scored = |text: &str| sum(text, "hepaflow_severity_count") as usize;
-    run.wait_for("/metrics", |answer| scored(&answer.body) >= windows)
-        .body
+    let text = run
+        .wait_for("/metrics", |answer| scored(&answer.body) >= windows)
+        .body;
+    wait_until("clips on disk", DEADLINE, || {
+        clips(folder, model).len() == windows
+    });
+    text
 }
 
 /// The values of a metric, over all its labels.
@@ -134,10 +155,8 @@ fn a_run_measures_drift_against_what_the_trainer_found_in_patients_it_did_not_le
         assert_eq!(all as usize, known.windows, "{of}");
         near(sum(&text, &format!("hepaflow_{of}_sum")) / all, spread.mean);
     }
-    let clips = hepaflow("results clips --store model.sqlite --json", folder);
-    let clips: Value = serde_json::from_slice(&clips).unwrap();
     let severe = |clip: &Value| clip["probabilities"]["F2-F4"].as_f64().unwrap();
-    let severe: Vec<f64> = clips.as_array().unwrap().iter().map(severe).collect();
+    let severe: Vec<f64> = clips(folder, "model").iter().map(severe).collect();
     let square = |value: &f64| (value - severity.mean).powi(2);
     let variance = severe.iter().map(square).sum::<f64>() / severe.len() as f64;
     near(variance.sqrt(), severity.deviation);
