@@ -187,6 +187,7 @@ fn run(
                 decoders: 4,
                 window: SHAPE,
                 model: model(),
+                reference: None,
                 scorers: vec![Box::new(Same)],
                 workers,
                 store: open(folder),

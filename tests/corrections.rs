@@ -177,6 +177,7 @@ fn job(file: &Path, openings: Vec<Opening>, workers: usize) -> Job {
         decoders: 3,
         window: SHAPE,
         model: model(0),
+        reference: None,
         scorers: vec![Box::new(OfPixel(0))],
         beside: vec![(model(2), vec![Box::new(OfPixel(2))])],
         workers,

@@ -202,7 +202,8 @@ fn findings_are_entered_and_records_merged_with_the_keyboard_alone() {
     browser.write("form[name=findings] [name=kpa]", "9.5");
     browser.press(ENTER);
     browser.until("document.querySelector('form[name=findings] .said.good')");
-    browser.until("document.querySelectorAll('dialog tbody tr').length === 3");
+    browser.until("document.querySelectorAll('dialog .history tbody tr').length === 3");
+    browser.until("document.querySelector('dialog .changes tbody tr')");
     browser.until("document.querySelector('dialog').innerText.includes('Pathology')");
     browser.press(ESCAPE);
     browser.until("/1\\.83/.test(document.querySelector('#patients-table').innerText)");
@@ -237,6 +238,71 @@ fn findings_are_entered_and_records_merged_with_the_keyboard_alone() {
     browser.click("[data-patient]");
     browser.until("document.querySelector('dialog[open]').innerText.includes('录入或更正')");
     assert_eq!(browser.complaints(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_table_of_findings_is_sent_and_its_bad_rows_are_named_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", "P-1"), "");
+    let table = folder.path().join("laboratory.csv");
+    let header = "patient_id,date,age_years,ast_u_l,alt_u_l,platelets_10e9_l,swe_kpa,stage,ward";
+    let good = "P-1,2024-01-05,50,40,30,200,9.5,F3,7";
+    fs::write(
+        &table,
+        format!("{header}\n{good}\nP-2,2024-01-05,50,40,30,,,,7\nP-3,,,,,,,F9,7\n"),
+    )
+    .unwrap();
+    let run = Running::start(folder.path(), &[]);
+    let browser = Browser::open(1200, 1000, false);
+    browser.go(&page(&run, "#patients"));
+    browser.until("document.querySelectorAll('[data-patient]').length === 1");
+    let unfold = || {
+        browser.value("document.querySelector('#labels summary').focus()");
+        browser.press(ENTER);
+        browser.until("document.querySelector('#labels button').offsetHeight > 0");
+    };
+    let send = |file: &Path| {
+        browser.write("#labels input[type=file]", &file.display().to_string());
+        browser.value("document.querySelector('#labels button').focus()");
+        browser.press(SPACE);
+    };
+    unfold();
+    send(&table);
+    browser.until("document.querySelector('#labels .said')?.innerText");
+    let said = browser.text("#labels .said");
+    assert!(said.contains("Rows taken: 1. Values entered: 3,"), "{said}");
+    assert!(said.contains("which are left out: 2."), "{said}");
+    assert!(said.contains("nobody reads: ward"), "{said}");
+    let line = |row: u32| browser.text(&format!("#labels tbody tr:nth-child({row})"));
+    assert!(line(1).starts_with('3') && line(1).contains("platelets"));
+    assert!(line(2).starts_with('4') && line(2).contains("stage"));
+    // What it said of the patient is in the answer.
+    browser.until("/1\\.83/.test(document.querySelector('#patients-table').innerText)");
+
+    // Once more, without the bad rows and in the other language.
+    fs::write(&table, format!("{header}\n{good}\n")).unwrap();
+    browser.click("#language");
+    browser.until("document.querySelector('#labels summary').innerText.includes('批量录入')");
+    unfold();
+    send(&table);
+    browser.until("document.querySelector('#labels .said.good')");
+    let said = browser.text("#labels .said");
+    assert!(
+        said.contains("采纳 1 行") && said.contains("3 项早已存在"),
+        "{said}"
+    );
+    assert_eq!(
+        browser.value("document.querySelectorAll('#labels td').length"),
+        0
+    );
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+
+    // What is no such table is refused in the server's own words, and is no complaint
+    // of ours.
+    fs::write(&table, "name,stage\nX,F1\n").unwrap();
+    send(&table);
+    browser.until("document.querySelector('#labels .said.bad')");
+    assert!(browser.text("#labels .said").contains("patient_id"));
 }
 
 #[test]

@@ -156,6 +156,7 @@ fn job(folder: &TempDir, openings: Vec<Opening>, workers: usize) -> Job {
         decoders: 3,
         window: SHAPE,
         model: model(),
+        reference: None,
         scorers: vec![Box::new(LastPixel), Box::new(LastPixel)],
         beside: Vec::new(),
         workers,

@@ -1,5 +1,6 @@
 //! Each file in deploy/ is read by the tool that will read it, and speaks only of
 //! what the binary exports.
+#![cfg(feature = "gstreamer")]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hepaflow::config::Pipeline;
+use hepaflow::dataflow::cluster::Hosts;
+use hepaflow::domain::Spread;
 use hepaflow::metrics::{Metrics, Reference, Value};
 
 fn deploy(path: &str) -> PathBuf {
@@ -53,8 +56,12 @@ fn exported() -> Metrics {
     let clinical = &metrics.clinical;
     clinical.answered("F0-F1", 1);
     clinical.compared(["0123456789ab", "fib4", "F3"], true, 1);
-    clinical.refer(Reference::Brightness, 0.25, 0.125);
-    clinical.refer(Reference::Severity, 0.4, 0.2);
+    let spread = Spread {
+        mean: 0.25,
+        deviation: 0.125,
+    };
+    clinical.refer(Reference::Brightness, spread, Some(9));
+    clinical.refer(Reference::Severity, spread, Some(9));
     metrics.cards.set(0, 2, 1, 0.5);
     metrics
 }
@@ -263,20 +270,34 @@ fn compose_understands_its_files_and_what_they_mount_is_there() {
 #[test]
 fn kubernetes_manifests_are_of_its_schema_and_hold_a_pipeline_that_is_right() {
     let check = |file: &str| reads("python3", &["-m", "kubernetes_validate", "--strict", file]);
-    let file = "kubernetes/hepaflow.yaml";
-    check(file).unwrap_or_else(|said| panic!("{said}"));
-    let bad = spoilt(file, "replicas:", "replica:");
-    check(bad.path().to_str().unwrap()).unwrap_err();
-
-    let text = fs::read_to_string(deploy(file)).unwrap();
-    let (_, pipeline) = text.split_once("pipeline.toml: |\n").unwrap();
-    let (pipeline, _) = pipeline.split_once("---").unwrap();
-    let pipeline: Vec<_> = pipeline.lines().map(str::trim_start).collect();
-    let compose = fs::read_to_string(deploy("compose/pipeline.toml")).unwrap();
-    for text in [pipeline.join("\n"), compose] {
-        Pipeline::parse(Path::new("/etc/hepaflow/pipeline.toml"), &text)
-            .unwrap_or_else(|error| panic!("{error}"));
+    let parse = |text: &str| {
+        Pipeline::parse(Path::new("/etc/hepaflow/pipeline.toml"), text)
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+    parse(&fs::read_to_string(deploy("compose/pipeline.toml")).unwrap());
+    for file in ["kubernetes/hepaflow.yaml", "kubernetes/cluster.yaml"] {
+        check(file).unwrap_or_else(|said| panic!("{said}"));
+        let bad = spoilt(file, "replicas:", "replica:");
+        check(bad.path().to_str().unwrap()).unwrap_err();
+        let text = fs::read_to_string(deploy(file)).unwrap();
+        parse(&literal(&text, "pipeline.toml"));
     }
+
+    // The group has as many processes as its host file and its pods.
+    let text = fs::read_to_string(deploy("kubernetes/cluster.yaml")).unwrap();
+    let (_, replicas) = text.split_once("replicas: ").unwrap();
+    let replicas: usize = replicas.lines().next().unwrap().parse().unwrap();
+    assert!(text.contains(&format!("-n, \"{replicas}\", -p, $(INDEX)")));
+    let hosts = Hosts::parse(&literal(&text, "hosts"), replicas, replicas - 1);
+    assert_eq!(hosts.unwrap().processes(), replicas);
+}
+
+/// A text of several lines under this key, without its indentation.
+fn literal(yaml: &str, key: &str) -> String {
+    let (_, text) = yaml.split_once(&format!("\n  {key}: |\n")).unwrap();
+    let lines = text.lines();
+    let lines = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
+    lines.map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn panic_in(place: &str) {
             max_gap: None,
         },
         model,
+        reference: None,
         scorers: vec![Box::new(Broken(place == "scorer"))],
         beside: Vec::new(),
         workers: 2,

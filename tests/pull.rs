@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
-use hepaflow::ingest::listener::{Listener, ListenerConfig};
+use hepaflow::ingest::listener::{Listener, ListenerConfig, ListenerTls};
 use hepaflow::metrics::Metrics;
-use orthanc::{Orthanc, dcmtk, free_port};
+use orthanc::{Orthanc, Papers, dcmtk, free_port};
 use recordings::pydicom;
 
 /// Copies of a cine, as studies of these days.
@@ -43,11 +43,26 @@ fn studies(folder: &Path, days: &[&str]) -> Vec<PathBuf> {
 
 fn pull(folder: &Path, port: u16, options: &str) -> Output {
     Command::new(cargo_bin!("hepaflow"))
-        .args(["pull", "--from", &format!("ARCHIVE@127.0.0.1:{port}")])
+        .args(["pull", "--from", &format!("ARCHIVE@localhost:{port}")])
         .args(options.split_whitespace())
         .current_dir(folder)
         .output()
         .unwrap()
+}
+
+/// What our listener is called, and where it keeps what comes.
+fn ward(folder: &Path) -> ListenerConfig {
+    ListenerConfig {
+        name: "ward".into(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        ae_title: "HEPAFLOW".into(),
+        allow: vec!["ARCHIVE".into()],
+        folder: folder.join("incoming"),
+        associations: 8,
+        largest: 64 << 20,
+        timeout: Duration::from_secs(10),
+        tls: None,
+    }
 }
 
 #[test]
@@ -55,17 +70,7 @@ fn studies_of_some_days_come_once_and_a_second_start_asks_for_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let stored = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&stored);
-    let config = ListenerConfig {
-        name: "ward".into(),
-        address: "127.0.0.1:0".parse().unwrap(),
-        ae_title: "HEPAFLOW".into(),
-        allow: vec!["ARCHIVE".into()],
-        folder: folder.path().join("incoming"),
-        associations: 8,
-        largest: 64 << 20,
-        timeout: Duration::from_secs(10),
-        tls: None,
-    };
+    let config = ward(folder.path());
     let metrics = Metrics::new().unwrap().listener("ward");
     let on_stored = Arc::new(move |path| told.lock().unwrap().push(path));
     let (listener, _) = Listener::start(&config, on_stored, metrics).unwrap();
@@ -144,4 +149,59 @@ fn studies_of_some_days_come_once_and_a_second_start_asks_for_the_rest() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let marks = fs::read_to_string(folder.path().join("pulled.txt")).unwrap();
     assert_eq!(marks.lines().count(), 3);
+}
+
+#[test]
+fn an_encrypted_archive_is_asked_and_pushes_in_no_other_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let papers = Papers::of(folder);
+    let stored = Arc::new(Mutex::new(0));
+    let told = Arc::clone(&stored);
+    let of = |name: &str| folder.join(name);
+    let tls = ListenerTls {
+        certificate: of("ours.pem"),
+        key: of("ours-key.pem"),
+        clients: Some(of("pacs.pem")),
+    };
+    let config = ListenerConfig {
+        tls: Some(tls),
+        ..ward(folder)
+    };
+    let metrics = Metrics::new().unwrap().listener("ward");
+    let on_stored = Arc::new(move |_| *told.lock().unwrap() += 1);
+    let (listener, _) = Listener::start(&config, on_stored, metrics).unwrap();
+    let orthanc = Orthanc::start_encrypted(folder, free_port(), Some(listener.address()));
+    let files = studies(folder, &["20240110", "20240111"]);
+    let options = format!("{}-aec ARCHIVE -xy", papers.dcmtk());
+    let sent = dcmtk("storescu", &options, orthanc.port, &files);
+    assert!(sent.status.success(), "{sent:?}");
+
+    let asked = "--to HEPAFLOW --date 20240101-20240131 --timeout 5s";
+    let encrypted = |authority: &str, own: &str| {
+        let options = format!(
+            "{asked} --authorities {authority}.pem --certificate {own}.pem --key {own}-key.pem"
+        );
+        pull(folder, orthanc.port, &options)
+    };
+    // In the clear; an archive that nobody vouches for; one that does not know us; and
+    // one that we show nothing.
+    let bare = format!("{asked} --authorities pacs.pem");
+    for output in [
+        pull(folder, orthanc.port, asked),
+        encrypted("stranger", "ours"),
+        encrypted("pacs", "stranger"),
+        pull(folder, orthanc.port, &bare),
+    ] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("connection"), "{said}");
+    }
+    assert_eq!(*stored.lock().unwrap(), 0);
+
+    let output = encrypted("pacs", "ours");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = "2 studies: 2 pushed (2 instances), 0 pushed before";
+    assert!(output.status.success() && said.contains(expected), "{said}");
+    assert_eq!(*stored.lock().unwrap(), 2);
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use wait::wait_for;
 
 use assert_cmd::cargo::cargo_bin;
-use orthanc::{Orthanc, dcmtk, free_port};
+use orthanc::{Orthanc, Papers, dcmtk, free_port};
 use recordings::pydicom;
 use serde_json::Value;
 
@@ -108,6 +108,10 @@ fn faults(path: &Path) -> Vec<String> {
 }
 
 fn cine(folder: &Path, number: &str, date: &str) -> PathBuf {
+    cine_of(folder, number, date, "CANARY-7")
+}
+
+fn cine_of(folder: &Path, number: &str, date: &str, patient: &str) -> PathBuf {
     let path = folder.join(format!("in/{number}.dcm"));
     let from = pydicom("examples_ybr_color.dcm");
     python(&[
@@ -116,6 +120,7 @@ fn cine(folder: &Path, number: &str, date: &str) -> PathBuf {
         path.to_str().unwrap(),
         number,
         date,
+        patient,
     ]);
     path
 }
@@ -302,6 +307,59 @@ fn an_answer_is_filed_in_its_study_and_a_correction_names_the_report_before_it()
     );
 }
 
+#[test]
+fn a_merge_while_the_run_goes_on_is_in_the_next_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir_all(folder.join("in")).unwrap();
+    let port = free_port();
+    let orthanc = Orthanc::start_with_http(folder, port);
+    let sources = [
+        cine_of(folder, "1", "20240110", "CANARY-7"),
+        cine_of(folder, "2", "20240301", "CANARY-8"),
+    ];
+    let sent = dcmtk("storescu", "-aec ARCHIVE -xy", port, &sources);
+    assert!(sent.status.success(), "{sent:?}");
+    pipeline(folder, port);
+    let _run = Run(Command::new(cargo_bin!("hepaflow"))
+        .args(["run", "p.toml", "--stay"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap());
+    // Reading them takes Python a while: not before all are there.
+    let reports = |count: usize| -> Vec<Value> {
+        let found = wait_for("reports", DEADLINE, || {
+            Some(of_modality(&orthanc, "SR", folder)).filter(|found| found.len() == count)
+        });
+        let found = found.iter().map(|path| read(&[path.to_str().unwrap()]));
+        found.collect()
+    };
+    let of = |reports: &[Value], patient: &str, number: &str| -> Value {
+        let mut found = reports.iter();
+        let found = found.find(|it| it["PatientID"] == patient && it["InstanceNumber"] == number);
+        found.unwrap().clone()
+    };
+    let first = reports(2);
+    let before = ["CANARY-7", "CANARY-8"].map(|patient| of(&first, patient, "1"));
+    let other = "PertinentOtherEvidenceSequence";
+    assert_eq!(before[1][other], serde_json::json!([]));
+
+    let merge = "patients merge CANARY-7 CANARY-8 --store results.sqlite";
+    hepaflow(&merge.split(' ').collect::<Vec<_>>(), folder);
+    let second = reports(4);
+    let both = of(&second, "CANARY-8", "2");
+    assert_eq!(both["StudyInstanceUID"], "2.25.902");
+    assert_eq!(uids(&both[other]), ["2.25.921"]);
+    assert_eq!(both["predecessors"][0]["uid"], before[1]["SOPInstanceUID"]);
+    let clips = |report: &Value| report["numbers"]["CLIPS"].as_f64().unwrap();
+    assert!((clips(&both) - clips(&before[0]) - clips(&before[1])).abs() < 1e-6);
+    let gone = of(&second, "CANARY-7", "2");
+    assert_eq!(gone["words"]["CONCLUSION"], "WITHDRAWN");
+    assert_eq!(gone["predecessors"][0]["uid"], before[0]["SOPInstanceUID"]);
+}
+
 /// dcmtk's `storescp`, which takes encrypted associations only, from whom shows this
 /// certificate; ended when dropped.
 struct Vault(Child);
@@ -331,6 +389,18 @@ impl Drop for Vault {
     }
 }
 
+/// Has the pipeline of this text speak with the archive over TLS: who vouches for that,
+/// and who we are.
+fn encrypt(folder: &Path, plain: &str, authority: &str, own: &str) {
+    let (before, after) = plain.split_once("address = '127.0.0.1:").unwrap();
+    let (port, after) = after.split_once('\'').unwrap();
+    let text = format!(
+        "{before}address = 'localhost:{port}'\nauthorities = '{authority}.pem'\n\
+         certificate = '{own}.pem'\nkey = '{own}-key.pem'{after}"
+    );
+    fs::write(folder.join("p.toml"), text).unwrap();
+}
+
 #[test]
 fn reports_go_encrypted_to_an_archive_that_both_sides_vouch_for_and_to_no_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -338,26 +408,11 @@ fn reports_go_encrypted_to_an_archive_that_both_sides_vouch_for_and_to_no_other(
     for name in ["in", "filed"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
-    for name in ["pacs", "ours", "stranger"] {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
-        let key = made.signing_key.serialize_pem();
-        fs::write(folder.join(format!("{name}-key.pem")), key).unwrap();
-    }
+    Papers::of(folder);
     let port = free_port();
     cine(folder, "1", "20240110");
     pipeline(folder, port);
     let plain = fs::read_to_string(folder.join("p.toml")).unwrap();
-    let encrypted = |authority: &str, own: &str| {
-        let text = plain.replace(
-            &format!("address = '127.0.0.1:{port}'"),
-            &format!(
-                "address = 'localhost:{port}'\nauthorities = '{authority}.pem'\n\
-                 certificate = '{own}.pem'\nkey = '{own}-key.pem'"
-            ),
-        );
-        fs::write(folder.join("p.toml"), text).unwrap();
-    };
     let filed = || -> Vec<PathBuf> {
         let files = fs::read_dir(folder.join("filed")).unwrap();
         files.map(|file| file.unwrap().path()).collect()
@@ -365,7 +420,7 @@ fn reports_go_encrypted_to_an_archive_that_both_sides_vouch_for_and_to_no_other(
     let _vault = Vault::open(folder, port);
     // An archive that nobody vouches for, and one that does not know us.
     for (authority, own) in [("stranger", "ours"), ("pacs", "stranger")] {
-        encrypted(authority, own);
+        encrypt(folder, &plain, authority, own);
         let said = hepaflow(&["run", "p.toml"], folder).stderr;
         let said = String::from_utf8_lossy(&said);
         assert!(said.contains("wait for sink `pacs`"), "{said}");
@@ -376,11 +431,38 @@ fn reports_go_encrypted_to_an_archive_that_both_sides_vouch_for_and_to_no_other(
     hepaflow(&["run", "p.toml"], folder);
     assert_eq!(filed(), [] as [PathBuf; 0]);
 
-    encrypted("pacs", "ours");
+    encrypt(folder, &plain, "pacs", "ours");
     hepaflow(&["run", "p.toml"], folder);
     let files = filed();
     assert_eq!(files.len(), 3, "a report and two pictures: {files:?}");
     for file in &files {
         assert_eq!(faults(file), [""; 0]);
     }
+}
+
+#[test]
+fn a_real_archive_takes_encrypted_reports_into_the_right_study() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir_all(folder.join("in")).unwrap();
+    let papers = Papers::of(folder);
+    let port = free_port();
+    let source = cine(folder, "1", "20240110");
+    pipeline(folder, port);
+    let plain = fs::read_to_string(folder.join("p.toml")).unwrap();
+    let orthanc = Orthanc::start_encrypted(folder, port, None);
+    let options = format!("{}-aec ARCHIVE -xy", papers.dcmtk());
+    let sent = dcmtk("storescu", &options, port, &[source]);
+    assert!(sent.status.success(), "{sent:?}");
+
+    // In the clear there is no way in.
+    hepaflow(&["run", "p.toml"], folder);
+    assert_eq!(of_modality(&orthanc, "SR", folder), [] as [PathBuf; 0]);
+    encrypt(folder, &plain, "pacs", "ours");
+    hepaflow(&["run", "p.toml"], folder);
+    let reports = of_modality(&orthanc, "SR", folder);
+    assert_eq!(reports.len(), 1);
+    let report = read(&[reports[0].to_str().unwrap()]);
+    assert_eq!(report["StudyInstanceUID"], "2.25.901");
+    assert_eq!(of_modality(&orthanc, "OT", folder).len(), 2);
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -489,8 +489,8 @@ fn certificates_with_roles_are_enough_for_other_machines_and_say_who_may_what() 
             file("key.pem", server_s.signing_key.serialize_pem()),
         )),
         hosts: vec!["localhost".to_owned()],
-        roles: [("anna", "operator"), ("screen-1", "viewer")]
-            .map(|(name, role)| (name.to_owned(), role.to_owned()))
+        roles: [("anna", Role::Operator), ("screen-1", Role::Viewer)]
+            .map(|(name, role)| (name.to_owned(), role))
             .into(),
         ..any_port()
     };
@@ -604,6 +604,7 @@ fn the_api_is_what_its_document_says() {
         "/api/v1/patients",
         "/api/v1/patients.csv",
         "/api/v1/patients/{id}",
+        "/api/v1/patients/{id}/answers",
         "/api/v1/patients/{id}/clips",
         "/api/v1/patients/{id}/fhir",
         "/api/v1/patients/{id}/history",
@@ -665,6 +666,33 @@ fn events(
     panic!("the live view ended");
 }
 
+/// Whether a program of other people's knows this report, and all that is in it, for
+/// resources of FHIR; the package is fetched by the set-up.
+fn read_as_fhir(report: &str) -> Result<(), String> {
+    let program = "import sys\n\
+        from fhir.resources.R4B.diagnosticreport import DiagnosticReport\n\
+        DiagnosticReport.model_validate_json(sys.stdin.read())\n";
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cache/fhir");
+    let mut child = Command::new("python3")
+        .args(["-c", program])
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(report.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("ModuleNotFound"), "{said}");
+    output.status.success().then_some(()).ok_or(said)
+}
+
 fn count(events: &[(String, Value)], name: &str) -> usize {
     events.iter().filter(|(event, _)| event == name).count()
 }
@@ -680,7 +708,7 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     assert_eq!(patients["total"], 1);
     let patient = &patients["items"][0];
     let id = patient["id"].as_str().unwrap();
-    assert_eq!(id.len(), 32);
+    assert!(!id.contains(SECRET) && id.len() > 40, "{id}");
     let sum: f64 = patient["probabilities"]
         .as_array()
         .unwrap()
@@ -708,6 +736,14 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     let report = get(&format!("/api/v1/patients/{id}/fhir"));
     assert_eq!(report.header("content-type"), Some("application/fhir+json"));
     assert_eq!(report.json()["resourceType"], "DiagnosticReport");
+    read_as_fhir(&report.body).unwrap();
+    for (from, to) in [
+        ("\"conclusion\"", "\"conclusions\""),
+        ("\"valueInteger\"", "\"valueNumber\""),
+    ] {
+        let wrong = report.body.replace(from, to);
+        read_as_fhir(&wrong).expect_err("the check itself is broken");
+    }
     let models = get("/api/v1/models").json();
     assert_eq!(models[0]["running"], true);
     let streams = get("/api/v1/streams").json();
@@ -764,6 +800,36 @@ fn a_run_is_seen_live_and_by_the_api_and_names_nobody() {
     }
     assert!(!said.contains(SECRET), "the identifier got out");
     assert!(said.contains(patient["label"].as_str().unwrap()));
+}
+
+#[test]
+fn viewers_that_read_nothing_hold_up_neither_the_run_nor_who_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    pipeline(folder.path(), 3, &scanner("bed-1", SECRET), "");
+    let run = Running::start(folder.path(), &[]);
+    // Each asks for everything, and takes not a byte of it.
+    let silent = |_| {
+        let mut stream = TcpStream::connect(&run.address).unwrap();
+        let request = format!(
+            "GET /live?attention=true HTTP/1.1\r\nHost: {}\r\n\r\n",
+            run.address
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let silent: Vec<_> = (0..24).map(silent).collect();
+    let predictions = |answer: &Answer| -> u64 {
+        let lines = answer.body.lines();
+        let mut lines = lines.filter_map(|it| it.strip_prefix("hepaflow_predictions_total "));
+        lines.next().map_or(0, |value| value.parse().unwrap())
+    };
+    let before = predictions(&run.get("/metrics"));
+    let seen = events(&run, "", |seen| {
+        count(seen, "picture") > 20 && count(seen, "predictions") > 5
+    });
+    assert!(count(&seen, "state") > 0);
+    run.wait_for("/metrics", |answer| predictions(answer) > before + 20);
+    drop(silent);
 }
 
 #[test]
@@ -997,12 +1063,37 @@ fn records_are_merged_and_recordings_bound_by_the_api_and_taken_back() {
         !told.to_string().contains("P-1"),
         "nobody has logged in: {told}"
     );
+    // Behind the answer are the clips of both, and behind the record none.
+    let clips = |id: &str| {
+        let path = format!("/api/v1/patients/{id}/clips?limit=1000");
+        run.get(&path).json()
+    };
+    let both = clips(other);
+    for source in ["bed-1", "bed-2"] {
+        let mut items = both["items"].as_array().unwrap().iter();
+        assert!(items.any(|clip| clip["source"] == source), "{source}");
+    }
+    assert_eq!(clips(one)["total"], 0);
+    // The record's own answer is gone, and by what, is told.
+    let path = format!("/api/v1/patients/{one}/answers");
+    let gone = run.get(&path).json();
+    assert_eq!(gone[0]["withdrawn"], true, "{gone}");
+    assert_eq!(gone[0]["cause"], "facts", "{gone}");
+    assert_eq!(gone[gone.as_array().unwrap().len() - 1]["withdrawn"], false);
     // The other way round would never end.
     let cycle = post("/api/v1/merges", &json!({ "id": other, "into_id": one }));
     assert_eq!(cycle.status, 400, "{}", cycle.body);
     let back = json!({ "id": one, "into_id": other, "withdraw": true });
     assert_eq!(post("/api/v1/merges", &back).status, 200);
     total(2);
+    let again = run.get(&path).json();
+    let mut newer = again.as_array().unwrap().iter();
+    let newer = newer.any(|row| {
+        row["number"].as_u64() > gone[0]["number"].as_u64()
+            && row["withdrawn"] == false
+            && row["cause"] == "facts"
+    });
+    assert!(newer, "{again}");
     assert_eq!(
         post("/api/v1/merges", &back).status,
         400,

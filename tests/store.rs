@@ -9,8 +9,8 @@ mod postgres_server;
 use std::path::Path;
 
 use hepaflow::clinical::{
-    Activation, Agreement, BloodTest, Dated, Elastography, ElastographyMethod, Evaluation, Fact,
-    Indices, Rater,
+    Activation, Agreement, BloodTest, Dated, Deletion, Elastography, ElastographyMethod,
+    Evaluation, Exam, Fact, Indices, Rater,
 };
 use hepaflow::config::StorePlace;
 use hepaflow::domain::{
@@ -18,8 +18,8 @@ use hepaflow::domain::{
     PatientResult, Probability, Stage, StudyUid,
 };
 use hepaflow::store::{
-    Batch, Cause, Change, Effect, LogFault, Page, PatientChange, RowChange, Store, StoreError,
-    StoredModel, ViewRow,
+    Assignments, Batch, Cause, Change, Effect, LogFault, Page, PatientChange, RowChange, Store,
+    StoreError, StoredModel, ViewRow,
 };
 use postgres_server::Server;
 
@@ -129,7 +129,63 @@ fn open(place: &StorePlace) -> Store {
 
 type Case = (&'static str, fn(&dyn Places));
 
-const SUITE: [Case; 12] = [
+const SUITE: [Case; 13] = [
+    (
+        "what a report rests on follows the log, however far it was read before",
+        |places| {
+            let mut store = open(&places.next());
+            let cut = |patient: &str, first_frame: u64| {
+                let mut cut = clip(first_frame);
+                cut.key.content = ContentHash::of(patient.as_bytes());
+                cut.patient = PatientId::new(patient);
+                cut
+            };
+            let [early, late, other] = [("B", 0), ("B", 40), ("A", 7)];
+            let all = [early, late, other].map(|(patient, first)| cut(patient, first));
+            store.commit(&batch(all.to_vec(), vec![])).unwrap();
+            let merge =
+                |from: &str, into: &str| Fact::Merge(PatientId::new(from), PatientId::new(into));
+            let exam = Fact::Exam(Exam {
+                content: all[0].key.content,
+                from: 32,
+                until: 64,
+                number: 0,
+                patient: PatientId::new("A"),
+            });
+            let stream = Fact::Deletion(Deletion::Stream(all[2].key.content));
+            let patient = Fact::Deletion(Deletion::Patient(PatientId::new("B")));
+            let (enter, withdraw) = (Change::Enter, Change::Withdraw);
+            // What is said, and the first frames of the clips that A and B rest on then.
+            let steps: [(Vec<Change>, &[u64], &[u64]); 8] = [
+                (vec![], &[7], &[0, 40]),
+                (vec![enter(merge("A", "B"))], &[], &[0, 7, 40]),
+                (vec![withdraw(merge("A", "B"))], &[7], &[0, 40]),
+                (vec![enter(exam.clone())], &[7, 40], &[0]),
+                (vec![enter(merge("B", "A"))], &[0, 7, 40], &[]),
+                (vec![enter(stream.clone())], &[0, 40], &[]),
+                (vec![withdraw(stream), enter(patient)], &[7, 40], &[]),
+                (vec![withdraw(exam)], &[7], &[]),
+            ];
+            let mut kept = Assignments::default();
+            for (number, (changes, of_a, of_b)) in steps.into_iter().enumerate() {
+                let receipt = store.enter(&changes, "anna", "").unwrap();
+                assert!(receipt.outcomes.iter().all(Result::is_ok), "step {number}");
+                kept.follow(&store).unwrap();
+                let mut anew = Assignments::default();
+                anew.follow(&store).unwrap();
+                for (patient, expected) in [("A", of_a), ("B", of_b)] {
+                    for assignments in [&kept, &anew] {
+                        let patient = PatientId::new(patient);
+                        let found = store.evidence_of(assignments, &patient, model().hash);
+                        let found = found.unwrap().into_iter();
+                        let mut frames: Vec<_> = found.map(|it| it.key.first_frame).collect();
+                        frames.sort_unstable();
+                        assert_eq!(frames, expected, "step {number}");
+                    }
+                }
+            }
+        },
+    ),
     (
         "what was committed is read back, and the same fact twice is one",
         |places| {

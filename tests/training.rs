@@ -124,6 +124,7 @@ fn spec(architecture: Architecture) -> ModelSpec {
             layers: 2,
         }),
         layers: Vec::new(),
+        reference: None,
         classes: usual_classes(2).unwrap(),
         synthetic: true,
         note: String::new(),
@@ -208,8 +209,23 @@ fn each_kind_learns_and_the_engine_gives_the_trainers_logits() {
             "{kind} learns nothing: {history:?}"
         );
 
-        let model = publish(&network, folder.path()).unwrap();
-        assert_eq!(*model.spec(), spec);
+        let validation = films(4, 500);
+        let model = publish(
+            &network,
+            &validation.iter().collect::<Vec<_>>(),
+            folder.path(),
+        )
+        .unwrap();
+        let described = model.spec().clone();
+        let reference = described.reference.clone().unwrap();
+        assert_eq!((reference.patients, reference.windows), (4, 4));
+        assert_eq!(
+            described,
+            ModelSpec {
+                reference: Some(reference),
+                ..spec
+            }
+        );
         let options = EngineOptions {
             device: Device::Cpu,
             ..EngineOptions::default()

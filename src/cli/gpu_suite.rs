@@ -163,6 +163,7 @@ fn models() -> Vec<(&'static str, ModelSpec)> {
             depths: None,
             stem_frames: None,
             layers: Vec::new(),
+            reference: None,
             lstm: hidden.map(|hidden| Lstm { hidden, layers: 1 }),
             classes: usual_classes(5).unwrap_or_default(),
             synthetic: true,

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::BadInput;
 use super::numerics::{self, NumericsArgs};
 use super::results::print;
-use crate::domain::StageRange;
+use crate::domain::{Spread, StageRange};
 use crate::engine::{Device, Engine, EngineOptions, SessionOptions};
 use crate::model::{
     Architecture, Graph, ImportOptions, Model, Node, OnnxOptions, Op, import, import_onnx, to_onnx,
@@ -280,6 +280,21 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         "activations {:.1} MB at most in one layer\n",
         largest as f64 * 4.0 / 1e6
     );
+    if let Some(known) = &spec.reference {
+        let shown = |spread: Option<Spread>| {
+            spread.map_or_else(
+                || "not known".to_owned(),
+                |spread| format!("{:.3} (SD {:.3})", spread.mean, spread.deviation),
+            )
+        };
+        text += &format!(
+            "reference   severity {}, brightness {}; {} windows of {} patients\n",
+            shown(known.severity),
+            shown(known.brightness),
+            known.windows,
+            known.patients
+        );
+    }
     if spec.synthetic {
         text += "weights     made from synthetic data: answers mean nothing for a person\n";
     }

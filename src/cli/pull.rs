@@ -11,6 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::BadInput;
+use crate::config::client_tls;
 use crate::domain::{ContentHash, StudyUid};
 use crate::ingest::pull::Archive;
 
@@ -21,10 +22,16 @@ use crate::ingest::pull::Archive;
 /// listener, which the archive must know with host and port. Studies that were
 /// pushed whole are noted by their hash in a file; started again after an
 /// interruption, only the others are asked for.
+///
+/// With --authorities the archive is asked over TLS and in no other way; that what it
+/// then pushes is encrypted, too, is a matter of the listener (`certificate` and `key`
+/// in the pipeline file) and of the archive's configuration.
 #[derive(Args)]
 #[command(after_long_help = "\
-Example, beside `hepaflow run pipelines/listener.toml`:
-  hepaflow pull --from PACS@pacs.example:104 --to HEPAFLOW --date 20240101-20240131")]
+Examples, beside `hepaflow run pipelines/listener.toml`:
+  hepaflow pull --from PACS@pacs.example:104 --to HEPAFLOW --date 20240101-20240131
+  hepaflow pull --from PACS@pacs.example:2762 --to HEPAFLOW --date 20240131 \\
+    --authorities pacs-ca.pem --certificate ours.pem --key ours.key")]
 pub(super) struct PullArgs {
     /// The archive's title, host and port.
     #[arg(long, value_name = "TITLE@HOST:PORT")]
@@ -50,6 +57,16 @@ pub(super) struct PullArgs {
     /// Give up on an archive that is silent for this long.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "60s")]
     timeout: Duration,
+    /// Ask over TLS; the archive's certificate must be for HOST and by one of these,
+    /// PEM.
+    #[arg(long, value_name = "FILE")]
+    authorities: Option<PathBuf>,
+    /// Our certificate chain, for an archive that wants one, PEM.
+    #[arg(long, value_name = "FILE", requires = "authorities", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 fn dates(text: &str) -> Result<String, String> {
@@ -71,11 +88,15 @@ pub(super) fn run(args: &PullArgs) -> anyhow::Result<()> {
         .filter(|(title, address)| !title.is_empty() && address.contains(':'))
         .ok_or_else(|| anyhow!("--from {}: expected TITLE@HOST:PORT", args.from))
         .map_err(BadInput)?;
+    let own = args.certificate.clone().zip(args.key.clone());
+    let tls = args.authorities.as_deref();
+    let tls = tls.map(|trusted| client_tls(trusted, own.as_ref()));
     let archive = Archive {
         address: address.to_owned(),
         title: title.to_owned(),
         calling: args.calling.clone(),
         timeout: args.timeout,
+        tls: tls.transpose().map_err(BadInput::new)?,
     };
     let mut done = done(&args.done).map_err(BadInput)?;
     let studies = archive

@@ -30,7 +30,8 @@ use crate::study::train::{
 /// After each epoch a checkpoint is written to --out. The same command goes on from
 /// there after an interruption, and ends with the same weights. The best epoch on
 /// the validation patients becomes the model, or with `--keep last` the last one;
-/// `curves.svg` shows all of them.
+/// `curves.svg` shows all of them. What the model makes of the validation patients
+/// goes into its model.toml as well: a run measures drift against that.
 ///
 /// The compact networks (fibro2d, `fibro2d_lstm`, fibro3d) learn well on a few
 /// cores; the ResNets can be trained here too, but belong on a GPU: see
@@ -144,6 +145,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
             layers: 1,
         }),
         layers: Vec::new(),
+        reference: None,
         classes,
         synthetic: cohort.is_synthetic,
         note: format!(
@@ -226,7 +228,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let (network, history) = fit(&task, &mut observer).map_err(BadInput::new)?;
     bar.finish_and_clear();
     replace(&args.out.join("curves.svg"), curves(&history).as_bytes())?;
-    let model = publish(&network, &args.out)?;
+    let model = publish(&network, task.validation, &args.out)?;
     let kept = history.epochs.get(history.kept.saturating_sub(1));
     print(&format!(
         "{}: epoch {} of {}, validation loss {:.4}; {} written, model {}\n",

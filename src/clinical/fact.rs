@@ -191,6 +191,11 @@ impl Merges {
         self.0.get(record)
     }
 
+    /// The records that are merged into others.
+    pub fn records(&self) -> impl Iterator<Item = &PatientId> {
+        self.0.keys()
+    }
+
     /// The record that stands for `patient` after all merges.
     pub fn standing<'a>(&'a self, mut patient: &'a PatientId) -> &'a PatientId {
         while let Some(into) = self.0.get(patient) {

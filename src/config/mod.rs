@@ -15,6 +15,7 @@ mod listener;
 mod model;
 mod pipeline;
 mod place;
+mod role;
 mod section;
 mod sink;
 mod tls;
@@ -28,6 +29,7 @@ pub use pipeline::{
     WindowConfig,
 };
 pub use place::{PlaceError, PostgresUrl, StorePlace};
+pub use role::Role;
 pub use section::{Located, clock_time};
 pub use sink::{HiddenUrl, SinkConfig, SinkKind};
 pub use tls::{TlsError, client_tls, server_tls};

@@ -12,7 +12,7 @@ use super::model::{ModelConfig, read_models};
 use super::section::{Count, FrameRate, Located, Section};
 use super::sink::{SinkConfig, SinkKind, read_sink};
 use super::tls::read_tls;
-use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
+use super::{ConfigError, Diagnostic, PlaceError, Role, StorePlace};
 use crate::domain::{Crop, PatientId};
 
 /// A pipeline file with every key and its default, for people to read.
@@ -73,9 +73,9 @@ pub struct ServeConfig {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Certificates of authorities: without one by them nobody gets in.
     pub clients: Option<PathBuf>,
-    /// What the holders of such certificates are, `viewer` or `operator`, by the
-    /// common name in the certificate's subject.
-    pub roles: BTreeMap<String, String>,
+    /// What the holders of such certificates are, by the common name in the
+    /// certificate's subject.
+    pub roles: BTreeMap<String, Role>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
 }
@@ -618,29 +618,31 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let (tls, clients) = read_tls(base, &section);
     let roles = section.optional::<BTreeMap<String, String>>("roles");
     let hosts = section.or("hosts", Vec::new());
-    if let Some(roles) = &roles {
-        for role in roles.value.values() {
-            if !["viewer", "operator"].contains(&role.as_str()) {
-                section.mistake(
-                    "roles",
-                    roles.span.clone(),
-                    format!("\"{role}\" is no role"),
-                    "expected \"viewer\" (looks) or \"operator\" (acts)",
-                );
+    let mut known = BTreeMap::new();
+    if let Some(roles) = roles {
+        for (name, role) in roles.value {
+            if let Ok(role) = role.parse() {
+                known.insert(name, role);
+                continue;
             }
+            section.mistake(
+                "roles",
+                roles.span.clone(),
+                format!("\"{role}\" is no role"),
+                "expected \"viewer\" (looks) or \"operator\" (acts)",
+            );
         }
         if clients.is_none() {
             section.mistake(
                 "roles",
-                roles.span.clone(),
+                roles.span,
                 "nobody vouches for the certificates that bear these names",
                 "give `clients`, the authority that signs them, too",
             );
         }
     }
-    let roles = roles.map_or_else(BTreeMap::new, |roles| roles.value);
     // Who calls is known by a token, or by a certificate that has a role.
-    let is_known = tokens.is_some() || (clients.is_some() && !roles.is_empty());
+    let is_known = tokens.is_some() || (clients.is_some() && !known.is_empty());
     if let Some(listen) = &listen
         && !listen.value.ip().is_loopback()
         && (!is_known || tls.is_none())
@@ -661,7 +663,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         tokens,
         tls,
         clients,
-        roles,
+        roles: known,
         hosts,
     }
 }

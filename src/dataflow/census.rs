@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::Epoch;
-use crate::domain::{ClipPrediction, ModelHash, PatientResult, Probability, StageRange};
+use crate::domain::{ClipPrediction, ModelHash, PatientResult, Spread, StageRange};
 use crate::metrics::{Metrics, Reference};
+use crate::model::ReferenceSpec;
 use crate::store::{StoredModel, ViewRow};
 
 /// Fewer windows than this are no reference.
@@ -63,33 +64,33 @@ impl Census {
         self.metrics.clinical.compared(about, differ, change);
     }
 
-    /// What the model said of the windows that the store holds is what its severity
-    /// is measured against, if there are enough of them.
-    pub(super) fn refer(&self, clips: &[ClipPrediction], model: ModelHash) {
+    /// What the model brings is what its pictures and answers are measured against.
+    pub(super) fn refer(&self, known: &ReferenceSpec) {
+        for (what, spread) in [
+            (Reference::Severity, known.severity),
+            (Reference::Brightness, known.brightness),
+        ] {
+            if let Some(spread) = spread {
+                let clinical = &self.metrics.clinical;
+                clinical.refer(what, spread, Some(known.windows));
+            }
+        }
+    }
+
+    /// What the model said of the windows that the store holds is what the severity
+    /// of a model that brings no reference is measured against, if there are enough
+    /// of them.
+    pub(super) fn look_back(&self, clips: &[ClipPrediction], model: ModelHash) {
         let clips = clips.iter().filter(|clip| clip.key.model == model);
-        let found: Vec<_> = clips
-            .filter_map(|clip| severity(&clip.probabilities))
-            .collect();
+        let found: Vec<_> = clips.filter_map(ClipPrediction::severity).collect();
         if found.len() < FEWEST {
             return;
         }
-        let count = found.len() as f64;
-        let mean = found.iter().sum::<f64>() / count;
-        let square = found.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / count;
-        let clinical = &self.metrics.clinical;
-        clinical.refer(Reference::Severity, mean, square.sqrt());
+        if let Some(spread) = Spread::of(&found) {
+            let clinical = &self.metrics.clinical;
+            clinical.refer(Reference::Severity, spread, Some(found.len()));
+        }
     }
-}
-
-/// The mean place of the classes, from 0 for the first to 1 for the last.
-pub(super) fn severity(probabilities: &[Probability]) -> Option<f64> {
-    let last = probabilities
-        .len()
-        .checked_sub(1)
-        .filter(|last| *last > 0)?;
-    let places = probabilities.iter().enumerate();
-    let sum: f64 = places.map(|(place, p)| place as f64 * p.to_f64()).sum();
-    Some(sum / last as f64)
 }
 
 /// When one worker's predictions came, by epoch: from then until the answers of that
@@ -119,18 +120,6 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn severity_is_the_mean_place_of_the_classes() {
-        let p = |values: &[f64]| -> Vec<_> {
-            let values = values.iter();
-            values.map(|p| Probability::from_f64(*p).unwrap()).collect()
-        };
-        assert_eq!(severity(&p(&[0.25, 0.75])), Some(0.75));
-        assert_eq!(severity(&p(&[0.0, 1.0, 0.0])), Some(0.5));
-        assert_eq!(severity(&p(&[1.0])), None);
-        assert_eq!(severity(&[]), None);
-    }
 
     #[test]
     fn an_epoch_is_observed_once_and_only_when_it_is_over() {

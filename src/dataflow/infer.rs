@@ -8,7 +8,6 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
 
-use super::census::severity;
 use super::{Control, Credits, Epoch, RunError, Waker, WindowedClip};
 use crate::domain::{Clip, ClipKey, ClipPrediction, Frame, ModelHash, Probability, StreamId};
 use crate::metrics::Metrics;
@@ -318,22 +317,7 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                             if let Some(latency) = latency {
                                 context.metrics.frame_to_prediction.observe(latency);
                             }
-                            // What other models say of the window is not drawn.
-                            if context
-                                .lanes
-                                .first()
-                                .is_some_and(|(first, _)| *first == model)
-                            {
-                                let live = context.control.live();
-                                live.predicted(id, span, latency, &probabilities);
-                                if let Some(severity) = severity(&probabilities) {
-                                    let counters = sources
-                                        .entry(stream.source.clone())
-                                        .or_insert_with(|| context.metrics.source(&stream.source));
-                                    counters.severity.observe(severity);
-                                }
-                            }
-                            output.session(&held).give(ClipPrediction {
+                            let prediction = ClipPrediction {
                                 key: ClipKey {
                                     content: stream.content,
                                     first_frame: span.first_frame,
@@ -344,7 +328,23 @@ impl<'scope> Infer<'scope> for StreamVec<'scope, Epoch, WindowedClip> {
                                 study: stream.study.clone(),
                                 source: stream.source.clone(),
                                 probabilities,
-                            });
+                            };
+                            // What other models say of the window is not drawn.
+                            if context
+                                .lanes
+                                .first()
+                                .is_some_and(|(first, _)| *first == model)
+                            {
+                                let live = context.control.live();
+                                live.predicted(id, span, latency, &prediction.probabilities);
+                                if let Some(severity) = prediction.severity() {
+                                    let counters = sources
+                                        .entry(stream.source.clone())
+                                        .or_insert_with(|| context.metrics.source(&stream.source));
+                                    counters.severity.observe(severity);
+                                }
+                            }
+                            output.session(&held).give(prediction);
                         }
                         Err(error) => {
                             context.credits.give(1);

@@ -25,6 +25,7 @@ use super::{
 use crate::domain::{ClipPrediction, ModelHash};
 use crate::ingest::IngestError;
 use crate::metrics::Metrics;
+use crate::model::ReferenceSpec;
 use crate::store::{Batch, Store, StoreError, StoredModel};
 
 /// Clips under way for each inference thread, from window to disk: enough that
@@ -42,6 +43,9 @@ pub struct Job {
     /// The model that the scorers evaluate. Its answers become the current ones
     /// unless those of another model of this run are.
     pub model: ModelHash,
+    /// What that model's pictures and answers are measured against; without it, its
+    /// answers are measured against those that the store holds.
+    pub reference: Option<ReferenceSpec>,
     /// One inference thread each.
     pub scorers: Vec<Box<dyn Scorer>>,
     /// Further models that score the same windows, with their scorers.
@@ -153,6 +157,13 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
     let models: Vec<_> = lanes.iter().map(|(model, _)| *model).collect();
     let models_known = job.store.models()?;
     let census = Census::new(&models_known, &job.metrics);
+    let severity_is_known = job
+        .reference
+        .as_ref()
+        .is_some_and(|it| it.severity.is_some());
+    if let Some(reference) = &job.reference {
+        census.refer(reference);
+    }
     let known = if is_first {
         job.facts.activate_one_of(&models)?;
         let clips = job.store.clip_predictions()?;
@@ -164,7 +175,9 @@ fn execute(job: Job, control: &Control, group: Option<Together>) -> Result<Outco
         for row in &others {
             census.row(row, 1);
         }
-        census.refer(&clips, job.model);
+        if !severity_is_known {
+            census.look_back(&clips, job.model);
+        }
         Some(Known {
             clips,
             models: models_known.into_values().collect(),

@@ -203,7 +203,7 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
                                     continue;
                                 };
                                 counters.windows.inc();
-                                if let Some(level) = frames.last().and_then(brightness) {
+                                if let Some(level) = frames.last().and_then(Frame::brightness) {
                                     counters.brightness.observe(level);
                                 }
                                 let wanted: Vec<_> = (0..)
@@ -235,13 +235,6 @@ impl<'scope> Windows<'scope> for StreamVec<'scope, Epoch, StreamItem> {
             }
         })
     }
-}
-
-/// The mean grey level, 0 black to 1 white.
-fn brightness(frame: &Frame) -> Option<f64> {
-    let sum: u64 = frame.pixels.iter().map(|&grey| u64::from(grey)).sum();
-    let count = frame.pixels.len() as f64;
-    (count > 0.0).then(|| sum as f64 / (255.0 * count))
 }
 
 #[cfg(test)]

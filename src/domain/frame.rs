@@ -61,4 +61,11 @@ impl Frame {
         let step = 1 + u64::from(self.skipped);
         !self.discontinuity && self.index.checked_sub(last) == Some(step)
     }
+
+    /// The mean grey level, 0 black to 1 white; `None` without a pixel.
+    pub fn brightness(&self) -> Option<f64> {
+        let sum: u64 = self.pixels.iter().map(|&grey| u64::from(grey)).sum();
+        let count = self.pixels.len() as f64;
+        (count > 0.0).then(|| sum as f64 / (255.0 * count))
+    }
 }

@@ -11,6 +11,7 @@ mod ids;
 mod instance;
 mod prediction;
 mod pseudonym;
+mod spread;
 mod stage;
 mod time;
 
@@ -19,7 +20,8 @@ pub use frame::{Crop, Frame, FrameSize};
 pub use hash::{ContentHash, ModelHash, ParseHashError};
 pub use ids::{PatientId, StreamId, StudyUid};
 pub use instance::Instance;
-pub use prediction::{Abstention, ClipPrediction, PatientResult, Probability};
+pub use prediction::{Abstention, ClipPrediction, PatientResult, Probability, severity};
 pub use pseudonym::PseudonymKey;
+pub use spread::Spread;
 pub use stage::{ParseStageError, Stage, StageRange};
 pub use time::EventTime;

@@ -46,6 +46,23 @@ impl Probability {
     }
 }
 
+/// How severe a model finds a window of which it gives its classes these
+/// probabilities: their mean place, from 0 for the first to 1 for the last. `None` of
+/// fewer than two.
+///
+/// ```
+/// use hepaflow::domain::severity;
+/// assert_eq!(severity([0.25, 0.75].into_iter()), Some(0.75));
+/// assert_eq!(severity([0.0, 1.0, 0.0].into_iter()), Some(0.5));
+/// assert_eq!(severity([1.0].into_iter()), None);
+/// ```
+pub fn severity(probabilities: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
+    let last = probabilities.len().checked_sub(1)?;
+    let places = probabilities.enumerate();
+    let sum: f64 = places.map(|(place, p)| place as f64 * p).sum();
+    (last > 0).then(|| sum / last as f64)
+}
+
 /// What a model said of one clip.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClipPrediction {
@@ -61,6 +78,13 @@ pub struct ClipPrediction {
     pub source: String,
     /// One probability a class, in the model's order: `[K]`.
     pub probabilities: Vec<Probability>,
+}
+
+impl ClipPrediction {
+    /// How severe the model finds it: see [`severity`].
+    pub fn severity(&self) -> Option<f64> {
+        severity(self.probabilities.iter().map(|p| p.to_f64()))
+    }
 }
 
 /// Why an answer is no more than a number.

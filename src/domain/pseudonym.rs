@@ -69,7 +69,8 @@ impl PseudonymKey {
         StudyUid::new(format!("2.25.{bits}"))
     }
 
-    fn digest(&self, what: &str, text: &str) -> [u8; 32] {
+    /// The whole digest of `text`; see [`Self::name`].
+    pub fn digest(&self, what: &str, text: &str) -> [u8; 32] {
         let mut outer = [0; 32];
         // A key of any length is taken.
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use dicom_ul::Pdu;
 use dicom_ul::pdu::{
-    AssociationRQ, PDataValue, PDataValueType, PresentationContextProposed,
+    AbortRQSource, AssociationRQ, PDataValue, PDataValueType, PresentationContextProposed,
     PresentationContextResultReason, UserVariableItem, read_pdu, write_pdu,
 };
 use dicom_ul::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
@@ -48,16 +48,30 @@ pub(super) enum NotBegun {
     NothingAgreed,
 }
 
+impl NotBegun {
+    /// For people.
+    pub(super) const fn detail(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "no connection",
+            Self::Unencrypted => {
+                "no encrypted connection: it does not speak TLS, has no certificate for this name \
+                 by `authorities`, or does not trust ours"
+            }
+            Self::Rejected => "it rejects us",
+            Self::NothingAgreed => "it takes nothing of the kind",
+        }
+    }
+}
+
 impl Calling {
     /// Calls `archive`, offering each of `classes` in each of `syntaxes`.
     pub(super) fn begin(
         archive: &Archive,
-        tls: Option<&Arc<ClientConfig>>,
         classes: &[&'static str],
         syntaxes: &[&'static str],
     ) -> Result<Self, NotBegun> {
         let socket = connect(archive).map_err(|_| NotBegun::Unreachable)?;
-        let wire: Box<dyn Wire> = match tls {
+        let wire: Box<dyn Wire> = match &archive.tls {
             None => Box::new(socket),
             Some(tls) => {
                 let encrypted = encrypt(socket, &archive.address, tls);
@@ -181,6 +195,12 @@ impl Calling {
         if self.send(&Pdu::ReleaseRQ).is_ok() {
             let _ = self.receive();
         }
+    }
+
+    /// Parts in the middle of it; whether the peer hears of it does not matter.
+    pub(super) fn abort(mut self) {
+        let source = AbortRQSource::ServiceUser;
+        let _ = self.send(&Pdu::AbortRQ { source });
     }
 }
 

@@ -6,15 +6,15 @@
 //! and their number are bounded. Nothing here holds pictures. Called by
 //! `hepaflow pull`.
 
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_dictionary_std::uids;
 use dicom_ul::Pdu;
-use dicom_ul::association::Error as ProtocolError;
-use dicom_ul::association::client::{ClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{PDataValue, PDataValueType};
+use dicom_ul::pdu::PDataValueType;
+use rustls::ClientConfig;
 
+use super::calling::{Calling, NotBegun};
 use super::listener::command::{elements, padded, put, uid, with_length};
 use crate::domain::StudyUid;
 
@@ -35,6 +35,8 @@ pub struct Archive {
     pub calling: String,
     /// Silent for this long: given up.
     pub timeout: Duration,
+    /// With it nothing is said that is not encrypted.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// Why an archive gave nothing. The texts name no study.
@@ -135,11 +137,11 @@ impl Archive {
         put(&mut identifier, (0x0008, 0x0052), &text("STUDY"));
         put(&mut identifier, (0x0008, 0x0061), &text(modality));
         put(&mut identifier, (0x0020, 0x000D), &[]);
-        let mut association = self.associate(FIND)?;
-        self.ask(&mut association, (FIND, 0x0020), None, &identifier)?;
+        let mut calling = self.associate(FIND)?;
+        self.ask(&mut calling, (FIND, 0x0020), None, &identifier)?;
         let mut studies = Vec::new();
         loop {
-            let answer = self.answer(&mut association)?;
+            let answer = self.answer(&mut calling)?;
             if answer.is_pending() {
                 let found = elements(&answer.data).map_while(|element| element);
                 let study = found
@@ -148,8 +150,7 @@ impl Archive {
                 studies.extend(study.map(StudyUid::new));
                 if studies.len() > most {
                     let title = self.title.clone();
-                    // It need not go on; whether it hears of it does not matter.
-                    let _ = association.abort();
+                    calling.abort();
                     return Err(PullError::TooMany { title, most });
                 }
                 continue;
@@ -157,7 +158,7 @@ impl Archive {
             if answer.status != 0 {
                 return Err(self.refused(answer.status));
             }
-            let _ = association.release();
+            calling.release();
             studies.sort();
             studies.dedup();
             return Ok(studies);
@@ -173,14 +174,14 @@ impl Archive {
         let mut identifier = Vec::new();
         put(&mut identifier, (0x0008, 0x0052), &text("STUDY"));
         put(&mut identifier, (0x0020, 0x000D), &padded(study.expose()));
-        let mut association = self.associate(MOVE)?;
-        self.ask(&mut association, (MOVE, 0x0021), Some(to), &identifier)?;
+        let mut calling = self.associate(MOVE)?;
+        self.ask(&mut calling, (MOVE, 0x0021), Some(to), &identifier)?;
         loop {
-            let answer = self.answer(&mut association)?;
+            let answer = self.answer(&mut calling)?;
             if answer.is_pending() {
                 continue;
             }
-            let _ = association.release();
+            calling.release();
             return match answer.status {
                 // B000H: some of it failed, which is counted.
                 0x0000 | 0xB000 => Ok(answer.moved),
@@ -189,32 +190,22 @@ impl Archive {
         }
     }
 
-    fn associate(&self, class: &'static str) -> Result<ClientAssociation<TcpStream>, PullError> {
-        ClientAssociationOptions::new()
-            .calling_ae_title(self.calling.as_str())
-            .called_ae_title(self.title.as_str())
-            .with_presentation_context(class, vec![uids::IMPLICIT_VR_LITTLE_ENDIAN])
-            .connection_timeout(self.timeout)
-            .read_timeout(self.timeout)
-            .write_timeout(self.timeout)
-            .establish(self.address.as_str())
-            .map_err(|error| PullError::NoAssociation {
-                title: self.title.clone(),
-                address: self.address.clone(),
-                detail: match error {
-                    ProtocolError::Rejected { .. } => "it rejects us",
-                    ProtocolError::NoAcceptedPresentationContexts { .. } => {
-                        "it does not offer queries"
-                    }
-                    _ => "no connection",
-                },
-            })
+    fn associate(&self, class: &'static str) -> Result<Calling, PullError> {
+        let syntaxes = [uids::IMPLICIT_VR_LITTLE_ENDIAN];
+        Calling::begin(self, &[class], &syntaxes).map_err(|failure| PullError::NoAssociation {
+            title: self.title.clone(),
+            address: self.address.clone(),
+            detail: match failure {
+                NotBegun::NothingAgreed => "it does not offer queries",
+                other => other.detail(),
+            },
+        })
     }
 
     /// Sends a command with its identifier, PS3.7 sections 9.3.2.1 and 9.3.4.1.
     fn ask(
         &self,
-        association: &mut ClientAssociation<TcpStream>,
+        calling: &mut Calling,
         (class, command): (&str, u16),
         destination: Option<&str>,
         identifier: &[u8],
@@ -228,31 +219,23 @@ impl Archive {
         }
         put(&mut body, (0, 0x0700), &0_u16.to_le_bytes());
         put(&mut body, (0, 0x0800), &1_u16.to_le_bytes());
-        let context = association.presentation_contexts().first();
-        let context = context.ok_or_else(|| self.broken())?.id;
-        let values = [
-            (PDataValueType::Command, with_length(&body)),
-            (PDataValueType::Data, identifier.to_vec()),
-        ];
-        for (value_type, data) in values {
-            let value = PDataValue {
-                presentation_context_id: context,
-                value_type,
-                is_last: true,
-                data,
-            };
-            let pdu = Pdu::PData { data: vec![value] };
-            association.send(&pdu).map_err(|_| self.broken())?;
+        let (context, _) = calling.context(class).ok_or_else(|| self.broken())?;
+        for (kind, bytes) in [
+            (PDataValueType::Command, &with_length(&body)[..]),
+            (PDataValueType::Data, identifier),
+        ] {
+            let sent = calling.send_all(context, &kind, bytes);
+            sent.map_err(|_| self.broken())?;
         }
         Ok(())
     }
 
     /// The next answer, with its data set if it has one.
-    fn answer(&self, association: &mut ClientAssociation<TcpStream>) -> Result<Answer, PullError> {
+    fn answer(&self, calling: &mut Calling) -> Result<Answer, PullError> {
         let mut command = Vec::new();
         let mut answer: Option<(Answer, bool)> = None;
         loop {
-            let Ok(Pdu::PData { data }) = association.receive() else {
+            let Ok(Pdu::PData { data }) = calling.receive() else {
                 return Err(self.broken());
             };
             for value in data {

@@ -2,13 +2,10 @@
 //! those that belong together, with timeouts on every read and write. Called by
 //! the sink that files reports.
 
-use std::sync::Arc;
-
 use dicom_dictionary_std::uids;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use dicom_ul::Pdu;
 use dicom_ul::pdu::PDataValueType;
-use rustls::ClientConfig;
 
 use super::calling::{Calling, NotBegun};
 use super::listener::command::{elements, padded, put, with_length};
@@ -86,34 +83,24 @@ fn way_out(status: u16) -> &'static str {
 
 impl Archive {
     /// Sends instances, one after the other, and waits until each is acknowledged.
-    /// One that the archive has already counts as taken. With `tls` nothing is sent
-    /// that is not encrypted.
+    /// One that the archive has already counts as taken.
     ///
     /// # Errors
     /// If not all of them were taken; sending all of them again does no harm.
-    pub fn push(
-        &self,
-        instances: &[Outbound],
-        tls: Option<&Arc<ClientConfig>>,
-    ) -> Result<(), PushError> {
+    pub fn push(&self, instances: &[Outbound]) -> Result<(), PushError> {
         let broken = || PushError::Broken {
             title: self.title.clone(),
         };
         let mut classes: Vec<_> = instances.iter().map(|instance| instance.class).collect();
         classes.sort_unstable();
         classes.dedup();
-        let mut calling = Calling::begin(self, tls, &classes, &SYNTAXES).map_err(|failure| {
+        let mut calling = Calling::begin(self, &classes, &SYNTAXES).map_err(|failure| {
             PushError::NoAssociation {
                 title: self.title.clone(),
                 address: self.address.clone(),
                 detail: match failure {
-                    NotBegun::Unreachable => "no connection",
-                    NotBegun::Unencrypted => {
-                        "no encrypted connection: it does not speak TLS, has no certificate for \
-                         this name by `authorities`, or does not trust ours"
-                    }
-                    NotBegun::Rejected => "it rejects us",
                     NotBegun::NothingAgreed => "it takes no reports",
+                    other => other.detail(),
                 },
             }
         })?;

@@ -5,7 +5,7 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-use crate::domain::Abstention;
+use crate::domain::{Abstention, Spread};
 
 /// Counters of standing answers, and what drift is seen by.
 ///
@@ -23,15 +23,18 @@ pub struct ClinicalMetrics {
     severity: HistogramVec,
     reference_mean: GaugeVec,
     reference_deviation: GaugeVec,
+    reference_windows: GaugeVec,
 }
 
 /// What the model was made for, which drift is measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
-    /// Grey levels of the pictures that it was trained on, 0 black to 1 white.
+    /// Mean grey level of pictures, 0 black to 1 white: as the model directory's
+    /// reference says, or else grey levels of what it was trained on.
     Brightness,
-    /// What it said of the windows that the store held when the run began, 0 for
-    /// its first class to 1 for its last.
+    /// What it says of windows, 0 for its first class to 1 for its last: as the model
+    /// directory's reference says, or else of those that the store held when the run
+    /// began.
     Severity,
 }
 
@@ -98,6 +101,10 @@ impl ClinicalMetrics {
                 "hepaflow_reference_deviation",
                 "What brightness and severity are measured against: the standard deviation.",
             )?,
+            reference_windows: references(
+                "hepaflow_reference_windows",
+                "Windows of which these are; absent where they are those of single pixels.",
+            )?,
         };
         for reason in Abstention::ALL {
             metrics.abstained(reason, 0);
@@ -127,13 +134,18 @@ impl ClinicalMetrics {
         disagreements.add(if differ { more } else { 0 });
     }
 
-    /// What drift is measured against.
-    pub fn refer(&self, reference: Reference, mean: f64, deviation: f64) {
+    /// What drift is measured against, and how many windows that was found in, if it
+    /// was.
+    pub fn refer(&self, reference: Reference, spread: Spread, windows: Option<usize>) {
         let label = [reference.as_str()];
-        self.reference_mean.with_label_values(&label).set(mean);
-        self.reference_deviation
-            .with_label_values(&label)
-            .set(deviation);
+        if let Some(windows) = windows {
+            let found = self.reference_windows.with_label_values(&label);
+            found.set(windows as f64);
+        }
+        let mean = self.reference_mean.with_label_values(&label);
+        let deviation = self.reference_deviation.with_label_values(&label);
+        mean.set(spread.mean);
+        deviation.set(spread.deviation);
     }
 
     pub(super) fn brightness(&self, source: &str) -> Histogram {

@@ -608,6 +608,7 @@ fn sum_of(counters: &IntCounterVec) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Spread;
 
     #[test]
     fn a_source_is_listed_with_every_reason_before_anything_happens() {
@@ -637,7 +638,13 @@ mod tests {
         metrics.cards.set(0, 2, 1, 0.5);
         metrics.clinical.compared(["m", "fib4", "F3"], true, 1);
         metrics.clinical.answered("F0-F1", 1);
-        metrics.clinical.refer(Reference::Brightness, 0.2, 0.2);
+        let spread = Spread {
+            mean: 0.2,
+            deviation: 0.2,
+        };
+        metrics
+            .clinical
+            .refer(Reference::Brightness, spread, Some(9));
         let text = metrics.render().unwrap();
         let samples: Vec<_> = text
             .lines()

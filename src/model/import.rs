@@ -202,6 +202,7 @@ impl Reading<'_> {
             stem_frames: together.filter(|&frames| frames > 1),
             lstm,
             layers: Vec::new(),
+            reference: None,
             classes: options.classes.clone(),
             synthetic: options.synthetic,
             note: options.note.clone(),

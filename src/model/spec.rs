@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Graph, Lstm, ModelError, Op, zoo};
-use crate::domain::StageRange;
+use crate::domain::{Spread, StageRange};
 
 /// `model.toml`: what a network is, what goes into it and what comes out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct ModelSpec {
     pub note: String,
     /// What goes in.
     pub input: InputSpec,
+    /// What it made of recordings that it did not learn from, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<ReferenceSpec>,
     /// For `layers`: the network itself; the last layer gives the logits.
     #[serde(default, rename = "layer", skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerSpec>,
@@ -153,6 +156,25 @@ impl InputSpec {
     }
 }
 
+/// Pictures and answers at the time a model was made, window by window, of patients
+/// whom it did not learn from: what drift is measured against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceSpec {
+    /// How many patients.
+    pub patients: usize,
+    /// How many windows of theirs.
+    pub windows: usize,
+    /// How severe it found them: see [`severity`](crate::domain::severity). None if it
+    /// said the same of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Spread>,
+    /// How bright the last picture of each was, 0 black to 1 white. None if all were
+    /// alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brightness: Option<Spread>,
+}
+
 impl ModelSpec {
     pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let impossible = |problem: String| ModelError::Impossible {
@@ -239,6 +261,13 @@ impl ModelSpec {
     }
 
     fn check_extras(&self) -> Result<(), String> {
+        let known = self.reference.iter();
+        let mut spreads = known.flat_map(|known| [known.severity, known.brightness]);
+        if !spreads.all(|spread| spread.is_none_or(|spread| spread.is_sound())) {
+            return Err(
+                "reference: mean and deviation must be finite, and deviation above 0".to_owned(),
+            );
+        }
         let name = self.architecture;
         match &self.depths {
             Some(_) if !name.is_resnet() => {

@@ -93,7 +93,15 @@ impl Caller {
 }
 
 /// A caller who may change what runs.
-pub(super) struct Operator;
+pub(super) struct Operator(Option<String>);
+
+impl Operator {
+    /// Who is said to have changed something.
+    pub(super) fn name(&self) -> String {
+        let name = self.0.clone();
+        name.unwrap_or_else(|| "dashboard".to_owned())
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = Problem;
@@ -101,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Caller>();
         match caller {
-            Some(caller) if caller.role == Role::Operator => Ok(Self),
+            Some(caller) if caller.role == Role::Operator => Ok(Self(caller.name.clone())),
             _ => Err(Problem::forbidden("this needs the role operator")),
         }
     }

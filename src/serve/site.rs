@@ -10,12 +10,11 @@ use super::auth::Access;
 use super::ids::Ids;
 use super::picture::Pictures;
 use super::problem::Problem;
-use super::roll::Roll;
 use crate::config::StorePlace;
 use crate::dataflow::{Control, Facts};
 use crate::domain::{FrameSize, ModelHash, PatientId, PseudonymKey, StageRange};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{Assignments, Store, StoreError};
 
 /// Live views at once.
 const VIEWERS: usize = 64;
@@ -102,9 +101,10 @@ pub(super) struct Site {
     pub(super) subject: Subject,
     pub(super) access: Access,
     pub(super) ids: Ids,
-    roll: Arc<Roll>,
     pub(super) pictures: Pictures,
     pub(super) viewers: Arc<Semaphore>,
+    /// Whose each clip is, as far as anybody asked.
+    pub(super) assignments: Arc<Mutex<Assignments>>,
     /// Open from the first look on.
     reader: Arc<Mutex<Option<Store>>>,
     pub(super) started: SystemTime,
@@ -116,9 +116,9 @@ impl Site {
             subject,
             access,
             ids,
-            roll: Arc::default(),
             pictures: Pictures::default(),
             viewers: Arc::new(Semaphore::new(VIEWERS)),
+            assignments: Arc::default(),
             reader: Arc::default(),
             started: SystemTime::now(),
         }
@@ -139,13 +139,6 @@ impl Site {
             Some(key) => key.known(&patient),
             None => patient,
         }
-    }
-
-    /// The patient of this opaque name, if one has it.
-    pub(super) async fn patient_named(&self, name: &str) -> Result<Option<PatientId>, Problem> {
-        let (ids, roll, name) = (self.ids.clone(), Arc::clone(&self.roll), name.to_owned());
-        self.read(move |store| roll.patient(&ids, store, &name))
-            .await
     }
 
     /// Reads the store where waiting for the disk holds up nobody.

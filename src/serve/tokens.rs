@@ -1,44 +1,13 @@
 //! The file of access tokens: who may look, and who may act. A token is shown
 //! once, when it is made; the file holds its SHA-256 only.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
 use super::ids::{hex, random};
-
-/// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Role {
-    /// See everything, pictures and identifiers included.
-    Viewer,
-    /// Change what runs, too: streams, patients, labels, models.
-    Operator,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-        })
-    }
-}
-
-impl FromStr for Role {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "viewer" => Ok(Self::Viewer),
-            "operator" => Ok(Self::Operator),
-            _ => Err(()),
-        }
-    }
-}
+pub use crate::config::Role;
 
 /// The file of tokens could not be read, written or understood.
 #[derive(Debug, thiserror::Error)]

@@ -10,12 +10,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::chain::{ANSWERS, End, LogHead, Verified};
 use super::database::Transaction;
 use super::outbox::Event;
-use super::row::wrong;
+use super::row::{Row, wrong};
 use super::{DatabaseFault, PatientChange, Store, StoreError};
 use crate::domain::{ModelHash, PatientId, PatientResult};
 
 /// What writes answers.
 const ACTOR: &str = "hepaflow run";
+
+/// What a logged reason may be, and how it may end: rows that are written keep them.
+const CLIPS: &str = "clips";
+const BEGINNING: &str = "at the beginning of a run";
 
 /// Why answers changed, as far as one moment of a run tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,14 +42,25 @@ impl Cause {
     }
 }
 
+impl Cause {
+    /// What kind of cause a logged reason names: `clips`, `facts`, or `beginning`.
+    pub fn kind(reason: &str) -> &'static str {
+        if reason.ends_with(BEGINNING) {
+            "beginning"
+        } else if reason == CLIPS {
+            "clips"
+        } else {
+            "facts"
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.beginning, self.facts) {
-            (true, None) => f.write_str("clips, at the beginning of a run"),
-            (true, Some((_, last))) => {
-                write!(f, "clips and facts up to {last}, at the beginning of a run")
-            }
-            (false, None) => f.write_str("clips"),
+            (true, None) => write!(f, "{CLIPS}, {BEGINNING}"),
+            (true, Some((_, last))) => write!(f, "{CLIPS} and facts up to {last}, {BEGINNING}"),
+            (false, None) => f.write_str(CLIPS),
             (false, Some((first, last))) if first == last => {
                 write!(f, "fact {first}, or clips that came with it")
             }
@@ -116,18 +131,24 @@ impl Store {
     pub fn answers_after(&self, after: u64, limit: usize) -> Result<Vec<LoggedAnswer>, StoreError> {
         let sql = "SELECT number, time_ns, actor, reason, patient, model, answer FROM answer_log
                    WHERE number > $1 ORDER BY number LIMIT $2";
-        self.read(sql, &[after.into(), (limit as u64).into()], |row| {
-            let withdrawn = row.text(6)?.is_empty();
-            Ok(LoggedAnswer {
-                number: row.unsigned(0)?,
-                time: UNIX_EPOCH + Duration::from_nanos(row.unsigned(1)?),
-                actor: row.text(2)?,
-                reason: row.text(3)?,
-                patient: PatientId::new(row.text(4)?),
-                model: row.parsed(5)?,
-                answer: if withdrawn { None } else { Some(row.json(6)?) },
-            })
-        })
+        self.read(sql, &[after.into(), (limit as u64).into()], logged)
+    }
+
+    /// The last changes of a patient's answers, at most `limit`, oldest first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn answers_of(
+        &self,
+        patient: &PatientId,
+        limit: usize,
+    ) -> Result<Vec<LoggedAnswer>, StoreError> {
+        let sql = "SELECT number, time_ns, actor, reason, patient, model, answer FROM answer_log
+                   WHERE patient = $1 ORDER BY number DESC LIMIT $2";
+        let values = [patient.expose().into(), (limit as u64).into()];
+        let mut rows = self.read(sql, &values, logged)?;
+        rows.reverse();
+        Ok(rows)
     }
 
     /// Reads the whole log of answers and finds every row that was changed, taken
@@ -137,5 +158,37 @@ impl Store {
     /// If the store cannot be read.
     pub fn verify_answers(&self, known: Option<&LogHead>) -> Result<Verified, StoreError> {
         self.verify(&ANSWERS, known)
+    }
+}
+
+fn logged(row: &Row<'_>) -> Result<LoggedAnswer, DatabaseFault> {
+    let withdrawn = row.text(6)?.is_empty();
+    Ok(LoggedAnswer {
+        number: row.unsigned(0)?,
+        time: UNIX_EPOCH + Duration::from_nanos(row.unsigned(1)?),
+        actor: row.text(2)?,
+        reason: row.text(3)?,
+        patient: PatientId::new(row.text(4)?),
+        model: row.parsed(5)?,
+        answer: if withdrawn { None } else { Some(row.json(6)?) },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reason_names_is_told_again_by_its_words() {
+        for (facts, beginning, kind) in [
+            (None, false, "clips"),
+            (None, true, "beginning"),
+            (Some((1, 3)), true, "beginning"),
+            (Some((3, 3)), false, "facts"),
+            (Some((1, 3)), false, "facts"),
+        ] {
+            let cause = Cause { facts, beginning };
+            assert_eq!(Cause::kind(&cause.to_string()), kind, "{cause}");
+        }
     }
 }

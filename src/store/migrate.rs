@@ -6,7 +6,7 @@ use super::{DatabaseFault, StoreError};
 use crate::config::StorePlace;
 
 /// Files are only ever added: a store remembers how many of them it has seen.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/001_results.sql"),
     include_str!("migrations/002_outbox.sql"),
     include_str!("migrations/003_facts.sql"),
@@ -14,6 +14,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/005_reports.sql"),
     include_str!("migrations/006_answers.sql"),
     include_str!("migrations/007_elastography.sql"),
+    include_str!("migrations/008_answers_by_patient.sql"),
 ];
 
 /// The version that this program reads and writes.

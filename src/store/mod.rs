@@ -11,6 +11,7 @@
 //! statements (`database.rs`).
 
 mod answer_log;
+mod assignments;
 mod chain;
 mod database;
 mod error;
@@ -32,6 +33,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 pub use answer_log::{Cause, LoggedAnswer};
+pub use assignments::Assignments;
 pub use chain::{LogFault, LogHead, Verified};
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};

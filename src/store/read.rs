@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Store, StoreError, records};
 use crate::clinical::{Agreement, Elastography, Indices};
-use crate::domain::{ClipPrediction, ModelHash, PatientId, PatientResult};
+use crate::domain::{PatientId, PatientResult};
 
 /// Which rows of a list.
 #[derive(Clone, Copy, Debug)]
@@ -108,65 +108,5 @@ impl Store {
         let sql = format!("SELECT count(*) FROM patient_results WHERE {CURRENT}");
         let count = self.read(&sql, &values[..1], |row| row.unsigned(0))?;
         Ok((summaries, count.first().copied().unwrap_or(0)))
-    }
-
-    /// Everybody of whom there is an answer, under any model; and the number of the
-    /// last change of answers that was made before, for [`Store::patients_after`].
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn patients(&self) -> Result<(Vec<PatientId>, u64), StoreError> {
-        // Asked first: what changes meanwhile is told by the log.
-        let sql = "SELECT number FROM answer_log_head";
-        let last = self.read(sql, &[], |row| row.unsigned(0))?;
-        let sql = "SELECT DISTINCT patient FROM patient_results";
-        let patients = self.read(sql, &[], |row| Ok(PatientId::new(row.text(0)?)))?;
-        Ok((patients, last.first().copied().unwrap_or(0)))
-    }
-
-    /// Whom changes of answers behind the first `after` were about, each with its
-    /// number, at most `limit`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn patients_after(
-        &self,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<(u64, PatientId)>, StoreError> {
-        let sql = "SELECT number, patient FROM answer_log WHERE number > $1
-                   ORDER BY number LIMIT $2";
-        self.read(sql, &[after.into(), u64::from(limit).into()], |row| {
-            Ok((row.unsigned(0)?, PatientId::new(row.text(1)?)))
-        })
-    }
-
-    /// A patient's clips under `model`, by content and frame, and how many there
-    /// are in all.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn clips_of(
-        &self,
-        patient: &PatientId,
-        model: ModelHash,
-        page: Page,
-    ) -> Result<(Vec<ClipPrediction>, u64), StoreError> {
-        let (limit, offset) = (u64::from(page.limit), u64::from(page.offset));
-        let values = [
-            patient.expose().into(),
-            model.to_string().into(),
-            limit.into(),
-            offset.into(),
-        ];
-        let sql = format!(
-            "SELECT {} FROM clip_predictions WHERE patient = $1 AND model = $2
-             ORDER BY content, first_frame LIMIT $3 OFFSET $4",
-            records::CLIP
-        );
-        let rows = self.read(&sql, &values, records::clip)?;
-        let sql = "SELECT count(*) FROM clip_predictions WHERE patient = $1 AND model = $2";
-        let count = self.read(sql, &values[..2], |row| row.unsigned(0))?;
-        Ok((rows, count.first().copied().unwrap_or(0)))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Axes and text are pure black on nothing, and series take the colours of
 //! [`COLOURS`]: a page may paint both anew by attribute selectors, which is how
-//! the report follows a dark screen.
+//! the report follows a dark screen. The legend lies on white, to be painted likewise.
 
 use std::ops::Range;
 
@@ -139,6 +139,8 @@ impl Chart<'_> {
                 .configure_series_labels()
                 .position(SeriesLabelPosition::LowerRight)
                 .label_font(("sans-serif", 12))
+                // Lines may run below it.
+                .background_style(WHITE.mix(0.85))
                 .margin(6)
                 .draw()?;
         }

@@ -32,23 +32,53 @@ impl Orthanc {
             listener.ip(),
             listener.port()
         );
-        Self::run(folder, free_port(), None, &modality)
+        Self::run(folder, free_port(), None, &modality, None)
     }
 
     /// At this port, and with its REST interface.
     pub(crate) fn start_with_http(folder: &Path, port: u16) -> Self {
-        Self::run(folder, port, Some(free_port()), "")
+        Self::run(folder, port, Some(free_port()), "", None)
     }
 
-    fn run(folder: &Path, port: u16, http: Option<u16>, modalities: &str) -> Self {
+    /// The same, encrypted and only with whom it knows, by the papers in the folder; so
+    /// it pushes to a listener, too.
+    pub(crate) fn start_encrypted(folder: &Path, port: u16, listener: Option<SocketAddr>) -> Self {
+        let modality = listener.map(|listener| {
+            format!(
+                "\"hepaflow\": {{\"AET\": \"HEPAFLOW\", \"Host\": \"localhost\", \"Port\": {}, \
+                 \"UseDicomTls\": true}}",
+                listener.port()
+            )
+        });
+        let papers = Papers::of(folder);
+        let tls = format!(
+            "\"DicomTlsEnabled\": true, \"DicomTlsCertificate\": \"{0}/pacs.pem\", \
+             \"DicomTlsPrivateKey\": \"{0}/pacs-key.pem\", \
+             \"DicomTlsTrustedCertificates\": \"{0}/ours.pem\", \
+             \"DicomTlsRemoteCertificateRequired\": true, ",
+            folder.display()
+        );
+        let modality = modality.unwrap_or_default();
+        let tls = Some((tls.as_str(), &papers));
+        Self::run(folder, port, Some(free_port()), &modality, tls)
+    }
+
+    fn run(
+        folder: &Path,
+        port: u16,
+        http: Option<u16>,
+        modalities: &str,
+        tls: Option<(&str, &Papers)>,
+    ) -> Self {
         let config = folder.join("orthanc.json");
+        let more = tls.map_or("", |(more, _)| more);
         let text = format!(
             "{{\"Name\": \"test\", \"StorageDirectory\": \"{0}/orthanc\", \
              \"IndexDirectory\": \"{0}/orthanc\", \"HttpServerEnabled\": {1}, \
              \"HttpPort\": {2}, \"RemoteAccessAllowed\": false, \
              \"DicomAet\": \"ARCHIVE\", \"DicomPort\": {port}, \"Plugins\": [], \
              \"DicomAlwaysAllowStore\": true, \"DicomCheckModalityHost\": false, \
-             \"DicomModalities\": {{{modalities}}}}}",
+             {more}\"DicomModalities\": {{{modalities}}}}}",
             folder.display(),
             http.is_some(),
             http.unwrap_or(0),
@@ -67,7 +97,8 @@ impl Orthanc {
             http,
         };
         let begin = Instant::now();
-        while !dcmtk("echoscu", "-aec ARCHIVE", orthanc.port, &[])
+        let tls = tls.map_or_else(String::new, |(_, papers)| papers.dcmtk());
+        while !dcmtk("echoscu", &format!("{tls}-aec ARCHIVE"), orthanc.port, &[])
             .status
             .success()
         {
@@ -75,6 +106,34 @@ impl Orthanc {
             thread::sleep(Duration::from_millis(100));
         }
         orthanc
+    }
+}
+
+/// Certificates and keys: an archive's, ours, and somebody's whom nobody knows.
+pub(crate) struct Papers(PathBuf);
+
+impl Papers {
+    /// Those in `folder`, made there first if they are not.
+    pub(crate) fn of(folder: &Path) -> Self {
+        for name in ["pacs", "ours", "stranger"] {
+            let file = folder.join(format!("{name}.pem"));
+            if file.exists() {
+                continue;
+            }
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            fs::write(file, made.cert.pem()).unwrap();
+            let key = made.signing_key.serialize_pem();
+            fs::write(folder.join(format!("{name}-key.pem")), key).unwrap();
+        }
+        Self(folder.to_owned())
+    }
+
+    /// For dcmtk's tools, who then speak as we do.
+    pub(crate) fn dcmtk(&self) -> String {
+        format!(
+            "+tls {0}/ours-key.pem {0}/ours.pem +cf {0}/pacs.pem ",
+            self.0.display()
+        )
     }
 }
 

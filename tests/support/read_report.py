@@ -2,7 +2,7 @@
 
 Usage: read_report.py FILE            a report
        read_report.py --picture FILE  a key frame
-       read_report.py --cine FROM TO NUMBER DATE   a cine of a patient with a Chinese name
+       read_report.py --cine FROM TO NUMBER DATE [PATIENT]   a cine of a patient with a Chinese name
 """
 
 import json
@@ -109,11 +109,11 @@ def picture(path):
     return found
 
 
-def cine(source, to, number, date):
+def cine(source, to, number, date, patient="CANARY-7"):
     data = dcmread(source)
     data.SpecificCharacterSet = "GB18030"
     data.PatientName = "王^小明"
-    data.PatientID = "CANARY-7"
+    data.PatientID = patient
     data.StudyDate = date
     data.StudyInstanceUID = f"2.25.90{number}"
     data.SeriesInstanceUID = f"2.25.91{number}"

@@ -189,6 +189,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             max_gap: pipeline.window.max_gap,
         },
         model: model.hash(),
+        reference: spec.reference.clone(),
         scorers: lanes.scorers,
         workers: usize::from(args.workers),
         beside: lanes.beside,

@@ -2,22 +2,28 @@
 
 use std::time::Duration;
 
+use crate::domain::Spread;
 use crate::engine::usage::Nvml;
 use crate::metrics::{Metrics, Reference};
 use crate::model::Model;
 
-/// How bright the pictures were that the model learned from, for those that come to be
-/// held against.
+/// Where the model does not say how bright pictures were when it was made, those that
+/// come are held against the grey levels that it learned from, which lie farther apart
+/// than whole pictures do.
 pub(super) fn pictures(metrics: &Metrics, model: &Model) {
     let mean = |values: &[f32]| {
         let sum: f64 = values.iter().copied().map(f64::from).sum();
         sum / values.len() as f64
     };
-    let input = &model.spec().input;
-    let [level, deviation] = [&input.mean, &input.std].map(|values| mean(values));
-    metrics
-        .clinical
-        .refer(Reference::Brightness, level, deviation);
+    let spec = model.spec();
+    let known = spec.reference.as_ref().and_then(|known| known.brightness);
+    if known.is_none() {
+        let spread = Spread {
+            mean: mean(&spec.input.mean),
+            deviation: mean(&spec.input.std),
+        };
+        metrics.clinical.refer(Reference::Brightness, spread, None);
+    }
 }
 
 /// Reads how busy the cards are, where there are any, as long as the process lives.

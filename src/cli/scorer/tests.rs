@@ -196,6 +196,7 @@ fn the_graph_predicts_what_the_batch_path_does_for_any_stride_and_any_arrival() 
                 decoders: 2,
                 window: shape,
                 model: model.hash(),
+                reference: None,
                 scorers: scoring.scorers(2).unwrap(),
                 beside: Vec::new(),
                 workers: 1 + stride % 2,

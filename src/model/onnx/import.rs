@@ -325,6 +325,7 @@ impl Reader {
             synthetic: options.synthetic,
             note: options.note.clone(),
             input: self.input,
+            reference: None,
             layers,
         };
         let bytes: Vec<_> = self

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{label, patient_named, streams::unreadable};
+use super::request::{Body, Refusal};
+use super::{label, patient_named, whose};
 use crate::clinical::{
     Activation, BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, parse_day,
     show_day,
@@ -71,42 +71,36 @@ struct Stiffness {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Entered {
     /// `logged`, `corrected` or `unchanged`.
-    pub(super) effects: Vec<&'static str>,
+    effects: Vec<&'static str>,
 }
 
 /// Enters what was found about a patient: it is on disk when this answers, and in
 /// the answers soon after. Another value of the same day is a correction.
 #[utoipa::path(post, path = "/api/v1/labels", tag = "labels", request_body = Labels,
-    responses((status = OK, body = Entered),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+    responses((status = OK, body = Entered), Refusal))]
 pub(super) async fn enter(
-    _: Operator,
+    operator: Operator,
     State(site): State<Arc<Site>>,
-    Extension(caller): Extension<Caller>,
-    labels: Result<Json<Labels>, JsonRejection>,
+    Body(labels): Body<Labels>,
 ) -> Result<Json<Entered>, Problem> {
-    let Json(labels) = labels.map_err(|error| unreadable(&error))?;
-    let patient = match (&labels.patient, &labels.id) {
-        (Some(patient), None) => site.patient(patient),
-        (None, Some(id)) => patient_named(&site, id).await?,
-        _ => return Err(Problem::bad_request("give either `patient` or `id`")),
-    };
+    let patient = whose(&site, labels.patient.as_deref(), labels.id.as_deref())?;
     let facts = facts_of(&labels, &patient)?;
     if facts.is_empty() {
         return Err(Problem::bad_request(
             "give `blood`, `elastography` or `stage`",
         ));
     }
-    let withdraw = labels.withdraw;
-    let change = if withdraw {
-        Change::Withdraw
+    let changes = facts.into_iter().map(|fact| changed(labels.withdraw, fact));
+    write(&site, &operator, changes.collect(), labels.reason).await
+}
+
+/// A fact that is entered, or with `withdraw` taken back.
+pub(super) fn changed(withdraw: bool, fact: Fact) -> Change {
+    if withdraw {
+        Change::Withdraw(fact)
     } else {
-        Change::Enter
-    };
-    let changes = facts.into_iter().map(change);
-    let effects = write(&site, &caller, changes.collect(), labels.reason).await?;
-    Ok(Json(Entered { effects }))
+        Change::Enter(fact)
+    }
 }
 
 fn facts_of(labels: &Labels, patient: &PatientId) -> Result<Vec<Fact>, Problem> {
@@ -159,15 +153,15 @@ fn milli(value: f64) -> Milli {
     (value * 1e3).round() as Milli
 }
 
-/// Takes changes into the log, in the caller's name.
+/// Takes changes into the log, in the operator's name.
 pub(super) async fn write(
-    site: &Arc<Site>,
-    caller: &Caller,
+    site: &Site,
+    operator: &Operator,
     changes: Vec<Change>,
     reason: String,
-) -> Result<Vec<&'static str>, Problem> {
+) -> Result<Json<Entered>, Problem> {
     reasonable(&reason)?;
-    let actor = actor(caller);
+    let actor = operator.name();
     let facts = site.subject.facts.clone();
     let entering = move || facts.enter(&changes, &actor, &reason);
     let receipt = match tokio::task::spawn_blocking(entering).await {
@@ -181,13 +175,8 @@ pub(super) async fn write(
         Ok(Effect::Unchanged) => Ok("unchanged"),
         Err(error) => Err(Problem::bad_request(error.to_string())),
     });
-    outcomes.collect()
-}
-
-/// Who is said to have written it.
-pub(super) fn actor(caller: &Caller) -> String {
-    let name = caller.name.clone();
-    name.unwrap_or_else(|| "dashboard".to_owned())
+    let effects = outcomes.collect::<Result<_, _>>()?;
+    Ok(Json(Entered { effects }))
 }
 
 /// Whether a reason can be kept.
@@ -230,7 +219,7 @@ pub(super) async fn history(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Vec<HistoryRow>>, Problem> {
-    let patient = patient_named(&site, &id).await?;
+    let patient = patient_named(&site, &id)?;
     let history = site.read(move |store| store.history_of(&patient)).await?;
     let rows = history.iter();
     let rows = rows.filter_map(|row| told(&site, &caller, row));
@@ -286,13 +275,10 @@ fn told(site: &Site, caller: &Caller, row: &LoggedChange) -> Option<HistoryRow> 
 /// Makes a model's answers the current ones. It must have run here.
 #[utoipa::path(post, path = "/api/v1/models/{hash}/activate", tag = "models",
     params(("hash" = String, Path, description = "The model's hash")),
-    responses((status = OK, body = Entered),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+    responses((status = OK, body = Entered), Refusal))]
 pub(super) async fn activate(
-    _: Operator,
+    operator: Operator,
     State(site): State<Arc<Site>>,
-    Extension(caller): Extension<Caller>,
     Path(hash): Path<String>,
 ) -> Result<Json<Entered>, Problem> {
     let model: ModelHash = hash
@@ -307,8 +293,7 @@ pub(super) async fn activate(
         .map_or(0, |since| since.as_nanos() as u64);
     let activation = Fact::Activation(Activation { number, model });
     let reason = "activated by request".to_owned();
-    let effects = write(&site, &caller, vec![Change::Enter(activation)], reason).await?;
-    Ok(Json(Entered { effects }))
+    write(&site, &operator, vec![Change::Enter(activation)], reason).await
 }
 
 #[cfg(test)]

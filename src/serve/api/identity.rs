@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
-use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::facts::{Entered, write};
-use super::{patient_named, streams::unreadable};
+use super::facts::{Entered, changed, write};
+use super::request::{Body, Refusal};
+use super::{patient_named, whose};
 use crate::clinical::{Exam, Fact};
-use crate::domain::PatientId;
 use crate::serve::Site;
-use crate::serve::auth::{Caller, Operator};
+use crate::serve::auth::Operator;
 use crate::serve::problem::Problem;
-use crate::store::Change;
 
 /// Two records of one person.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -37,21 +35,17 @@ pub(super) struct Merge {
 /// Says that a record is the same person as another: all that is known of it counts
 /// for the other, until the merge is taken back.
 #[utoipa::path(post, path = "/api/v1/merges", tag = "labels", request_body = Merge,
-    responses((status = OK, body = Entered),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json")))]
+    responses((status = OK, body = Entered), Refusal))]
 pub(super) async fn merge(
-    _: Operator,
+    operator: Operator,
     State(site): State<Arc<Site>>,
-    Extension(caller): Extension<Caller>,
-    merge: Result<Json<Merge>, JsonRejection>,
+    Body(merge): Body<Merge>,
 ) -> Result<Json<Entered>, Problem> {
-    let Json(merge) = merge.map_err(|error| unreadable(&error))?;
-    let from = patient_named(&site, &merge.id).await?;
-    let into = whose(&site, merge.into.as_deref(), merge.into_id.as_deref()).await?;
+    let from = patient_named(&site, &merge.id)?;
+    let into = whose(&site, merge.into.as_deref(), merge.into_id.as_deref())?;
     let fact = Fact::Merge(from, into);
-    enter(&site, &caller, (fact, merge.withdraw), merge.reason).await
+    let change = changed(merge.withdraw, fact);
+    write(&site, &operator, vec![change], merge.reason).await
 }
 
 /// Whose a recording is, or a part of it.
@@ -79,18 +73,13 @@ pub(super) struct Binding {
 /// Binds a recording, or a part of it, to a patient. Where two bindings overlap, the
 /// later one holds.
 #[utoipa::path(post, path = "/api/v1/exams", tag = "labels", request_body = Binding,
-    responses((status = OK, body = Entered),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json")))]
+    responses((status = OK, body = Entered), Refusal))]
 pub(super) async fn exam(
-    _: Operator,
+    operator: Operator,
     State(site): State<Arc<Site>>,
-    Extension(caller): Extension<Caller>,
-    binding: Result<Json<Binding>, JsonRejection>,
+    Body(binding): Body<Binding>,
 ) -> Result<Json<Entered>, Problem> {
-    let Json(binding) = binding.map_err(|error| unreadable(&error))?;
-    let patient = whose(&site, binding.patient.as_deref(), binding.id.as_deref()).await?;
+    let patient = whose(&site, binding.patient.as_deref(), binding.id.as_deref())?;
     let digits = binding.content;
     if digits.len() < 8 || !digits.bytes().all(|it| it.is_ascii_hexdigit()) {
         let problem = "`content` is at least 8 hexadecimal digits of a recording's hash";
@@ -112,34 +101,6 @@ pub(super) async fn exam(
         number: 0,
         patient,
     });
-    enter(&site, &caller, (fact, binding.withdraw), binding.reason).await
-}
-
-async fn whose(
-    site: &Arc<Site>,
-    identifier: Option<&str>,
-    id: Option<&str>,
-) -> Result<PatientId, Problem> {
-    match (identifier, id) {
-        (Some(identifier), None) => Ok(site.patient(identifier.trim())),
-        (None, Some(id)) => patient_named(site, id).await,
-        _ => Err(Problem::bad_request(
-            "name the patient once, by identifier or by opaque id",
-        )),
-    }
-}
-
-async fn enter(
-    site: &Arc<Site>,
-    caller: &Caller,
-    (fact, withdraw): (Fact, bool),
-    reason: String,
-) -> Result<Json<Entered>, Problem> {
-    let change = if withdraw {
-        Change::Withdraw(fact)
-    } else {
-        Change::Enter(fact)
-    };
-    let effects = write(site, caller, vec![change], reason).await?;
-    Ok(Json(Entered { effects }))
+    let change = changed(binding.withdraw, fact);
+    write(&site, &operator, vec![change], binding.reason).await
 }

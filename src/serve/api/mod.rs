@@ -4,12 +4,14 @@
 //! `/api/openapi.json` is made from them. Addresses hold opaque names, never a
 //! patient's identifier.
 
+mod answers;
 mod facts;
 mod fhir;
 mod identity;
 mod info;
 mod models;
 mod patients;
+mod request;
 mod streams;
 mod table;
 
@@ -70,6 +72,7 @@ fn described() -> (Router<Arc<Site>>, OpenApi) {
         .routes(routes!(patients::patient))
         .routes(routes!(patients::clips))
         .routes(routes!(facts::history))
+        .routes(routes!(answers::answers))
         .routes(routes!(fhir::report))
         .routes(routes!(facts::enter))
         .merge(table::router())
@@ -120,9 +123,20 @@ pub(super) struct ClassProbability {
 }
 
 /// The patient of that opaque name.
-async fn patient_named(site: &Arc<Site>, name: &str) -> Result<PatientId, Problem> {
-    let found = site.patient_named(name).await?;
+fn patient_named(site: &Site, name: &str) -> Result<PatientId, Problem> {
+    let found = site.ids.opened(name);
     found.ok_or_else(|| Problem::not_found("no patient here has this id"))
+}
+
+/// The patient whom a body names once, by identifier or by opaque name.
+fn whose(site: &Site, identifier: Option<&str>, id: Option<&str>) -> Result<PatientId, Problem> {
+    match (identifier, id) {
+        (Some(identifier), None) => Ok(site.patient(identifier.trim())),
+        (None, Some(id)) => patient_named(site, id),
+        _ => Err(Problem::bad_request(
+            "name the patient once, by identifier or by opaque id",
+        )),
+    }
 }
 
 /// The patient's name for this caller.

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::{Path, Query, State};
 use axum::http::header;
@@ -266,14 +266,15 @@ pub(super) async fn standing(
     caller: &Caller,
     id: &str,
 ) -> Result<PatientRow, Problem> {
-    let patient = patient_named(site, id).await?;
+    let patient = patient_named(site, id)?;
     let read = move |store: &Store| Ok((store.models()?, store.summary(&patient)?));
     let (known, found) = site.read(read).await?;
     let summary = found.ok_or_else(|| Problem::not_found("this patient has no answer"))?;
     Ok(row(site, caller, &known, &summary))
 }
 
-/// The clips behind a patient's answer.
+/// The clips behind a patient's answer: those of records that were merged into
+/// theirs, and of recordings that were bound to them, too.
 #[utoipa::path(get, path = "/api/v1/patients/{id}/clips", tag = "patients",
     params(("id" = String, Path, description = "The patient's opaque id"), Paging),
     responses((status = OK, body = Listed<ClipRow>),
@@ -283,16 +284,21 @@ pub(super) async fn clips(
     Path(id): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Listed<ClipRow>>, Problem> {
-    let patient = patient_named(&site, &id).await?;
+    let patient = patient_named(&site, &id)?;
     let (scoring, page) = (site.subject.model.hash, paging.page());
+    let assignments = Arc::clone(&site.assignments);
     // Under the model whose answer is the current one.
     let read = move |store: &Store| {
         let current = store.summary(&patient)?;
         let model = current.map_or(scoring, |summary| summary.result.model);
         let classes = store.models()?.remove(&model).map(|model| model.classes);
-        Ok((classes, store.clips_of(&patient, model, page)?))
+        let mut assignments = assignments.lock().unwrap_or_else(PoisonError::into_inner);
+        assignments.follow(store)?;
+        Ok((classes, store.clips_for(&assignments, &patient, model)?))
     };
-    let (classes, (clips, total)) = site.read(read).await?;
+    let (classes, clips) = site.read(read).await?;
+    let shown = clips.iter().skip(page.offset as usize);
+    let shown = shown.take(page.limit as usize);
     let classes = classes.unwrap_or_default();
     let row = |clip: &ClipPrediction| ClipRow {
         source: clip.source.clone(),
@@ -306,9 +312,9 @@ pub(super) async fn clips(
         probabilities: named(&classes, &clip.probabilities),
     };
     Ok(Json(Listed {
-        items: clips.iter().map(row).collect(),
+        items: shown.map(row).collect(),
         offset: page.offset,
-        total,
+        total: clips.len() as u64,
     }))
 }
 

@@ -1,7 +1,6 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::label;
+use super::request::{Body, Refusal};
 use crate::config::clock_time;
 use crate::dataflow::LiveStream;
 use crate::domain::PatientId;
@@ -89,15 +89,12 @@ pub(super) struct Addition {
 /// Adds a stream: a source of the pipeline file, or an RTSP address. A source that is
 /// open is bound to this patient instead.
 #[utoipa::path(post, path = "/api/v1/streams", tag = "streams", request_body = Addition,
-    responses((status = ACCEPTED, description = "It is being opened, or will be"),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+    responses((status = ACCEPTED, description = "It is being opened, or will be"), Refusal))]
 pub(super) async fn add(
     _: Operator,
     State(site): State<Arc<Site>>,
-    addition: Result<Json<Addition>, JsonRejection>,
+    Body(addition): Body<Addition>,
 ) -> Result<StatusCode, Problem> {
-    let Json(addition) = addition.map_err(|error| unreadable(&error))?;
     let Addition {
         source,
         location,
@@ -112,9 +109,7 @@ pub(super) async fn add(
 /// way is scored and stored.
 #[utoipa::path(delete, path = "/api/v1/streams/{source}", tag = "streams",
     params(("source" = String, Path, description = "The source's name")),
-    responses((status = ACCEPTED, description = "They are being ended"),
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+    responses((status = ACCEPTED, description = "They are being ended"), Refusal))]
 pub(super) async fn remove(
     _: Operator,
     State(site): State<Arc<Site>>,
@@ -147,16 +142,13 @@ pub(super) struct Binding {
 #[utoipa::path(put, path = "/api/v1/streams/{source}/patient", tag = "streams",
     params(("source" = String, Path, description = "The source's name in the pipeline file")),
     request_body = Binding,
-    responses((status = ACCEPTED, description = "It is being opened again, or will be"),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json")))]
+    responses((status = ACCEPTED, description = "It is being opened again, or will be"), Refusal))]
 pub(super) async fn bind(
     _: Operator,
     State(site): State<Arc<Site>>,
     Path(source): Path<String>,
-    binding: Result<Json<Binding>, JsonRejection>,
+    Body(binding): Body<Binding>,
 ) -> Result<StatusCode, Problem> {
-    let Json(binding) = binding.map_err(|error| unreadable(&error))?;
     open(&site, source.clone(), None, &binding)?;
     tracing::info!(source, "a source was bound to another patient by request");
     Ok(StatusCode::ACCEPTED)
@@ -210,12 +202,4 @@ fn is_known(site: &Site, source: &str) -> bool {
             .sources
             .iter()
             .any(|known| known.name == source)
-}
-
-pub(super) fn unreadable(error: &JsonRejection) -> Problem {
-    // Says which key is wrong, not what it holds.
-    Problem::new(
-        error.status(),
-        "the body is not the JSON that is expected here; see /api/openapi.json",
-    )
 }

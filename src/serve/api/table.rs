@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::facts::{actor, reasonable};
+use super::facts::reasonable;
+use super::request::Refusal;
 use crate::clinical::{BadRow, read_labels};
 use crate::serve::Site;
-use crate::serve::auth::{Caller, Operator};
+use crate::serve::auth::Operator;
 use crate::serve::problem::Problem;
 
 /// The largest table, in bytes: some fifty thousand rows.
@@ -68,16 +69,13 @@ struct BadLine {
 #[utoipa::path(post, path = "/api/v1/labels/table", tag = "labels", params(Said),
     request_body(content = String, content_type = "text/csv",
         description = "`patient_id`, and columns of a cohort's cohort.csv; 4 MiB at most"),
-    responses((status = OK, body = Taken),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json"),
+    responses((status = OK, body = Taken), Refusal,
         (status = PAYLOAD_TOO_LARGE, description = "Send it in parts"),
         (status = UNSUPPORTED_MEDIA_TYPE, body = Problem,
             content_type = "application/problem+json")))]
 async fn import(
-    _: Operator,
+    operator: Operator,
     State(site): State<Arc<Site>>,
-    Extension(caller): Extension<Caller>,
     Query(said): Query<Said>,
     headers: HeaderMap,
     table: Bytes,
@@ -93,7 +91,7 @@ async fn import(
     reasonable(&said.reason)?;
     let labels = read_labels(&*table, SystemTime::now())
         .map_err(|error| Problem::bad_request(error.to_string()))?;
-    let (actor, facts) = (actor(&caller), site.subject.facts.clone());
+    let (actor, facts) = (operator.name(), site.subject.facts.clone());
     let columns_not_read = labels.unread.clone();
     let importing = move || {
         labels

@@ -36,10 +36,14 @@ export class Refused extends Error {
   }
 }
 
-// Asks the API; what it refuses becomes an error with its own words.
+// Asks the API; what it refuses becomes an error with its own words. A file goes as the
+// CSV table that it is, anything else as JSON.
 export async function ask(path, { method = "GET", body } = {}) {
   const options = { method, headers: {} };
-  if (body !== undefined) {
+  if (body instanceof Blob) {
+    options.headers["Content-Type"] = "text/csv";
+    options.body = body;
+  } else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }

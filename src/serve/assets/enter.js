@@ -1,21 +1,28 @@
 // What an operator enters: exams, findings, merges. Forms like any other, so that a
 // keyboard is enough; what was refused is told in the server's own words.
-import { Refused, ask, element } from "./dom.js";
+import { Refused, ask, element, table } from "./dom.js";
 import { word } from "./words.js";
+
+function say(place, tone, text) {
+  place.textContent = text;
+  place.className = `said ${tone}`;
+}
 
 // Asks for a change, and says at `place` what came of it.
 export async function change(place, path, request) {
   try {
     const answer = await ask(path, request);
     const effects = [...new Set(answer?.effects ?? ["asked"])];
-    place.textContent = effects.map((effect) => word(`effect.${effect}`)).join(" ");
-    place.className = "said good";
+    say(place, "good", effects.map((effect) => word(`effect.${effect}`)).join(" "));
     return true;
   } catch (error) {
-    place.textContent = error instanceof Refused ? error.message : word("connection.off");
-    place.className = "said bad";
+    refused(place, error);
     return false;
   }
+}
+
+function refused(place, error) {
+  say(place, "bad", error instanceof Refused ? error.message : word("connection.off"));
 }
 
 export const said = () => element("p", { class: "said", role: "status" });
@@ -85,8 +92,7 @@ export function findings(row, done) {
     const blood = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]));
     if (Object.keys(blood).length) {
       if (Object.keys(blood).length < 4) {
-        place.textContent = word("enter.wholeblood");
-        place.className = "said bad";
+        say(place, "bad", word("enter.wholeblood"));
         return false;
       }
       body.blood = blood;
@@ -96,6 +102,50 @@ export function findings(row, done) {
     if (entered) done();
     return entered;
   });
+}
+
+const LARGEST = 4 << 20; // bytes of a table, as the API takes it
+const NAMED = 100; // bad rows that are listed
+
+// What was found about many, as a laboratory sends it: a CSV table.
+export function labels(done) {
+  const bad = element("div", { class: "scroll" });
+  const parts = [
+    element("p", { class: "faint" }, word("table.lead")),
+    field("file", word("table.file"), { type: "file", accept: ".csv,text/csv", required: true }),
+    field("reason", word("history.why"), { maxlength: 500 }),
+  ];
+  const form = folded(word("table.title"), "labels", parts, async ({ file, reason = "" }, place) => {
+    bad.replaceChildren();
+    if (file.size > LARGEST) {
+      say(place, "bad", word("table.large"));
+      return false;
+    }
+    try {
+      const path = `/api/v1/labels/table?${new URLSearchParams({ reason })}`;
+      const taken = await ask(path, { method: "POST", body: file });
+      told(taken, place, bad);
+      done();
+      return true;
+    } catch (error) {
+      refused(place, error);
+      return false;
+    }
+  });
+  form.append(bad);
+  return form;
+}
+
+function told(taken, place, bad) {
+  const { bad_rows: rows, columns_not_read: unread } = taken;
+  const texts = [word("table.taken", taken)];
+  if (rows.length) texts.push(word("table.bad", { n: rows.length }));
+  if (unread.length) texts.push(word("table.unread", { columns: unread.join(", ") }));
+  say(place, rows.length ? "bad" : "good", texts.join(" "));
+  if (!rows.length) return;
+  const columns = [{ title: word("table.line"), number: true }, { title: word("table.problem") }];
+  bad.append(table(columns, rows.slice(0, NAMED).map(({ line, problem }) => [`${line}`, problem])));
+  if (rows.length > NAMED) bad.append(element("p", { class: "faint" }, word("table.more", { n: rows.length - NAMED })));
 }
 
 // Two records of one person.

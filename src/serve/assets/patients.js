@@ -1,7 +1,7 @@
 // The patients' table, and one patient in a dialog.
 import { ask, by, colour, element, table } from "./dom.js";
 import { draw } from "./chart.js";
-import { change, findings, merge, method, recording, said } from "./enter.js";
+import { change, findings, labels, merge, method, recording, said } from "./enter.js";
 import { meaning, moment, percent, word } from "./words.js";
 
 const ON_A_PAGE = 50;
@@ -19,6 +19,7 @@ export function enter() {
   leave();
   last = "";
   load();
+  by("labels").replaceChildren(...(info.role === "operator" ? [labels(load)] : []));
   timer = setInterval(load, 2000);
 }
 
@@ -122,19 +123,24 @@ async function open(row) {
   const dialog = by("patient");
   const chart = element("canvas", { class: "chart tall", role: "img", "aria-label": word("patient.windows") });
   const more = element("p", { class: "faint" });
-  const history = element("div");
+  const changes = element("div", { class: "changes" });
+  const history = element("div", { class: "history" });
   const forms = element("div", { class: "forms" });
   dialog.replaceChildren(
     element("div", { class: "bar" },
       element("h2", { id: "patient-title" }, row.label),
       element("button", { type: "button", onclick: () => dialog.close() }, word("patient.close"))),
-    element("p", {}, stage(row.answer), " ", confidence(row), ` ${remarks(row)}`),
+    element("p", {}, row.answer ? stage(row.answer) : "", " ", confidence(row), ` ${remarks(row)}`),
     element("h3", {}, word("patient.windows")), chart, more,
-    legend(), history, forms,
+    legend(), changes, history, forms,
     element("p", {}, element("a", { class: "button", href: `/api/v1/patients/${row.id}/fhir`, target: "_blank", rel: "noreferrer" }, word("patient.fhir"))));
   if (!dialog.open) dialog.showModal();
-  const again = () => setTimeout(() => tell(history, row), 500);
-  tell(history, row);
+  const tellAll = () => {
+    changed(changes, row);
+    tell(history, row);
+  };
+  const again = () => setTimeout(tellAll, 500);
+  tellAll();
   if (info.role === "operator") enterable(forms, row, again);
   const clips = await ask(`/api/v1/patients/${row.id}/clips?limit=${DRAWN}`).catch(() => null);
   if (!clips) return;
@@ -155,6 +161,27 @@ async function enterable(forms, row, again) {
   const listed = await ask("/api/v1/patients?limit=1000").catch(() => null);
   const others = (listed?.items ?? []).filter((other) => other.id !== row.id);
   if (others.length) forms.append(merge(row, others, again));
+}
+
+// How the answer came to be what it is: every time that it became another.
+async function changed(place, row) {
+  const log = await ask(`/api/v1/patients/${row.id}/answers`).catch(() => []);
+  if (!log.length) return;
+  const columns = [
+    { title: word("history.when") },
+    { title: word("patients.answer") },
+    { title: word("patients.confidence"), number: true },
+    { title: word("patients.clips"), number: true },
+    { title: word("changes.by") },
+  ];
+  const rows = log.map((line) => [
+    moment(new Date(line.time_ms)),
+    line.withdrawn ? word("changes.gone") : line.abstention ? word(`abstention.${line.abstention}`) : stage(line.answer),
+    line.confidence == null ? null : percent(line.confidence),
+    `${line.clips}`,
+    word(`cause.${line.cause}`),
+  ]);
+  place.replaceChildren(element("h3", {}, word("patient.changes")), element("div", { class: "scroll" }, table(columns, rows)));
 }
 
 // What was entered about the patient, by whom: corrections among it.

@@ -133,15 +133,12 @@ impl Sink {
                     title: title.clone(),
                     calling: calling.clone(),
                     timeout: *timeout,
+                    tls,
                 };
                 let explainer = explainer.cloned();
                 let how = (*key_frames, *settle);
-                Self::Filing(Box::new(Filing::new(
-                    &config.name,
-                    (archive, tls),
-                    how,
-                    explainer,
-                )))
+                let filing = Filing::new(&config.name, archive, how, explainer);
+                Self::Filing(Box::new(filing))
             }
         })
     }

@@ -151,7 +151,7 @@ fn one(study: &Study<'_>, job: Job, fold: &Fold<'_>, stop: &AtomicBool) -> Resul
         Err(TrainError::Stopped) => return Ok(()),
         other => other?,
     };
-    let model = publish(&network, &folder)?;
+    let model = publish(&network, task.validation, &folder)?;
     let picture = curves(&history);
     crate::study::train::replace(&folder.join("curves.svg"), picture.as_bytes())?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -180,6 +180,7 @@ fn specification(config: &StudyConfig, method: &Method, training: &[&Film]) -> M
         stem_frames: method.stem_frames,
         lstm: method.lstm,
         layers: Vec::new(),
+        reference: None,
         classes: config.classes.clone(),
         synthetic: config.synthetic,
         note: note.to_owned(),

@@ -127,6 +127,13 @@ fn attention(report: &Report) -> Markup {
     } } }
 }
 
+/// A setting as people write it: a text without quotes.
+fn bare(value: &serde_json::Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// What TRIPOD+AI, STARD-AI and CLAIM 2024 ask for and a program can know.
 fn methods(report: &Report) -> Markup {
     let evaluation = &report.evaluation;
@@ -150,7 +157,7 @@ fn methods(report: &Report) -> Markup {
                 ", a clip every " (study.clips.stride) " frames; grey mean " (format!("{:.3}", study.clips.mean)) ", deviation " (format!("{:.3}", study.clips.std)) }
             @if !study.clips.augmentation.is_empty() { dt { "Changed by chance in training" } dd { (study.clips.augmentation) } }
             @for method in &study.methods { dt { (method.label) } dd { (method.name) ", " (method.parameters) " parameters"
-                @for (key, value) in &method.settings { ", " (key) " = " (value) } } }
+                @for (key, value) in &method.settings { ", " (key) " = " (bare(value)) } } }
             @for note in &study.notes { dt { "Note" } dd { (note) } }
         }
         @for record in &report.training {

@@ -134,14 +134,15 @@ pub(super) fn comparisons(question: &Question) -> Markup {
         let method = question.methods.iter().find(|method| method.name == name);
         method.map_or_else(|| name.to_owned(), |method| method.label.clone())
     };
-    html! { div.wide { table {
+    html! { div.wide.cards { table {
         thead { tr { th { "Compared" } th { "Patients" } th { "Difference of AUC" small { "(paired bootstrap)" } }
             th { "p" small { "(DeLong)" } } th { "Right alone" } th { "p" small { "(McNemar, exact)" } } } }
         tbody { @for c in &question.comparisons { tr {
-            td { (label(&c.first)) " – " (label(&c.second)) } td { (c.patients) } (estimate("Difference", c.difference, 1.0, 3))
-            td { (p_value(c.delong.and_then(|d| d.p))) }
-            td { @if let Some(m) = c.mcnemar { (m.only_first) " / " (m.only_second) } @else { "–" } }
-            td { (p_value(c.mcnemar.map(|m| m.p))) }
+            td { (label(&c.first)) " – " (label(&c.second)) } td data-title="Patients" { (c.patients) }
+            (estimate("Difference of AUC", c.difference, 1.0, 3))
+            td data-title="p (DeLong)" { (p_value(c.delong.and_then(|d| d.p))) }
+            td data-title="Right alone" { @if let Some(m) = c.mcnemar { (m.only_first) " / " (m.only_second) } @else { "–" } }
+            td data-title="p (McNemar, exact)" { (p_value(c.mcnemar.map(|m| m.p))) }
         } } }
     } } }
 }

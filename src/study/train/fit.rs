@@ -16,14 +16,14 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use super::augment::Change;
-use super::checkpoint::{self, Checkpoint, State};
+use super::checkpoint::{Checkpoint, State};
 use super::film::{Film, digest};
 use super::network::{Batch, Network};
 use super::optimiser::{Optimiser, scheduled};
 use super::{Keep, TrainConfig, TrainError};
 use crate::domain::Stage;
 use crate::engine::softmax;
-use crate::model::{InputSpec, MANIFEST, Model, ModelSpec, manifest};
+use crate::model::{InputSpec, ModelSpec};
 use crate::study::statistics::auc;
 
 /// Windows of a validation film that are scored after each epoch, spread over it.
@@ -292,34 +292,4 @@ fn class_weights(films: &[&Film], classes: usize) -> Result<Vec<f32>, TrainError
     }
     let weight = |count: &usize| films.len() as f32 / (classes * count) as f32;
     Ok(counts.iter().map(weight).collect())
-}
-
-/// Writes a model directory, and takes the checkpoint away: the run is over.
-///
-/// # Errors
-/// If a file cannot be written, or what was written cannot be loaded.
-pub fn publish(network: &Network, folder: &Path) -> Result<Model, TrainError> {
-    let weights = folder.join("weights.safetensors");
-    let bytes = network
-        .to_safetensors()
-        .map_err(|error| TrainError::Checkpoint {
-            path: weights.clone(),
-            problem: error.to_string(),
-        })?;
-    fs::create_dir_all(folder).map_err(|error| TrainError::Write {
-        path: folder.to_owned(),
-        error,
-    })?;
-    checkpoint::replace(&weights, &bytes)?;
-    let spec = toml::to_string(network.spec())?;
-    checkpoint::replace(&folder.join("model.toml"), spec.as_bytes())?;
-    let sums = manifest(&[
-        ("model.toml", spec.as_bytes()),
-        ("weights.safetensors", &bytes),
-    ]);
-    checkpoint::replace(&folder.join(MANIFEST), sums.as_bytes())?;
-    let model = Model::load(folder)?;
-    // It may never have been there.
-    let _ = fs::remove_file(folder.join(checkpoint::FILE));
-    Ok(model)
 }

@@ -19,6 +19,7 @@ mod fit;
 mod layer;
 mod network;
 mod optimiser;
+mod publish;
 
 use std::path::PathBuf;
 
@@ -28,9 +29,10 @@ pub use augment::Augmentation;
 pub(crate) use checkpoint::replace;
 pub use curves::curves;
 pub use film::{Film, Reading, Recorded, brightness, read};
-pub use fit::{Epoch, History, Observer, Progress, Task, fit, publish};
+pub use fit::{Epoch, History, Observer, Progress, Task, fit};
 pub use network::{Batch, Network, Parameter};
 pub use optimiser::{Optimiser, Rule, scheduled};
+pub use publish::publish;
 
 use crate::ingest::IngestError;
 use crate::model::ModelError;

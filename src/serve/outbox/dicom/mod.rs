@@ -20,14 +20,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::ClientConfig;
-
 use super::{Delivered, Refusal};
 use crate::domain::{ClipPrediction, ContentHash, Instance, ModelHash, PatientId, PatientResult};
 use crate::engine::Workspace;
 use crate::ingest::pull::Archive;
 use crate::ingest::push::Outbound;
-use crate::store::{FiledReport, Outgoing, PatientChange, Store, StoreError, StoredModel};
+use crate::store::{
+    Assignments, FiledReport, Outgoing, PatientChange, Store, StoreError, StoredModel,
+};
 pub use explain::Explainer;
 use header::{Filed, derived_uid};
 use item::Reference;
@@ -42,8 +42,6 @@ pub(super) struct Filing {
     /// The sink's name.
     name: String,
     archive: Archive,
-    /// How it is spoken to, if encrypted.
-    tls: Option<Arc<ClientConfig>>,
     key_frames: usize,
     /// How long an answer stays before it is filed.
     settle: Duration,
@@ -51,24 +49,25 @@ pub(super) struct Filing {
     /// Made when first needed.
     workspace: Option<Workspace>,
     models: HashMap<ModelHash, StoredModel>,
+    assignments: Assignments,
 }
 
 impl Filing {
     pub(super) fn new(
         name: &str,
-        (archive, tls): (Archive, Option<Arc<ClientConfig>>),
+        archive: Archive,
         (key_frames, settle): (usize, Duration),
         explainer: Option<Arc<Explainer>>,
     ) -> Self {
         Self {
             name: name.to_owned(),
             archive,
-            tls,
             key_frames,
             settle,
             explainer,
             workspace: None,
             models: HashMap::new(),
+            assignments: Assignments::default(),
         }
     }
 
@@ -98,7 +97,10 @@ impl Filing {
         let evidence = match &outgoing.change {
             // The active model's word stands, not this one's.
             PatientChange::Stands(result) if !result.current => return Ok(Delivered::Silent),
-            PatientChange::Stands(_) => Evidence::of(store, &patient, model).map_err(refused)?,
+            PatientChange::Stands(_) => {
+                self.assignments.follow(store).map_err(refused)?;
+                Evidence::of(store, &self.assignments, &patient, model).map_err(refused)?
+            }
             PatientChange::Withdrawn(..) => {
                 let Some(filed) = filed.as_ref().filter(|filed| filed.model == model) else {
                     return Ok(Delivered::Silent);
@@ -171,7 +173,7 @@ impl Filing {
             uid: uid.clone(),
             object,
         });
-        let pushed = self.archive.push(&outbound, self.tls.as_ref());
+        let pushed = self.archive.push(&outbound);
         pushed.map_err(|error| Refusal(error.to_string()))?;
         let filed = FiledReport {
             study: beside.study.clone(),
@@ -260,9 +262,14 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn of(store: &Store, patient: &PatientId, model: ModelHash) -> Result<Self, StoreError> {
+    fn of(
+        store: &Store,
+        assignments: &Assignments,
+        patient: &PatientId,
+        model: ModelHash,
+    ) -> Result<Self, StoreError> {
         let mut found = Self::default();
-        let clips = store.evidence_of(patient, model)?;
+        let clips = store.evidence_of(assignments, patient, model)?;
         let contents: BTreeSet<_> = clips.iter().map(|clip| clip.key.content).collect();
         for content in contents {
             if let Some(instance) = store.instance(content)? {
