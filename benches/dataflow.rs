@@ -6,8 +6,8 @@
 //!    one thread without a graph and without a store.
 //! 2. Live streams at 30 frames a second: which share of a core one costs.
 //! 3. Live streams that say nothing: what waiting costs.
-//! 4. The demo model on live streams: from a window's last frame to its prediction,
-//!    when frames are worked on as they arrive, and when whole windows are.
+//! 4. A small fibro3d (`benches/network`) on live streams: from a window's last frame to
+//!    its prediction, when frames are worked on as they arrive, and when whole windows are.
 //!
 //! `cargo bench --bench dataflow`; with `-- --quick` for shorter runs.
 
@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         let (whole, early) = (whole?, early?);
         println!(
-            "{streams:3} live streams through the demo model, last frame to prediction: {:.2} ms \
+            "{streams:3} live streams through a small fibro3d, last frame to prediction: {:.2} ms \
              when frames are worked on as they arrive ({:.1} % of a core), {:.2} ms when \
              windows are ({:.1} %)",
             early.latency * 1e3,
@@ -145,7 +145,7 @@ fn at_once() -> Box<dyn Scorer> {
     Box::new(AtOnce)
 }
 
-/// The demo model, by sessions.
+/// A small fibro3d, by sessions.
 struct Follower {
     engine: Engine,
     plan: SessionPlan,
@@ -158,12 +158,12 @@ struct Follower {
 
 impl Follower {
     fn new(early: bool) -> Result<Self, Box<dyn Error>> {
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let network = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/network");
         let cpu = EngineOptions {
             device: Device::Cpu,
             ..EngineOptions::default()
         };
-        let engine = Engine::open(&Model::load(&demo)?, cpu)?;
+        let engine = Engine::open(&Model::load(&network)?, cpu)?;
         let plan = engine.session_plan(SessionOptions {
             stride: SHAPE.stride,
             early,

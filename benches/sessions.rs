@@ -97,8 +97,8 @@ fn resident() -> usize {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = options()?;
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    let model = Model::load(&demo)?;
+    let network = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/network");
+    let model = Model::load(&network)?;
     let cpu = EngineOptions {
         device: Device::Cpu,
         ..EngineOptions::default()
