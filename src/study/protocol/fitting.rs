@@ -4,7 +4,6 @@
 //! one. A fit that is done is on disk and is not done again; one that was
 //! interrupted goes on from its checkpoint.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -280,13 +279,18 @@ fn trial(
         ("batch", train.batch.into()),
         ("clips", train.clips.into()),
         ("epochs", train.epochs.into()),
+        ("keep", serde_json::json!(train.keep)),
         ("frames", method.frames.into()),
         ("widths", method.widths.clone().into()),
     ];
+    let stem = method
+        .stem_frames
+        .map(|frames| ("stem_frames", frames.into()));
+    let settings = settings.into_iter().chain(stem);
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
     Ok(TrialRecord {
         method: method.name.clone(),
-        settings: BTreeMap::from(settings),
+        settings: settings.collect(),
         fold_aucs,
         mean_auc,
         chosen: false,

@@ -105,12 +105,14 @@ fn card(
     text += "\n## How it was trained\n\n";
     let settings = method.settings.iter();
     let settings: Vec<_> = settings
-        .map(|(key, value)| format!("{key} {value}"))
+        .map(|(key, value)| match value.as_str() {
+            Some(text) => format!("{key} {text}"),
+            None => format!("{key} {value}"),
+        })
         .collect();
     let _ = writeln!(
         text,
-        "{}; seed {}; {} epochs, the weights of epoch {} kept, which did best on the patients to \
-         stop by; {:.0} s on {}. Clips begin at frames drawn by chance; changes by chance: {}. The \
+        "{}; seed {}; {} epochs, the weights of epoch {} kept; {:.0} s on {}. Clips begin at frames drawn by chance; changes by chance: {}. The \
          curves are in `curves.svg`.",
         settings.join(", "),
         training.seed,
