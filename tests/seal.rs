@@ -127,7 +127,7 @@ fn sums_hold_without_a_key_and_a_key_insists_on_them() {
 fn what_is_imported_has_its_sums_and_a_run_insists_on_the_key_that_it_names() {
     let (folder, model) = signed();
     let made = folder.path().join("made");
-    let import = "model import --architecture fibro3d --classes 2 --output made \
+    let import = "model import --architecture fibro3d --classes 2 --frames 63 --output made \
                   --weights model/weights.safetensors";
     let import: Vec<_> = import.split_whitespace().collect();
     run(
