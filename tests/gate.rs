@@ -45,6 +45,10 @@ impl Story {
 }
 
 fn examine(path: &Path) -> Story {
+    examine_part(path, None)
+}
+
+fn examine_part(path: &Path, crop: Option<Crop>) -> Story {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watch = {
         let seen = Arc::clone(&seen);
@@ -52,6 +56,7 @@ fn examine(path: &Path) -> Story {
     };
     let request = SourceRequest {
         look: Look::default(),
+        crop,
         ..file(path)
     };
     let metrics = Metrics::new().unwrap().source("gate");
@@ -296,6 +301,25 @@ fn in_air(recording: &Recording, picture: &[u8]) -> Vec<u8> {
         }
     }
     picture
+}
+
+#[test]
+fn what_lies_below_the_part_that_is_used_is_no_air() {
+    let folder = tempdir().unwrap();
+    let path = written(folder.path(), &Recording::new(&spec(101, 0.0)), 0);
+    // The capsule and what lies around it: most of the picture is below.
+    let capsule = Crop {
+        x: 208,
+        y: 90,
+        width: 224,
+        height: 120,
+    };
+    let story = examine_part(&path, Some(capsule));
+    assert!(
+        story.reasons().iter().all(Option::is_none),
+        "{:?}",
+        story.reasons()
+    );
 }
 
 #[test]

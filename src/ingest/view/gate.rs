@@ -70,6 +70,8 @@ pub(super) struct Gate {
     runs: Vec<std::ops::Range<usize>>,
     samples: usize,
     cells: Cells,
+    /// Where the part of the picture ends that may be used at all, in rows of cells.
+    end: usize,
     /// The picture that stood last.
     held: Option<Vec<u8>>,
     repeats: u32,
@@ -85,6 +87,7 @@ impl Gate {
             samples: runs.iter().map(ExactSizeIterator::len).sum(),
             runs,
             cells: place.clone(),
+            end: place.bounds().map_or(0, |bounds| bounds.bottom),
             held: None,
             repeats: 0,
             histogram: None,
@@ -94,9 +97,9 @@ impl Gate {
 
     /// Judges what lies in `place` from now on.
     pub(super) fn turn_to(&mut self, sketch: &Sketch, place: &Cells) {
-        let measures = self.measures;
+        let (measures, end) = (self.measures, self.end);
         *self = Self::new(sketch, place);
-        self.measures = measures;
+        (self.measures, self.end) = (measures, end);
     }
 
     pub(super) fn measures(&self) -> Measures {
@@ -123,7 +126,7 @@ impl Gate {
             difference,
             shared_histogram: shared,
             span: self.span(&histogram),
-            dark_below: dark_below(shapes),
+            dark_below: dark_below(shapes, self.end),
             beside: beside(shapes),
         };
         self.histogram = Some(histogram);
@@ -235,8 +238,9 @@ impl Gate {
 }
 
 /// How deep the dark below the largest part is, in depths of that part: sound
-/// that does not enter the body echoes from the probe's own face alone.
-fn dark_below(shapes: &Shapes) -> f32 {
+/// that does not enter the body echoes from the probe's own face alone. From row `end`
+/// on nothing is looked at, so that it is no dark.
+fn dark_below(shapes: &Shapes, end: usize) -> f32 {
     let Some(Part { bounds, area, .. }) = shapes.parts.first() else {
         return 0.0;
     };
@@ -246,7 +250,7 @@ fn dark_below(shapes: &Shapes) -> f32 {
     if !is_wide || bounds.height() < 3 || *area < 3 * bounds.width() {
         return 0.0;
     }
-    let dark_rows = (bounds.bottom..size.height).take_while(|&row| {
+    let dark_rows = (bounds.bottom..end).take_while(|&row| {
         let lit = (bounds.left..bounds.right).filter(|&column| shapes.solid.has(column, row));
         lit.count() as f32 <= AIR_LIT * bounds.width() as f32
     });
