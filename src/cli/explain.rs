@@ -17,16 +17,12 @@ use crate::config::IngestConfig;
 use crate::domain::{Clip, Crop, Frame, FrameSize, PatientId, StreamId};
 use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader};
+use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader, USUAL_INTERVAL};
 use crate::metrics::Metrics;
 use crate::model::{InputSpec, Model};
 use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
-
-/// From one frame to the next of a recording that does not say it, as a folder of
-/// pictures: 25 a second.
-const USUAL_INTERVAL: Duration = Duration::from_millis(40);
 
 /// Show where a model looks in a recording: Grad-CAM over its pictures.
 ///

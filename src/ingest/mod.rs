@@ -55,7 +55,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 pub use container::{Recognised, recognise};
 pub use dicom::DicomError;
 pub use error::{IngestError, Origin};
-pub use pictures::{are_series, holds_series};
+pub use pictures::{USUAL_INTERVAL, are_series, holds_series};
 pub use reconnect::Reconnect;
 pub use view::{Look, Measures, Seen};
 

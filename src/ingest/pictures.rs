@@ -10,10 +10,15 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::domain::ContentHash;
+
+/// From one frame to the next of a recording that does not say it, where the time
+/// matters little or not at all: 25 a second.
+pub const USUAL_INTERVAL: Duration = Duration::from_millis(40);
 
 /// How a still picture is coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

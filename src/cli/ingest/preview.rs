@@ -14,7 +14,7 @@ use super::super::results::print;
 use super::sheet;
 use crate::config::Pipeline;
 use crate::domain::{Crop, FrameSize, PatientId};
-use crate::ingest::{Arrival, Look, Media, Seen, SourceRequest, Stream};
+use crate::ingest::{Arrival, Look, Media, Seen, SourceRequest, Stream, USUAL_INTERVAL};
 use crate::metrics::Metrics;
 use crate::study::heat::write_png;
 
@@ -125,7 +125,7 @@ pub(super) fn run(args: &PreviewArgs) -> anyhow::Result<()> {
         reconnect: None,
         first_frame_timeout: Duration::from_secs(20),
         // Of pictures that do not say it; what is shown does not depend on it.
-        frame_interval: Some(Duration::from_millis(40)),
+        frame_interval: Some(USUAL_INTERVAL),
         pace: None,
     };
     let kept = Arc::new(Mutex::new(Kept::default()));

@@ -12,7 +12,7 @@ use super::{Cohort, CohortError, UnusableVideo};
 use crate::clinical::{Finding, Problem, VIDEOS_FILE, VideoRecord};
 use crate::domain::{ContentHash, FrameSize, PatientId};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream};
+use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, USUAL_INTERVAL};
 use crate::metrics::SourceMetrics;
 
 /// Small: only whether it decodes is asked.
@@ -102,7 +102,7 @@ impl Cohort {
             reconnect: None,
             first_frame_timeout: Duration::from_secs(20),
             // Of pictures that do not say it; how many there are is asked here.
-            frame_interval: Some(Duration::from_millis(40)),
+            frame_interval: Some(USUAL_INTERVAL),
             pace: None,
         };
         let (ring, rung) = bounded(1);

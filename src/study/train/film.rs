@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::TrainError;
 use crate::domain::{Clip, ContentHash, Crop, EventTime, Frame, FrameSize, PatientId, StreamId};
 use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, IngestError, Look, Media, SourceRequest, Stream};
+use crate::ingest::{Arrival, IngestError, Look, Media, SourceRequest, Stream, USUAL_INTERVAL};
 use crate::metrics::Metrics;
 
 /// A recording to read.
@@ -242,7 +242,7 @@ fn read_one(
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
         // Of pictures that do not say it; training knows no time.
-        frame_interval: Some(Duration::from_millis(40)),
+        frame_interval: Some(USUAL_INTERVAL),
         pace: None,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
