@@ -24,4 +24,4 @@ fi
 # is less and the line's bumps of one third stand beside those of the next.
 exec "$program" study --cohort "$work/cohort" --crop 208,90,224,120 --size 60x112 \
   --widths 16,32 --batch 16 --frames 4 --stride 12 --frames-3d 63 --stem-frames 21 \
-  --epochs "$epochs" --keep last --rates "$rates" --out "$work/results"
+  --frames-per-second 25 --epochs "$epochs" --keep last --rates "$rates" --out "$work/results"

@@ -279,11 +279,14 @@ fn a_table_of_findings_is_sent_and_its_bad_rows_are_named_by_line() {
     // What it said of the patient is in the answer.
     browser.until("/1\\.83/.test(document.querySelector('#patients-table').innerText)");
 
-    // Once more, without the bad rows and in the other language.
-    fs::write(&table, format!("{header}\n{good}\n")).unwrap();
+    // Once more in the other language, and without the bad rows.
     browser.click("#language");
     browser.until("document.querySelector('#labels summary').innerText.includes('批量录入')");
     unfold();
+    send(&table);
+    browser.until("document.querySelector('#labels tbody')?.innerText.includes('缺少 platelets')");
+    assert!(line(2).contains("stage 应为 F0 至 F4"), "{}", line(2));
+    fs::write(&table, format!("{header}\n{good}\n")).unwrap();
     send(&table);
     browser.until("document.querySelector('#labels .said.good')");
     let said = browser.text("#labels .said");

@@ -42,7 +42,7 @@ fn hepaflow(arguments: &str, folder: &Path) -> Vec<u8> {
 /// was stopped by.
 fn trained(folder: &Path) -> Vec<PathBuf> {
     hepaflow(
-        "phantom --patients 30 --seed 5 --seconds 1 --frames-per-second 20 --frame-size 160x120 \
+        "phantom --patients 30 --seed 5 --seconds 2 --frames-per-second 20 --frame-size 160x120 \
          --episodes 0 --format mp4 --out cohort",
         folder,
     );
@@ -51,7 +51,7 @@ fn trained(folder: &Path) -> Vec<PathBuf> {
     split.save(&folder.join("split.json")).unwrap();
     hepaflow(
         "train --cohort cohort --split split.json --architecture fibro3d --widths 4,6 \
-         --crop 40,10,80,80 --size 24x24 --frames 9 --epochs 2 --batch 6 --out model",
+         --crop 40,10,80,80 --size 24x24 --frames 9 --frames-per-second 10 --epochs 2 --batch 6 --out model",
         folder,
     );
     let table = fs::read_to_string(folder.join("cohort/videos.csv")).unwrap();
@@ -135,8 +135,9 @@ fn a_run_measures_drift_against_what_the_trainer_found_in_patients_it_did_not_le
     let model = Model::load(&folder.join("model")).unwrap();
     let known = model.spec().reference.clone().unwrap();
     let (severity, brightness) = (known.severity.unwrap(), known.brightness.unwrap());
+    assert_eq!(model.spec().input.frames_per_second, Some(10.0));
     assert_eq!(known.patients, recordings.len());
-    // A second at 20 frames a second: two windows.
+    // Two seconds of 20 frames a second, of which the model sees 10: two windows.
     assert_eq!(known.windows, 2 * recordings.len());
     let shown = String::from_utf8(hepaflow("model inspect model", folder)).unwrap();
     let line = format!("{} windows of {} patients", known.windows, recordings.len());

@@ -84,10 +84,17 @@ fn a_real_cine_an_mp4_and_an_avi_become_one_answer_per_patient() {
         source("avi", &avi, Some("P1")),
     ];
     pipeline(&folder, 3, &sources.concat());
+    let file = folder.path().join("p.toml");
+    let keyed = fs::read_to_string(&file).unwrap() + "names = 'kept/names.key'\n";
+    fs::write(&file, keyed).unwrap();
+    fs::create_dir(folder.path().join("kept")).unwrap();
     let output = hepaflow(&["run", "p.toml"], folder.path());
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = text(&output.stdout);
     assert!(table.contains("P1") && table.contains("fibro3d"), "{table}");
+    // The key of opaque names lies where the file says, and nowhere else.
+    assert!(folder.path().join("kept/names.key").is_file());
+    assert!(!folder.path().join("results.ids").exists());
 
     let patients = results(&folder, "patients");
     assert_eq!(patients.len(), 2, "{patients:?}");

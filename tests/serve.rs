@@ -1003,6 +1003,10 @@ fn a_table_of_labels_is_taken_but_for_its_bad_rows_which_are_named_by_line() {
         .map(|row| row["line"].as_u64().unwrap())
         .collect();
     assert_eq!(lines, [3, 4, 5], "{report}");
+    let told = |row: usize| (&bad[row]["code"], &bad[row]["place"]);
+    assert_eq!(told(0), (&json!("impossible"), &json!("platelets")));
+    assert_eq!(told(1), (&json!("future"), &json!("date")));
+    assert_eq!(told(2), (&json!("stage"), &json!("stage")));
     assert_eq!(
         (
             &report["rows_taken"],

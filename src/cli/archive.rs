@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, anyhow};
 
-use crate::dataflow::{Control, Feed};
+use crate::dataflow::{Control, Feed, WindowShape, Windower};
 use crate::domain::PatientId;
 use crate::ingest::{Arrival, Recognised, are_series, holds_series, recognise};
 use crate::store::replace_file;
@@ -22,7 +22,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
     status: &'static str,
-    /// Of what was used: how many frames.
+    /// How many frames passed the gate.
     frames: u64,
     /// A stable word, see [`crate::ingest::IngestError::code`].
     reason: String,
@@ -105,11 +105,12 @@ impl Report {
         )
     }
 
-    /// Follows the stream that reads `path`.
+    /// Follows the stream that reads `path`, of which windows of this `shape` are used.
     pub(super) fn follow(
         &self,
         path: PathBuf,
         feed: impl Feed + 'static,
+        shape: WindowShape,
         control: Control,
     ) -> Box<dyn Feed> {
         Box::new(Followed {
@@ -117,6 +118,7 @@ impl Report {
             report: self.clone(),
             control,
             path,
+            shape,
             progress: Mutex::default(),
         })
     }
@@ -288,14 +290,17 @@ struct Followed<F> {
     report: Report,
     control: Control,
     path: PathBuf,
+    shape: WindowShape,
     progress: Mutex<Progress>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Progress {
-    is_open: bool,
     has_ended: bool,
     frames: u64,
+    /// Since it is open; until it has given a window.
+    awaited: Option<Windower>,
+    has_window: bool,
 }
 
 impl<F: Feed> Feed for Followed<F> {
@@ -303,8 +308,17 @@ impl<F: Feed> Feed for Followed<F> {
         let arrival = self.feed.try_next()?;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         match &arrival {
-            Arrival::Opened(_) => progress.is_open = true,
-            Arrival::Frame(_) => progress.frames += 1,
+            Arrival::Opened(header) => {
+                let windower = Windower::new(self.shape, header.frame_interval);
+                progress.awaited = Some(windower.of_live_stream());
+            }
+            Arrival::Frame(frame) => {
+                progress.frames += 1;
+                let awaited = progress.awaited.as_mut();
+                if awaited.is_some_and(|windower| windower.push(frame.clone()).is_some()) {
+                    (progress.awaited, progress.has_window) = (None, true);
+                }
+            }
             Arrival::Ended(result) => {
                 progress.has_ended = true;
                 let frames = progress.frames;
@@ -312,6 +326,14 @@ impl<F: Feed> Feed for Followed<F> {
                     Ok(()) if frames == 0 => {
                         let detail = "no picture of it passed the quality gate".to_owned();
                         self.report.set(&self.path, "skipped", 0, "gated", detail);
+                    }
+                    Ok(()) if !progress.has_window => {
+                        let detail = format!(
+                            "nowhere the {} frames without a gap that a window has",
+                            self.shape.length
+                        );
+                        self.report
+                            .set(&self.path, "skipped", frames, "too_short", detail);
                     }
                     Ok(()) => self
                         .report
@@ -330,7 +352,7 @@ impl<F: Feed> Feed for Followed<F> {
 
 impl<F> Drop for Followed<F> {
     fn drop(&mut self) {
-        let progress = *self
+        let progress = self
             .progress
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
@@ -339,7 +361,7 @@ impl<F> Drop for Followed<F> {
         }
         // A stream that is let go at its very beginning has the bytes of
         // another.
-        if progress.is_open && progress.frames == 0 && !self.control.is_stopping() {
+        if progress.awaited.is_some() && progress.frames == 0 && !self.control.is_stopping() {
             self.report.copy(&self.path);
         } else {
             let detail = "the run was stopped before its end".to_owned();

@@ -17,7 +17,7 @@ use crate::config::IngestConfig;
 use crate::domain::{ContentHash, Crop, FrameSize};
 use crate::ingest::sandbox::Sandbox;
 use crate::metrics::Metrics;
-use crate::model::usual_classes;
+use crate::model::{pace, usual_classes};
 use crate::study::cohort::Cohort;
 use crate::study::evaluation::{Options, evaluate};
 use crate::study::folder::StudyFolder;
@@ -124,6 +124,10 @@ pub(super) struct Pictures {
     /// [default: a DICOM header's region, or all].
     #[arg(long, value_name = "X,Y,W,H", value_parser = crop)]
     pub(super) crop: Option<Crop>,
+    /// Thin faster recordings to so many frames a second. The model then has whoever
+    /// runs it thin faster sources likewise [default: every frame counts].
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(super) frames_per_second: Option<f32>,
     /// MiB that all recordings together may take in memory.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u64,
@@ -133,6 +137,17 @@ impl Pictures {
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory << 20
     }
+
+    /// The time from one frame to the next that faster recordings are thinned to.
+    pub(super) fn pace(&self) -> Option<Duration> {
+        self.frames_per_second.map(pace)
+    }
+}
+
+fn rate(text: &str) -> Result<f32, String> {
+    let rate = text.parse().ok();
+    rate.filter(|rate| (1.0..=1000.0).contains(rate))
+        .ok_or_else(|| "expected frames a second from 1 to 1000, such as 25 or 29.97".to_owned())
 }
 
 fn size(text: &str) -> Result<FrameSize, String> {
@@ -171,7 +186,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
         .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 or 5", args.classes)))?;
     let moving = args.frames_3d.unwrap_or(args.pictures.frames);
     let frames = args.pictures.frames.max(moving);
-    let mut cohort = checked(&args.cohort, frames)?;
+    let mut cohort = checked(&args.cohort, frames, args.pictures.pace())?;
     if args.random_labels {
         cohort.shuffle_stages(args.seed);
     }
@@ -197,6 +212,7 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
         stride: args.stride,
         crop: args.pictures.crop,
         size: args.pictures.size,
+        frames_per_second: args.pictures.frames_per_second,
         seed: args.seed,
         has_random_labels: args.random_labels,
     };
@@ -219,14 +235,18 @@ pub(super) fn run(args: &StudyArgs) -> anyhow::Result<()> {
 
 /// Reads a cohort and opens each of its recordings, with a progress bar; those that
 /// cannot be used are left out, and said so.
-pub(super) fn checked(directory: &Path, frames: usize) -> anyhow::Result<Cohort> {
+pub(super) fn checked(
+    directory: &Path,
+    frames: usize,
+    pace: Option<Duration>,
+) -> anyhow::Result<Cohort> {
     let mut cohort = Cohort::load(directory).map_err(BadInput::new)?;
     let bar = ProgressBar::new(cohort.flow.videos as u64);
     bar.set_style(ProgressStyle::with_template(
         "checking   {wide_bar} {pos}/{len} recordings  {eta} left",
     )?);
     let metrics = Metrics::new()?.source("cohort");
-    let checked = cohort.check_videos(frames, &sandbox()?, &metrics, &|| bar.inc(1));
+    let checked = cohort.check_videos(frames, pace, &sandbox()?, &metrics, &|| bar.inc(1));
     bar.finish_and_clear();
     checked.map_err(BadInput::new)?;
     for video in &cohort.flow.unusable_videos {

@@ -119,7 +119,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     let classes = usual_classes(args.classes)
         .ok_or_else(|| BadInput(anyhow!("--classes {}: expected 2 to 5", args.classes)))?;
-    let cohort = checked(&args.cohort, args.pictures.frames)?;
+    let cohort = checked(&args.cohort, args.pictures.frames, args.pictures.pace())?;
     let stages = cohort.stages();
     let split = match &args.split {
         Some(file) => Split::load(file).and_then(|split| {
@@ -155,7 +155,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         input: InputSpec {
             channels: 1,
             frames: args.pictures.frames,
-            frames_per_second: None,
+            frames_per_second: args.pictures.frames_per_second,
             height: size.height,
             width: size.width,
             mean: vec![mean],
@@ -271,6 +271,7 @@ fn films(
     let how = Reading {
         crop: args.pictures.crop,
         size: args.pictures.size,
+        pace: args.pictures.pace(),
         memory: args.pictures.memory_bytes(),
     };
     let films = read(&args.cohort, &recordings, &how, &sandbox()?, &|| bar.inc(1));

@@ -10,13 +10,11 @@
 //! | `swe_kpa`, `swe_method`, `swe_date` | elastography; the method is `super_sonic` (default), `mindray_ste`, `mindray_stq` or `transient` |
 //! | `stage`, `stage_date` | what pathology found: F0 to F4, or S0 to S4 of Scheuer's scale |
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-
-use super::{BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, UnknownMethod};
+use super::{BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, RowProblem};
 use crate::domain::{PatientId, Stage};
 
 /// Columns that a table may have.
@@ -56,13 +54,31 @@ pub struct LabelRow {
     pub facts: Vec<Fact>,
 }
 
-/// A row that is left out. The problem shows no value: it may name a patient.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A row that is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
     /// Its line in the file.
     pub line: u64,
     /// What is wrong, and what would be right.
-    pub problem: String,
+    pub problem: RowProblem,
+}
+
+impl Labels {
+    /// Whom the rows are about.
+    pub fn patients(&self) -> BTreeSet<&PatientId> {
+        let facts = self.rows.iter().flat_map(|row| &row.facts);
+        facts.filter_map(|fact| fact.patient()).collect()
+    }
+
+    /// The same under other names of its patients.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&PatientId) -> PatientId) -> Self {
+        for row in &mut self.rows {
+            let facts = std::mem::take(&mut row.facts).into_iter();
+            row.facts = facts.map(|fact| fact.renamed(&name)).collect();
+        }
+        self
+    }
 }
 
 /// A table that is none.
@@ -151,7 +167,7 @@ pub fn read_labels(table: impl Read, now: SystemTime) -> Result<Labels, LabelsEr
             // Its text would show the row.
             Err(_) => Err(BadRow {
                 line,
-                problem: "this line is not UTF-8".to_owned(),
+                problem: RowProblem::NotUtf8,
             }),
         };
         match read {
@@ -163,15 +179,19 @@ pub fn read_labels(table: impl Read, now: SystemTime) -> Result<Labels, LabelsEr
 }
 
 /// Refuses what says otherwise than an earlier row about the same thing.
-fn agree(facts: &[Fact], line: u64, seen: &mut HashMap<String, (u64, Fact)>) -> Result<(), String> {
+fn agree(
+    facts: &[Fact],
+    line: u64,
+    seen: &mut HashMap<String, (u64, Fact)>,
+) -> Result<(), RowProblem> {
     for fact in facts {
         if let Some((first, other)) = seen.get(&fact.slot())
             && other != fact
         {
-            return Err(format!(
-                "another {} of the same patient and date stands in line {first}",
-                fact.kind()
-            ));
+            return Err(RowProblem::Contradicts {
+                kind: fact.kind(),
+                line: *first,
+            });
         }
     }
     for fact in facts {
@@ -188,17 +208,16 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn facts(&self) -> Result<Vec<Fact>, String> {
+    fn facts(&self) -> Result<Vec<Fact>, RowProblem> {
         if self.record.len() != self.header.len() {
-            return Err(format!(
-                "{} columns where the header has {}",
-                self.record.len(),
-                self.header.len()
-            ));
+            return Err(RowProblem::Columns {
+                found: self.record.len(),
+                expected: self.header.len(),
+            });
         }
-        let patient = self.text("patient_id").ok_or("patient_id is empty")?;
+        let patient = self.text("patient_id").ok_or(RowProblem::NoPatient)?;
         if patient.len() > 256 || patient.chars().any(char::is_control) {
-            return Err("patient_id is longer than 256 bytes or has control characters".to_owned());
+            return Err(RowProblem::Patient);
         }
         let patient = PatientId::new(patient);
         let date = self.day("date")?;
@@ -215,7 +234,7 @@ impl Row<'_> {
             facts.push(Fact::Elastography(Dated {
                 patient: patient.clone(),
                 day: self.day("swe_date")?.or(date).unwrap_or_default(),
-                value: Elastography::from_pascal(method, stiffness).map_err(|e| e.to_string())?,
+                value: Elastography::from_pascal(method, stiffness)?,
             }));
         }
         if let Some(stage) = self.stage()? {
@@ -226,7 +245,7 @@ impl Row<'_> {
             }));
         }
         if facts.is_empty() {
-            return Err("no blood test, no swe_kpa and no stage".to_owned());
+            return Err(RowProblem::Nothing);
         }
         Ok(facts)
     }
@@ -236,40 +255,32 @@ impl Row<'_> {
         self.record.get(position).filter(|text| !text.is_empty())
     }
 
-    fn number(&self, column: &str) -> Result<Option<Milli>, String> {
+    fn number(&self, column: &'static str) -> Result<Option<Milli>, RowProblem> {
         let Some(text) = self.text(column) else {
             return Ok(None);
         };
         let number = text.parse::<f64>().ok().filter(|n| n.abs() < 1e9);
-        let number = number.ok_or_else(|| format!("{column} is not a number such as 41.5"))?;
+        let number = number.ok_or(RowProblem::NoNumber(column))?;
         Ok(Some((number * 1e3).round() as Milli))
     }
 
-    fn day(&self, column: &str) -> Result<Option<Day>, String> {
+    fn day(&self, column: &'static str) -> Result<Option<Day>, RowProblem> {
         let Some(text) = self.text(column) else {
             return Ok(None);
         };
-        let day =
-            parse_day(text).ok_or_else(|| format!("{column} is not a date such as 2024-05-17"))?;
+        let day = parse_day(text).ok_or(RowProblem::NoDate(column))?;
         if day > self.latest {
-            return Err(format!("{column} lies in the future"));
+            return Err(RowProblem::Future(column));
         }
         Ok(Some(day))
     }
 
-    fn blood(&self) -> Result<Option<BloodTest>, String> {
+    fn blood(&self) -> Result<Option<BloodTest>, RowProblem> {
         let found = ["ast_u_l", "alt_u_l", "platelets_10e9_l"];
         if found.iter().all(|column| self.text(column).is_none()) {
             return Ok(None);
         }
-        let needed = |column: &str| {
-            self.number(column)?.ok_or_else(|| {
-                format!(
-                    "{column} is missing: a blood test needs age_years, ast_u_l, alt_u_l and \
-                     platelets_10e9_l"
-                )
-            })
-        };
+        let needed = |column| self.number(column)?.ok_or(RowProblem::Missing(column));
         let test = BloodTest {
             age: needed("age_years")?,
             ast: needed("ast_u_l")?,
@@ -279,26 +290,23 @@ impl Row<'_> {
                 .number("ast_upper_limit_u_l")?
                 .unwrap_or(BloodTest::DEFAULT_AST_UPPER_LIMIT),
         };
-        test.checked().map(Some).map_err(|error| error.to_string())
+        Ok(Some(test.checked()?))
     }
 
-    fn method(&self) -> Result<ElastographyMethod, String> {
+    fn method(&self) -> Result<ElastographyMethod, RowProblem> {
         let Some(text) = self.text("swe_method") else {
             return Ok(ElastographyMethod::SuperSonic);
         };
-        text.parse()
-            .map_err(|error: UnknownMethod| format!("swe_method: {error}"))
+        Ok(text.parse()?)
     }
 
-    fn stage(&self) -> Result<Option<Stage>, String> {
+    fn stage(&self) -> Result<Option<Stage>, RowProblem> {
         let Some(text) = self.text("stage") else {
             return Ok(None);
         };
         let metavir = text.replacen(['S', 's', 'f'], "F", 1);
         let stage = metavir.parse::<Stage>();
-        stage
-            .map(Some)
-            .map_err(|_| "stage is none of F0, F1, F2, F3, F4 (or S0 to S4)".to_owned())
+        stage.map(Some).map_err(|_| RowProblem::Stage)
     }
 }
 
@@ -401,8 +409,8 @@ mod tests {
         assert_eq!(labels.bad.len(), expected.len(), "{:?}", labels.bad);
         for (bad, (line, problem)) in labels.bad.iter().zip(expected) {
             assert_eq!(bad.line, line);
-            assert!(bad.problem.contains(problem), "{bad:?}");
-            assert!(!bad.problem.contains("Pb"), "{bad:?}");
+            let said = bad.problem.to_string();
+            assert!(said.contains(problem) && !said.contains("Pb"), "{said}");
         }
     }
 

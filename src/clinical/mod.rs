@@ -14,6 +14,7 @@ mod fact;
 mod index;
 mod labels;
 mod rating;
+mod row_problem;
 mod sheet;
 
 pub use cohort::{COHORT_FILE, CohortTables, PatientRecord, Sex, VIDEOS_FILE, VideoRecord};
@@ -24,6 +25,7 @@ pub use index::{BloodTest, Cutoffs, Etiology, Index, InvalidValue, Verdict};
 pub(crate) use labels::latest_day;
 pub use labels::{BadRow, LabelRow, Labels, LabelsError, parse_day, read_labels, show_day};
 pub use rating::{Agreement, Indices, Rater, TARGETS};
+pub use row_problem::RowProblem;
 pub use sheet::{Finding, Problem};
 
 /// A measured quantity in thousandths of its unit.

@@ -78,6 +78,10 @@ pub struct ServeConfig {
     pub roles: BTreeMap<String, Role>,
     /// Names by which browsers may call this server, besides its address.
     pub hosts: Vec<String>,
+    /// The key of the names that addresses show instead of patients' identifiers, made
+    /// on first use; without it, it lies beside the store, or beside the pipeline file
+    /// where the store is no file.
+    pub names: Option<PathBuf>,
 }
 
 impl Default for ServeConfig {
@@ -89,6 +93,7 @@ impl Default for ServeConfig {
             clients: None,
             roles: BTreeMap::new(),
             hosts: Vec::new(),
+            names: None,
         }
     }
 }
@@ -618,6 +623,9 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
     let (tls, clients) = read_tls(base, &section);
     let roles = section.optional::<BTreeMap<String, String>>("roles");
     let hosts = section.or("hosts", Vec::new());
+    let names = section
+        .optional::<String>("names")
+        .map(|path| base.join(path.value));
     let mut known = BTreeMap::new();
     if let Some(roles) = roles {
         for (name, role) in roles.value {
@@ -665,6 +673,7 @@ fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
         clients,
         roles: known,
         hosts,
+        names,
     }
 }
 
@@ -703,6 +712,7 @@ mod tests {
         assert_eq!(pipeline.window.stride, 8);
         assert_eq!(pipeline.store, Path::new("dir/results.sqlite").into());
         assert_eq!(pipeline.serve.listen.to_string(), "127.0.0.1:9464");
+        assert_eq!(pipeline.serve.names, None);
         assert!(
             matches!(&pipeline.sources[0].kind, SourceKind::File(p) if p.value == Path::new("dir/a.mp4"))
         );

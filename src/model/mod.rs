@@ -25,7 +25,7 @@ pub use import::{ImportError, ImportOptions, import, usual_classes};
 pub use onnx::{OnnxError, OnnxOptions, import_onnx, to_onnx};
 pub use seal::MANIFEST;
 pub(crate) use seal::manifest;
-pub use spec::{Architecture, InputSpec, LayerSpec, ModelSpec, ReferenceSpec};
+pub use spec::{Architecture, InputSpec, LayerSpec, ModelSpec, ReferenceSpec, pace};
 pub use weights::{Tensor, Weights};
 
 use crate::domain::ModelHash;

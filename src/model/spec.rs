@@ -151,9 +151,13 @@ pub struct InputSpec {
 impl InputSpec {
     /// The time from one frame to the next that the network has learned from.
     pub fn pace(&self) -> Option<Duration> {
-        let rate = self.frames_per_second.map(f64::from);
-        rate.map(|rate| Duration::from_secs_f64(1.0 / rate))
+        self.frames_per_second.map(pace)
     }
+}
+
+/// The time from one frame to the next, of a rate above zero.
+pub fn pace(frames_per_second: f32) -> Duration {
+    Duration::from_secs_f64(1.0 / f64::from(frames_per_second))
 }
 
 /// Pictures and answers at the time a model was made, window by window, of patients

@@ -37,7 +37,7 @@ pub use assignments::Assignments;
 pub use chain::{LogFault, LogHead, Verified};
 use database::{Database, Transaction};
 pub use error::{DatabaseFault, StoreError};
-pub use facts::{Change, Effect, FactError, Imported, LoggedChange, Receipt};
+pub use facts::{Change, Effect, FactError, Imported, LoggedChange, Receipt, import_labels};
 use outbox::Event;
 pub use outbox::{OutboxSink, Outgoing, Parked};
 pub use read::{Page, Summary};

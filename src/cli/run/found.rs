@@ -9,7 +9,7 @@ use super::intake::{Intake, opening};
 use crate::cli::archive::{self, Report};
 use crate::cli::share::{self, Found};
 use crate::config::{Pipeline, SourceConfig, SourceKind};
-use crate::dataflow::{Control, Opening};
+use crate::dataflow::{Control, Opening, WindowShape};
 use crate::domain::PatientId;
 use crate::ingest::{Media, holds_series};
 
@@ -68,6 +68,7 @@ pub(super) fn opening_of(
     pipeline: &Pipeline,
     found: Found,
     intake: &Intake,
+    shape: WindowShape,
     control: &Control,
 ) -> Opening {
     let source = &pipeline.sources[found.source];
@@ -85,7 +86,7 @@ pub(super) fn opening_of(
         live: plain.live,
         open: Box::new(move |wake, counters| {
             let feed = (plain.open)(wake, counters);
-            report.follow(path, feed, control)
+            report.follow(path, feed, shape, control)
         }),
     }
 }

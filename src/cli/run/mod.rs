@@ -130,9 +130,15 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .transpose()
         .map_err(BadInput::new)?;
     let timed = timed.into_iter().filter(|it| part.has(it.source));
+    let spec = model.spec();
+    let window = WindowShape {
+        length: spec.input.frames,
+        stride: pipeline.window.stride,
+        max_gap: pipeline.window.max_gap,
+    };
     let mine = part.mine(all).into_iter().chain(timed);
     let mut openings: Vec<_> = mine
-        .map(|found| found::opening_of(&pipeline, found, &intake, &control))
+        .map(|found| found::opening_of(&pipeline, found, &intake, window, &control))
         .collect();
     let listeners =
         listeners::listeners(&pipeline, &part, &intake, &control, &metrics, &mut openings)?;
@@ -152,10 +158,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         control: control.clone(),
         store: pipeline.store.clone(),
-        ids: match &pipeline.store {
-            StorePlace::File(file) => file.with_extension("ids"),
-            StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
-        },
+        ids: pipeline
+            .serve
+            .names
+            .clone()
+            .unwrap_or_else(|| match &pipeline.store {
+                StorePlace::File(file) => file.with_extension("ids"),
+                StorePlace::Postgres(_) => args.pipeline.with_extension("ids"),
+            }),
         model: lanes.served,
         beside: lanes.served_beside,
         pseudonyms: intake.key.clone(),
@@ -169,7 +179,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut serve = pipeline.serve.clone();
     serve.listen = group::listen(serve.listen, part.index())?;
     let server = Server::start(&serve, subject).map_err(BadInput::new)?;
-    let spec = model.spec();
     tracing::info!(
         model = %model.hash().short(),
         architecture = %spec.architecture,
@@ -183,11 +192,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let progress = is_first.then(|| Progress::start(&metrics, openings.len(), args.duration));
     let job = Job {
         decoders: pipeline.ingest.decoders,
-        window: WindowShape {
-            length: spec.input.frames,
-            stride: pipeline.window.stride,
-            max_gap: pipeline.window.max_gap,
-        },
+        window,
         model: model.hash(),
         reference: spec.reference.clone(),
         scorers: lanes.scorers,

@@ -18,6 +18,7 @@ use crate::clinical::{BadRow, read_labels};
 use crate::serve::Site;
 use crate::serve::auth::Operator;
 use crate::serve::problem::Problem;
+use crate::store::{Imported, import_labels};
 
 /// The largest table, in bytes: some fifty thousand rows.
 const TABLE: usize = 4 << 20;
@@ -39,7 +40,7 @@ pub(super) struct Said {
 
 /// What became of a table.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Taken {
+pub struct Taken {
     /// Rows that say something.
     rows_taken: usize,
     /// Values that nobody had entered.
@@ -61,6 +62,32 @@ struct BadLine {
     line: u64,
     /// What is wrong, and what would be right.
     problem: String,
+    /// The same in a word that stays, such as `future`.
+    code: &'static str,
+    /// The column, or the quantity, that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<&'static str>,
+}
+
+impl Taken {
+    /// For people and programs who sent the table.
+    pub fn of(imported: Imported, columns_not_read: Vec<String>) -> Self {
+        let bad = imported.bad.into_iter();
+        let bad = bad.map(|BadRow { line, problem }| BadLine {
+            line,
+            problem: problem.to_string(),
+            code: problem.code(),
+            place: problem.place(),
+        });
+        Self {
+            rows_taken: imported.rows,
+            values_entered: imported.entered,
+            values_corrected: imported.corrected,
+            values_unchanged: imported.unchanged,
+            bad_rows: bad.collect(),
+            columns_not_read,
+        }
+    }
 }
 
 /// Takes a CSV table of what was found about patients, as `hepaflow labels import`
@@ -94,24 +121,13 @@ async fn import(
     let (actor, facts) = (operator.name(), site.subject.facts.clone());
     let columns_not_read = labels.unread.clone();
     let importing = move || {
-        labels
-            .renamed(|patient| site.patient(patient.expose()))
-            .import(|changes| facts.enter(changes, &actor, &said.reason))
+        let labels = labels.renamed(|patient| site.patient(patient.expose()));
+        import_labels(labels, |changes| facts.enter(changes, &actor, &said.reason))
     };
     let imported = match tokio::task::spawn_blocking(importing).await {
         Ok(Ok(imported)) => imported,
         Ok(Err(error)) => return Err(Problem::internal(&error)),
         Err(error) => return Err(Problem::internal(&error)),
     };
-    let bad = imported.bad.into_iter();
-    Ok(Json(Taken {
-        rows_taken: imported.rows,
-        values_entered: imported.entered,
-        values_corrected: imported.corrected,
-        values_unchanged: imported.unchanged,
-        bad_rows: bad
-            .map(|BadRow { line, problem }| BadLine { line, problem })
-            .collect(),
-        columns_not_read,
-    }))
+    Ok(Json(Taken::of(imported, columns_not_read)))
 }

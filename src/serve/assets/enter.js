@@ -1,7 +1,7 @@
 // What an operator enters: exams, findings, merges. Forms like any other, so that a
 // keyboard is enough; what was refused is told in the server's own words.
 import { Refused, ask, element, table } from "./dom.js";
-import { word } from "./words.js";
+import { has, word } from "./words.js";
 
 function say(place, tone, text) {
   place.textContent = text;
@@ -136,6 +136,12 @@ export function labels(done) {
   return form;
 }
 
+// What is wrong with a row, in the reader's language where that is not the server's.
+function wrong({ code, place = "", problem }) {
+  const key = `row.${code}`;
+  return has(key) ? word(key, { place }) : problem;
+}
+
 function told(taken, place, bad) {
   const { bad_rows: rows, columns_not_read: unread } = taken;
   const texts = [word("table.taken", taken)];
@@ -144,7 +150,7 @@ function told(taken, place, bad) {
   say(place, rows.length ? "bad" : "good", texts.join(" "));
   if (!rows.length) return;
   const columns = [{ title: word("table.line"), number: true }, { title: word("table.problem") }];
-  bad.append(table(columns, rows.slice(0, NAMED).map(({ line, problem }) => [`${line}`, problem])));
+  bad.append(table(columns, rows.slice(0, NAMED).map((row) => [`${row.line}`, wrong(row)])));
   if (rows.length > NAMED) bad.append(element("p", { class: "faint" }, word("table.more", { n: rows.length - NAMED })));
 }
 

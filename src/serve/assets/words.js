@@ -332,6 +332,18 @@ const WORDS = {
     "table.line": "行号",
     "table.problem": "问题",
     "table.more": "另有 {n} 行",
+    "row.not_utf8": "该行不是 UTF-8 编码。",
+    "row.columns": "列数与表头不符。",
+    "row.no_patient": "patient_id 为空。",
+    "row.patient": "patient_id 超过 256 字节，或含有控制字符。",
+    "row.no_number": "{place} 不是数字（例如 41.5）。",
+    "row.no_date": "{place} 不是日期（例如 2024-05-17）。",
+    "row.future": "{place} 晚于今天。",
+    "row.missing": "缺少 {place}：血液检查须同时填写 age_years、ast_u_l、alt_u_l 和 platelets_10e9_l。",
+    "row.impossible": "{place} 的数值不可能：请核对数值与单位。",
+    "row.method": "swe_method 应为 super_sonic、mindray_ste、mindray_stq 或 transient。",
+    "row.stage": "stage 应为 F0 至 F4（或 S0 至 S4）。",
+    "row.nothing": "该行没有血液检查、swe_kpa 或 stage。",
     "table.large": "表格超过 4 MiB：请分批上传。",
     "enter.merge": "与另一记录为同一人",
     "enter.mergelead": "{patient} 的全部资料将归入另一记录。此操作可撤销。",
@@ -399,6 +411,11 @@ export function switchTo(next) {
 }
 
 // The word for a key, with {names} filled in; a key without a word is shown itself.
+// Whether there is a text of its own in this language.
+export function has(key) {
+  return key in WORDS[language];
+}
+
 export function word(key, values = {}) {
   const text = WORDS[language][key] ?? WORDS.en[key] ?? key.split(".").pop().replaceAll("_", " ");
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");

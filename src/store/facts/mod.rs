@@ -22,7 +22,7 @@ use super::row::{Row, wrong};
 use super::{DatabaseFault, Store, StoreError};
 use crate::clinical::{Fact, InvalidValue, MergeError, Merges};
 use crate::domain::{ModelHash, PatientId};
-pub use table::Imported;
+pub use table::{Imported, import_labels};
 use writer::Writer;
 
 /// A fact comes or goes.

@@ -1,10 +1,7 @@
 //! A table of labels, taken into the log.
 
-use std::collections::BTreeSet;
-
 use super::{Change, Effect, Receipt};
-use crate::clinical::{BadRow, LabelRow, Labels};
-use crate::domain::PatientId;
+use crate::clinical::{BadRow, LabelRow, Labels, RowProblem};
 
 /// Rows that one transaction takes.
 const ROWS_A_COMMIT: usize = 500;
@@ -24,60 +21,42 @@ pub struct Imported {
     pub bad: Vec<BadRow>,
 }
 
-impl Labels {
-    /// Whom the rows are about.
-    pub fn patients(&self) -> BTreeSet<&PatientId> {
-        let facts = self.rows.iter().flat_map(|row| &row.facts);
-        facts.filter_map(|fact| fact.patient()).collect()
-    }
-
-    /// The same under other names of its patients.
-    #[must_use]
-    pub fn renamed(mut self, name: impl Fn(&PatientId) -> PatientId) -> Self {
-        for row in &mut self.rows {
-            let facts = std::mem::take(&mut row.facts).into_iter();
-            row.facts = facts.map(|fact| fact.renamed(&name)).collect();
+/// Hands the values to `enter`, some hundred rows at a time: a table is no
+/// transaction, since importing it again changes nothing.
+///
+/// # Errors
+/// If `enter` fails; the rows before stand.
+pub fn import_labels<E>(
+    labels: Labels,
+    mut enter: impl FnMut(&[Change]) -> Result<Receipt, E>,
+) -> Result<Imported, E> {
+    let mut imported = Imported {
+        rows: labels.rows.len(),
+        bad: labels.bad,
+        ..Imported::default()
+    };
+    let mut rows = labels.rows.into_iter();
+    loop {
+        let some = rows.by_ref().take(ROWS_A_COMMIT);
+        let (lines, changes): (Vec<_>, Vec<_>) = some.flat_map(values).unzip();
+        if changes.is_empty() {
+            break;
         }
-        self
-    }
-
-    /// Hands the values to `enter`, some hundred rows at a time: a table is no
-    /// transaction, since importing it again changes nothing.
-    ///
-    /// # Errors
-    /// If `enter` fails; the rows before stand.
-    pub fn import<E>(
-        self,
-        mut enter: impl FnMut(&[Change]) -> Result<Receipt, E>,
-    ) -> Result<Imported, E> {
-        let mut imported = Imported {
-            rows: self.rows.len(),
-            bad: self.bad,
-            ..Imported::default()
-        };
-        let mut rows = self.rows.into_iter();
-        loop {
-            let some = rows.by_ref().take(ROWS_A_COMMIT);
-            let (lines, changes): (Vec<_>, Vec<_>) = some.flat_map(values).unzip();
-            if changes.is_empty() {
-                break;
-            }
-            let receipt = enter(&changes)?;
-            for (line, outcome) in lines.into_iter().zip(receipt.outcomes) {
-                match outcome {
-                    Ok(Effect::Logged(_)) => imported.entered += 1,
-                    Ok(Effect::Corrected(_)) => imported.corrected += 1,
-                    Ok(Effect::Unchanged) => imported.unchanged += 1,
-                    Err(error) => imported.bad.push(BadRow {
-                        line,
-                        problem: error.to_string(),
-                    }),
-                }
+        let receipt = enter(&changes)?;
+        for (line, outcome) in lines.into_iter().zip(receipt.outcomes) {
+            match outcome {
+                Ok(Effect::Logged(_)) => imported.entered += 1,
+                Ok(Effect::Corrected(_)) => imported.corrected += 1,
+                Ok(Effect::Unchanged) => imported.unchanged += 1,
+                Err(error) => imported.bad.push(BadRow {
+                    line,
+                    problem: RowProblem::Refused(error.to_string()),
+                }),
             }
         }
-        imported.bad.sort_by_key(|bad| bad.line);
-        Ok(imported)
     }
+    imported.bad.sort_by_key(|bad| bad.line);
+    Ok(imported)
 }
 
 fn values(row: LabelRow) -> impl Iterator<Item = (u64, Change)> {

@@ -22,7 +22,8 @@ const SIZE: FrameSize = FrameSize {
 };
 
 impl Cohort {
-    /// Opens every recording and decodes its first `frames` frames; calls
+    /// Opens every recording and decodes its first `frames` frames, thinned to one
+    /// every `pace` where it has more; calls
     /// `checked` after each recording, from any thread. Those that fail, are
     /// shorter, or are the same file once more are left out and said so in the
     /// flow. Called after [`Self::load`].
@@ -33,6 +34,7 @@ impl Cohort {
     pub fn check_videos(
         &mut self,
         frames: usize,
+        pace: Option<Duration>,
         sandbox: &Sandbox,
         metrics: &SourceMetrics,
         checked: &(dyn Fn() + Sync),
@@ -41,7 +43,7 @@ impl Cohort {
         let outcomes: Vec<Result<ContentHash, String>> = videos
             .par_iter()
             .map(|video| {
-                let outcome = self.open(video, frames, sandbox, metrics.clone());
+                let outcome = self.open(video, (frames, pace), sandbox, metrics.clone());
                 checked();
                 outcome
             })
@@ -86,7 +88,7 @@ impl Cohort {
     fn open(
         &self,
         video: &VideoRecord,
-        frames: usize,
+        (frames, pace): (usize, Option<Duration>),
         sandbox: &Sandbox,
         metrics: SourceMetrics,
     ) -> Result<ContentHash, String> {
@@ -103,7 +105,7 @@ impl Cohort {
             first_frame_timeout: Duration::from_secs(20),
             // Of pictures that do not say it; how many there are is asked here.
             frame_interval: Some(USUAL_INTERVAL),
-            pace: None,
+            pace,
         };
         let (ring, rung) = bounded(1);
         // A full bell is a bell that will be heard.

@@ -186,7 +186,7 @@ fn specification(config: &StudyConfig, method: &Method, training: &[&Film]) -> M
         input: InputSpec {
             channels: 1,
             frames: method.frames,
-            frames_per_second: None,
+            frames_per_second: config.frames_per_second,
             height: config.size.height,
             width: config.size.width,
             mean: vec![mean],

@@ -133,6 +133,9 @@ pub struct StudyConfig {
     pub crop: Option<Crop>,
     /// What it is resized to.
     pub size: FrameSize,
+    /// Frames a second that faster recordings are thinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames_per_second: Option<f32>,
     /// What chance begins with.
     pub seed: u64,
     /// Whether the stages were dealt out by chance, to see that nothing leaks.

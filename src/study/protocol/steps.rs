@@ -13,7 +13,7 @@ use super::scoring::{Judge, patient_auc};
 use super::{Event, PRIMARY, Show, StudyConfig, StudyError, ablation, explaining};
 use crate::domain::{PatientId, Stage, StageRange};
 use crate::ingest::sandbox::Sandbox;
-use crate::model::Model;
+use crate::model::{Model, pace};
 use crate::study::capsule::truths;
 use crate::study::cohort::Cohort;
 use crate::study::folder::{
@@ -169,6 +169,7 @@ impl Study<'_> {
         Reading {
             crop: self.config.crop,
             size: self.config.size,
+            pace: self.config.frames_per_second.map(pace),
             memory: self.memory,
         }
     }
@@ -397,7 +398,7 @@ impl Study<'_> {
                 frames: config.frames,
                 height: config.size.height,
                 width: config.size.width,
-                frames_per_second: None,
+                frames_per_second: config.frames_per_second.map(f64::from),
                 stride: config.stride,
                 mean: f64::from(mean),
                 std: f64::from(std),

@@ -36,6 +36,9 @@ pub struct Reading {
     pub crop: Option<Crop>,
     /// What it is resized to.
     pub size: FrameSize,
+    /// The time from one frame to the next that faster recordings are thinned to;
+    /// every frame counts without.
+    pub pace: Option<Duration>,
     /// Bytes that all films together may take.
     pub memory: u64,
 }
@@ -46,8 +49,6 @@ struct Run {
     /// Its first frame's place in the film.
     begin: usize,
     length: usize,
-    /// Its first frame's number in the recording.
-    first: u64,
 }
 
 /// One recording.
@@ -62,6 +63,8 @@ pub struct Film {
     area: usize,
     /// `[T, H, W]`.
     pixels: Vec<u8>,
+    /// Each frame's number in the recording.
+    numbers: Vec<u64>,
     runs: Vec<Run>,
 }
 
@@ -77,12 +80,10 @@ impl Film {
     ) -> Self {
         let mut begin = 0;
         let runs = lengths.into_iter().map(|length| {
-            let first = begin as u64;
             begin += length;
             Run {
                 begin: begin - length,
                 length,
-                first,
             }
         });
         let runs = runs.collect();
@@ -92,6 +93,7 @@ impl Film {
             class,
             area,
             pixels,
+            numbers: (0..begin as u64).collect(),
             runs,
         }
     }
@@ -127,16 +129,10 @@ impl Film {
         self.runs.iter().flat_map(within).collect()
     }
 
-    /// The number in the recording of the frame at a place.
-    fn index(&self, place: usize) -> u64 {
-        let run = self.runs.iter().rfind(|run| run.begin <= place);
-        run.map_or(0, |run| run.first + (place - run.begin) as u64)
-    }
-
     /// The window of `length` frames at a place, as the engine takes it.
     pub fn clip(&self, place: usize, length: usize) -> Clip {
         let frame = |place: usize| Frame {
-            index: self.index(place),
+            index: self.numbers[place],
             // Nothing here depends on time.
             time: EventTime::from_nanos(0),
             arrived: Instant::now(),
@@ -152,16 +148,14 @@ impl Film {
 
     fn push(&mut self, frame: &Frame) {
         let place = self.len();
-        match self.runs.last_mut() {
-            Some(run) if !frame.discontinuity && run.first + run.length as u64 == frame.index => {
-                run.length += 1;
-            }
+        match (self.runs.last_mut(), self.numbers.last()) {
+            (Some(run), Some(&last)) if frame.follows(last) => run.length += 1,
             _ => self.runs.push(Run {
                 begin: place,
                 length: 1,
-                first: frame.index,
             }),
         }
+        self.numbers.push(frame.index);
         self.pixels.extend_from_slice(&frame.pixels);
     }
 }
@@ -241,9 +235,9 @@ fn read_one(
         live: false,
         reconnect: None,
         first_frame_timeout: Duration::from_mins(1),
-        // Of pictures that do not say it; training knows no time.
+        // Of pictures that do not say it.
         frame_interval: Some(USUAL_INTERVAL),
-        pace: None,
+        pace: how.pace,
     };
     let unreadable = |error: IngestError| TrainError::Recording {
         path: path.clone(),

@@ -26,8 +26,9 @@ use crate::engine::softmax;
 use crate::model::{InputSpec, ModelSpec};
 use crate::study::statistics::auc;
 
-/// Windows of a validation film that are scored after each epoch, spread over it.
-const WINDOWS: usize = 4;
+/// Windows of a validation film that are scored after each epoch, spread over it; fewer
+/// where they would share more than three quarters of their frames.
+const WINDOWS: usize = 2;
 
 /// One epoch, as curves show it. In f32, which JSON gives back as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -256,7 +257,8 @@ fn validate(network: &Network, films: &[&Film], weights: &[f32]) -> (f32, Option
     let mut scored = Vec::new();
     for film in films {
         let starts = film.starts(input.frames);
-        let count = WINDOWS.min(starts.len());
+        let apart = (input.frames / 4).max(1);
+        let count = WINDOWS.min(starts.len().div_ceil(apart));
         let mut batch = Batch {
             clips: Vec::new(),
             labels: vec![film.class; count],

@@ -32,6 +32,8 @@ pub(super) struct Layer<'a> {
     pub(super) clips: usize,
     pub(super) epsilon: f64,
     pub(super) training: bool,
+    /// Whether its kernel is the same for each of its frames.
+    pub(super) is_alike: bool,
 }
 
 impl Layer<'_> {
@@ -75,10 +77,10 @@ impl Layer<'_> {
         let weight = self.parameter("weight");
         let (x, steps, channels, weight) = if conv.planar {
             (x.reshape([n * t, inputs, h, w]), t, seen, weight)
-        } else if self.training && kt > 1 && is_apart(conv) {
+        } else if (self.training || self.is_alike) && kt > 1 && is_apart(conv) {
             // As if the kernel were the same for each of its frames, as it is from the
             // beginning: so it stays that, with `kt` times fewer weights to learn speckle
-            // by heart with.
+            // by heart with, and as many fewer products.
             let weight = weight.reshape([conv.channels * seen, kt, kh * kw]);
             (means(kt, &x), t / kt, seen, weight.sum_dim(1).flatten(0, 2))
         } else if let Some((x, steps)) = together(conv, &x) {
@@ -88,11 +90,21 @@ impl Layer<'_> {
             let options = ConvOptions::new(conv.stride, conv.padding, [1; 3], conv.groups);
             return conv3d(x, weight, None, options);
         };
-        let weight = weight.reshape([conv.channels, channels, kh, kw]);
         let [_, sh, sw] = conv.stride;
         let [_, ph, pw] = conv.padding;
-        let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], conv.groups);
-        let y = conv2d(x, weight, None, options);
+        let is_input = self.node.inputs.iter().all(|id| id.0 == 0);
+        let y = if is_input && channels == 1 && conv.groups == 1 {
+            // The library convolves few channels slowly. Nobody asks for the gradient of
+            // the pictures, so that their patches cost one copy.
+            let (patches, [h, w]) = patches(x, [kh, kw], [sh, sw], [ph, pw]);
+            let weight = weight.reshape([1, conv.channels, kh * kw]);
+            let y = weight.matmul(patches);
+            y.reshape([n * steps, conv.channels, h, w])
+        } else {
+            let weight = weight.reshape([conv.channels, channels, kh, kw]);
+            let options = ConvOptions::new([sh, sw], [ph, pw], [1, 1], conv.groups);
+            conv2d(x, weight, None, options)
+        };
         let [_, c, h, w] = y.dims();
         y.reshape([n, steps, c, h, w]).swap_dims(1, 2)
     }
@@ -217,6 +229,23 @@ fn together(conv: Conv, x: &Tensor<5>) -> Option<(Tensor<4>, usize)> {
     let steps = frames.dims()[3];
     let frames = frames.permute([0, 3, 1, 2, 4]);
     Some((frames.reshape([n * steps, c * length, h, w]), steps))
+}
+
+/// What each output of a convolution sees of pictures of one channel, and the outputs'
+/// rows and columns: `[N, 1, H, W]` to `[N, kh kw, H' W']`.
+fn patches(
+    x: Tensor<4>,
+    [kh, kw]: [usize; 2],
+    [sh, sw]: [usize; 2],
+    [ph, pw]: [usize; 2],
+) -> (Tensor<3>, [usize; 2]) {
+    let [n, _, _, _] = x.dims();
+    let x = x.pad((pw, pw, ph, ph), 0.0_f32);
+    // [N, 1, H', W', kh, kw]: a view.
+    let windows: Tensor<6> = x.unfold::<5, _>(2, kh, sh).unfold(3, kw, sw);
+    let [_, _, h, w, ..] = windows.dims();
+    let taps = windows.permute([0, 1, 4, 5, 2, 3]);
+    (taps.reshape([n, kh * kw, h * w]), [h, w])
 }
 
 /// Frame by frame; `check` refuses windows over time.

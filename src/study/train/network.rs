@@ -229,6 +229,7 @@ impl Network {
                 clips: n,
                 epsilon: self.graph.batch_norm_epsilon(),
                 training,
+                is_alike: self.is_alike(node),
             };
             computed.push(layer.apply(inputs, &mut statistics));
         }
@@ -239,6 +240,25 @@ impl Network {
             None => Tensor::zeros([n, 1, self.spec.classes.len()], device),
         };
         (rows.reshape([n, self.spec.classes.len()]), statistics)
+    }
+
+    /// Whether a convolution's kernel is the same for each of its frames.
+    fn is_alike(&self, node: &Node) -> bool {
+        let Op::Conv(conv) = node.op else {
+            return false;
+        };
+        let [length, height, width] = conv.kernel;
+        let name = format!("{}.weight", node.name);
+        let weight = self.parameters.iter().find(|it| it.name == name);
+        // [K C, T, R S]
+        let mut kernels = weight
+            .iter()
+            .flat_map(|weight| weight.values.chunks_exact(length * height * width));
+        kernels.all(|kernel| {
+            let mut pictures = kernel.chunks_exact(height * width);
+            let first = pictures.next();
+            pictures.all(|picture| Some(picture) == first)
+        })
     }
 
     /// The weights file of a model directory.
