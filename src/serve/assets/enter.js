@@ -136,7 +136,7 @@ export function labels(done) {
   return form;
 }
 
-// What is wrong with a row, in the reader's language where that is not the server's.
+// What is wrong with a row, in the reader's language if there is a word for it.
 function wrong({ code, place = "", problem }) {
   const key = `row.${code}`;
   return has(key) ? word(key, { place }) : problem;
