@@ -31,7 +31,8 @@ base() {
   build run "$container" -- sh -c "apt-get update --quiet \
     && apt-get install --yes --no-install-recommends ${*:3} && rm -rf /var/lib/apt/lists/*"
   [[ $1 != "$rust" ]] || build copy --quiet "$container" "$(rustc --print sysroot)" /usr/local
-  [[ $1 != "$rust" ]] || build config --env CARGO_HOME=/cargo "$container"
+  build config --env CARGO_HOME=/cargo --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+    "$container"
   build commit --quiet "$container" "$1"
 }
 if ! has "$debian"; then

@@ -17,19 +17,20 @@ mod pipeline;
 mod place;
 mod role;
 mod section;
+mod serve;
 mod sink;
+mod source;
 mod tls;
 
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use key::{KeyError, pseudonym_key};
 pub use listener::ListenerSection;
 pub use model::ModelConfig;
-pub use pipeline::{
-    DEFAULTS, IngestConfig, Pipeline, PipelineError, ServeConfig, SourceConfig, SourceKind,
-    WindowConfig,
-};
+pub use pipeline::{DEFAULTS, IngestConfig, Pipeline, PipelineError, WindowConfig};
 pub use place::{PlaceError, PostgresUrl, StorePlace};
 pub use role::Role;
 pub use section::{Located, clock_time};
+pub use serve::ServeConfig;
 pub use sink::{HiddenUrl, SinkConfig, SinkKind};
+pub use source::{SourceConfig, SourceKind};
 pub use tls::{TlsError, client_tls, server_tls};

@@ -1,19 +1,17 @@
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::HashSet;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::listener::{ListenerSection, read_listener};
 use super::model::{ModelConfig, read_models};
-use super::section::{Count, FrameRate, Located, Section};
+use super::section::{Count, Section};
+use super::serve::{ServeConfig, read_serve};
 use super::sink::{SinkConfig, SinkKind, read_sink};
-use super::tls::read_tls;
-use super::{ConfigError, Diagnostic, PlaceError, Role, StorePlace};
-use crate::domain::{Crop, PatientId};
+use super::source::{SourceConfig, SourceKind, read_source};
+use super::{ConfigError, Diagnostic, PlaceError, StorePlace};
 
 /// A pipeline file with every key and its default, for people to read.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -58,44 +56,6 @@ pub struct Pipeline {
     pub sinks: Vec<SinkConfig>,
     /// Where people and programs look on.
     pub serve: ServeConfig,
-}
-
-/// `[serve]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServeConfig {
-    /// Where to listen; a loopback address unless there is TLS and a way to know
-    /// people: tokens, or certificates with roles.
-    pub listen: SocketAddr,
-    /// The file of access tokens; without it, who reaches the loopback address
-    /// may look on.
-    pub tokens: Option<PathBuf>,
-    /// Certificate chain and private key, PEM.
-    pub tls: Option<(PathBuf, PathBuf)>,
-    /// Certificates of authorities: without one by them nobody gets in.
-    pub clients: Option<PathBuf>,
-    /// What the holders of such certificates are, by the common name in the
-    /// certificate's subject.
-    pub roles: BTreeMap<String, Role>,
-    /// Names by which browsers may call this server, besides its address.
-    pub hosts: Vec<String>,
-    /// The key of the names that addresses show instead of patients' identifiers, made
-    /// on first use; without it, it lies beside the store, or beside the pipeline file
-    /// where the store is no file.
-    pub names: Option<PathBuf>,
-}
-
-impl Default for ServeConfig {
-    fn default() -> Self {
-        Self {
-            listen: (Ipv4Addr::LOCALHOST, 9464).into(),
-            tokens: None,
-            tls: None,
-            clients: None,
-            roles: BTreeMap::new(),
-            hosts: Vec::new(),
-            names: None,
-        }
-    }
 }
 
 /// `[window]`
@@ -143,72 +103,6 @@ impl Default for IngestConfig {
         }
     }
 }
-
-/// `[[source]]`
-#[derive(Clone, Debug)]
-pub struct SourceConfig {
-    /// Name in logs and metrics, unique in the file.
-    pub name: String,
-    /// What to read.
-    pub kind: SourceKind,
-    /// Whose it is; DICOM files and cohorts may say so themselves.
-    pub patient: Option<PatientId>,
-    /// Keep the source's own pace and drop the oldest frame when late.
-    pub live: bool,
-    /// Read it from the start; a source that is not open waits to be opened by
-    /// request, or by a change of the pipeline file.
-    pub open: bool,
-    /// Not before this time; it waits until then.
-    pub from: Option<SystemTime>,
-    /// No longer than until this time: then it is closed, and waits.
-    pub until: Option<SystemTime>,
-    /// The part of the picture to look at.
-    pub crop: Option<Crop>,
-    /// From one frame to the next, of recordings that do not say it themselves:
-    /// folders of pictures, cine without times.
-    pub frame_interval: Option<Duration>,
-    /// In a group of processes, the one that reads it.
-    pub process: Option<usize>,
-    /// Where in the pipeline file the table stands.
-    pub span: std::ops::Range<usize>,
-}
-
-impl SourceConfig {
-    /// Whether the clock says when it is read.
-    pub fn is_timed(&self) -> bool {
-        self.from.is_some() || self.until.is_some()
-    }
-
-    /// Whether it is to be read at `now`.
-    pub fn is_open_at(&self, now: SystemTime) -> bool {
-        self.open
-            && self.from.is_none_or(|from| from <= now)
-            && self.until.is_none_or(|until| now < until)
-    }
-}
-
-/// What a source reads.
-#[derive(Clone, Debug)]
-pub enum SourceKind {
-    /// One video or DICOM file, a folder of numbered pictures, or a glob of them.
-    File(Located<PathBuf>),
-    /// A cohort directory: `videos.csv` names patients and files.
-    Cohort(Located<PathBuf>),
-    /// A GStreamer launch line whose last element gives video.
-    Launch(String),
-    /// Any number of recordings, good, bad and foreign: a folder and all below
-    /// it, a glob, or a CSV file with the columns `patient_id` and `path`.
-    Archive {
-        /// The folder, glob or CSV file.
-        path: Located<PathBuf>,
-        /// Where the report of every file is written.
-        report: PathBuf,
-    },
-    /// A DICOM listener to which scanners and archives push.
-    Listener(ListenerSection),
-}
-
-const SOURCE_KINDS: [&str; 5] = ["file", "cohort", "archive", "launch", "listener"];
 
 impl Pipeline {
     /// Reads and checks a pipeline file.
@@ -444,147 +338,6 @@ fn read_pipeline(file: &Path, text: &str, root: &Section<'_>) -> Option<Pipeline
     })
 }
 
-fn read_source(
-    base: &Path,
-    section: Section<'_>,
-    names: &mut HashSet<String>,
-) -> Option<SourceConfig> {
-    let name = section.required::<String>("name");
-    if let Some(name) = &name
-        && !names.insert(name.value.clone())
-    {
-        section.mistake(
-            "name",
-            name.span.clone(),
-            "another source has this name already",
-            "give each source a name of its own: metrics are told apart by it",
-        );
-    }
-    let kind = if section.has("kind") {
-        section.one_of("kind", &SOURCE_KINDS)
-    } else {
-        Some("file")
-    };
-    let located = |path: Located<String>| Located {
-        value: base.join(path.value),
-        span: path.span,
-    };
-    let kind = match kind {
-        Some("file") => section
-            .required("path")
-            .map(|path| SourceKind::File(located(path))),
-        Some("cohort") => section
-            .required("path")
-            .map(|path| SourceKind::Cohort(located(path))),
-        Some("archive") => {
-            let report = section.or("report", "archive-report.csv".to_owned());
-            section.required("path").map(|path| SourceKind::Archive {
-                path: located(path),
-                report: base.join(report),
-            })
-        }
-        Some("listener") => read_listener(base, &section).map(SourceKind::Listener),
-        Some(_) => section
-            .required("line")
-            .map(|line| SourceKind::Launch(line.value)),
-        // The kind is wrong, so which keys belong to it is not known either.
-        None => {
-            section.allow(&[
-                "path", "line", "report", "listen", "ae_title", "allow", "folder",
-            ]);
-            section.allow(&["associations", "largest_mib", "timeout"]);
-            section.allow(&["certificate", "key", "clients"]);
-            None
-        }
-    };
-    let patient = section.optional::<String>("patient");
-    let live = match &kind {
-        // Recordings, read as fast as they can be.
-        Some(SourceKind::Listener(_) | SourceKind::Archive { .. }) => false,
-        _ => section.or("live", false),
-    };
-    let (open, from, until) = match &kind {
-        Some(SourceKind::Launch(_) | SourceKind::File(_)) | None => (
-            section.or("open", true),
-            section.optional("from"),
-            section.optional::<SystemTime>("until"),
-        ),
-        Some(_) => (true, None, None),
-    };
-    if let (Some(from), Some(until)) = (&from, &until)
-        && from.value >= until.value
-    {
-        section.mistake(
-            "until",
-            until.span.clone(),
-            "this is no later than `from`",
-            "an exam ends after it begins",
-        );
-    }
-    let crop = section.table("crop").and_then(|crop| {
-        let (x, y) = (crop.required("x"), crop.required("y"));
-        let (width, height) = (crop.required("width"), crop.required("height"));
-        crop.finish();
-        let crop = Crop {
-            x: x?.value,
-            y: y?.value,
-            width: width?.value,
-            height: height?.value,
-        };
-        if crop.width == 0 || crop.height == 0 {
-            section.mistake(
-                "crop",
-                section.span(),
-                "the crop is empty",
-                "width and height are at least 1",
-            );
-        }
-        Some(crop)
-    });
-    let frame_interval = match &kind {
-        // It has times of its own, or sets a rate itself.
-        Some(SourceKind::Launch(_)) => None,
-        _ => section.optional::<FrameRate>("frames_per_second"),
-    };
-    let process = section.optional::<u32>("process");
-    let span = section.span();
-    match (&kind, &patient) {
-        (Some(SourceKind::Launch(_)), None) if open => section.mistake(
-            "patient",
-            section.span(),
-            "a launch line does not say whose picture it gives",
-            "add `patient = \"...\"`; or `open = false`, until it is known",
-        ),
-        (Some(SourceKind::Listener(_)), Some(patient)) => section.mistake(
-            "patient",
-            patient.span.clone(),
-            "what is pushed here names its patients itself",
-            "leave this key out; DICOM has the Patient ID (0010,0020)",
-        ),
-        (Some(SourceKind::Cohort(_)), Some(patient)) => section.mistake(
-            "patient",
-            patient.span.clone(),
-            "a cohort names its patients itself",
-            "leave this key out; videos.csv has the column patient_id",
-        ),
-        _ => {}
-    }
-    section.finish();
-    Some(SourceConfig {
-        name: name?.value,
-        kind: kind?,
-        patient: patient.map(|patient| PatientId::new(patient.value)),
-        live,
-        open,
-        from: from.map(|from| from.value),
-        until: until.map(|until| until.value),
-        crop,
-        frame_interval: frame_interval.map(|rate| rate.value.0),
-        process: process.map(|process| process.value as usize),
-        span,
-    })
-}
-
 fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
     let path = section.optional::<String>("path");
     let url = section.optional::<String>("url");
@@ -613,68 +366,6 @@ fn read_store(base: &Path, section: Section<'_>) -> Option<StorePlace> {
     };
     section.finish();
     place
-}
-
-fn read_serve(base: &Path, section: Section<'_>) -> ServeConfig {
-    let listen = section.optional::<SocketAddr>("listen");
-    let tokens = section
-        .optional::<String>("tokens")
-        .map(|path| base.join(path.value));
-    let (tls, clients) = read_tls(base, &section);
-    let roles = section.optional::<BTreeMap<String, String>>("roles");
-    let hosts = section.or("hosts", Vec::new());
-    let names = section
-        .optional::<String>("names")
-        .map(|path| base.join(path.value));
-    let mut known = BTreeMap::new();
-    if let Some(roles) = roles {
-        for (name, role) in roles.value {
-            if let Ok(role) = role.parse() {
-                known.insert(name, role);
-                continue;
-            }
-            section.mistake(
-                "roles",
-                roles.span.clone(),
-                format!("\"{role}\" is no role"),
-                "expected \"viewer\" (looks) or \"operator\" (acts)",
-            );
-        }
-        if clients.is_none() {
-            section.mistake(
-                "roles",
-                roles.span,
-                "nobody vouches for the certificates that bear these names",
-                "give `clients`, the authority that signs them, too",
-            );
-        }
-    }
-    // Who calls is known by a token, or by a certificate that has a role.
-    let is_known = tokens.is_some() || (clients.is_some() && !known.is_empty());
-    if let Some(listen) = &listen
-        && !listen.value.ip().is_loopback()
-        && (!is_known || tls.is_none())
-    {
-        section.mistake(
-            "listen",
-            listen.span.clone(),
-            "this address can be reached from other machines, and nothing protects it",
-            "use a loopback address such as \"127.0.0.1:9464\", or give `certificate` and `key` \
-             (TLS) and `tokens` (made by `hepaflow token add`) or `clients` and `roles` \
-             (certificates)",
-        );
-    }
-    section.finish();
-    let default = ServeConfig::default();
-    ServeConfig {
-        listen: listen.map_or(default.listen, |listen| listen.value),
-        tokens,
-        tls,
-        clients,
-        roles: known,
-        hosts,
-        names,
-    }
 }
 
 /// Cores that this process may use, at least one.
