@@ -22,7 +22,6 @@ use super::network::{Batch, Network};
 use super::optimiser::{Optimiser, scheduled};
 use super::{Keep, TrainConfig, TrainError};
 use crate::domain::Stage;
-use crate::engine::softmax;
 use crate::model::{InputSpec, ModelSpec};
 use crate::study::statistics::auc;
 
@@ -259,18 +258,11 @@ fn validate(network: &Network, films: &[&Film], weights: &[f32]) -> (f32, Option
         let starts = film.starts(input.frames);
         let apart = (input.frames / 4).max(1);
         let count = WINDOWS.min(starts.len().div_ceil(apart));
-        let mut batch = Batch {
-            clips: Vec::new(),
-            labels: vec![film.class; count],
-        };
-        for number in 0..count {
-            let start = starts[number * (starts.len() - 1) / (count.max(2) - 1)];
-            Change::none(start).append(film, input, &mut batch.clips);
-        }
+        let spread = |number: usize| starts[number * (starts.len() - 1) / (count.max(2) - 1)];
+        let places: Vec<_> = (0..count).map(spread).collect();
         let weight = f64::from(weights[film.class]);
         let mut score = 0.0;
-        for logits in network.logits(&batch).chunks_exact(weights.len()) {
-            let p = softmax(logits);
+        for p in network.probabilities(film, &places) {
             sum -= weight * p[film.class].max(f64::MIN_POSITIVE).ln() / count as f64;
             let severe = p.iter().enumerate().filter(|(class, _)| is_case(*class));
             score += severe.map(|(_, p)| p).sum::<f64>() / count as f64;

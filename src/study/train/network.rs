@@ -16,11 +16,17 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::TrainError;
+use super::augment::Change;
+use super::film::Film;
 use super::layer::{Layer, Statistics, Value, check};
+use crate::engine::softmax;
 use crate::model::{Graph, Model, ModelSpec, Node, Op};
 
 /// What a new batch's statistics count in the running ones, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
+
+/// Windows that are scored at once.
+const TOGETHER: usize = 8;
 
 /// One parameter or running statistic.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +162,24 @@ impl Network {
         let device = Device::flex();
         let leaves = self.leaves(&device, false);
         values(self.forward(&leaves, batch, &device, false).0)
+    }
+
+    /// What it makes of windows of a film, as they are: the probabilities of the classes,
+    /// window by window.
+    pub(super) fn probabilities(&self, film: &Film, places: &[usize]) -> Vec<Vec<f64>> {
+        let some = |places: &[usize]| {
+            let mut batch = Batch {
+                clips: Vec::new(),
+                labels: vec![film.class; places.len()],
+            };
+            for &place in places {
+                Change::none(place).append(film, &self.spec.input, &mut batch.clips);
+            }
+            let logits = self.logits(&batch);
+            let windows = logits.chunks_exact(self.spec.classes.len());
+            windows.map(softmax).collect::<Vec<_>>()
+        };
+        places.chunks(TOGETHER).flat_map(some).collect()
     }
 
     /// Parameters as flat tensors, made for one pass.

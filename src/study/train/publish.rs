@@ -7,16 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use super::TrainError;
-use super::augment::Change;
 use super::checkpoint;
 use super::film::Film;
-use super::network::{Batch, Network};
+use super::network::Network;
 use crate::domain::{Frame, Spread, severity};
-use crate::engine::softmax;
 use crate::model::{MANIFEST, Model, ModelSpec, ReferenceSpec, manifest};
-
-/// Windows that are scored at once.
-const TOGETHER: usize = 8;
 
 /// Writes a model directory, its reference measured on `validation`, and takes the
 /// checkpoint away: the run is over.
@@ -58,24 +53,16 @@ pub fn publish(
 
 /// What the network makes of films, window after window without overlap.
 fn reference(network: &Network, films: &[&Film]) -> ReferenceSpec {
-    let spec = network.spec();
-    let (frames, classes) = (spec.input.frames, spec.classes.len());
+    let frames = network.spec().input.frames;
     let (mut severities, mut levels) = (Vec::new(), Vec::new());
     for film in films {
-        for places in film.windows(frames, frames).chunks(TOGETHER) {
-            let mut batch = Batch {
-                clips: Vec::new(),
-                labels: vec![film.class; places.len()],
-            };
-            for &place in places {
-                Change::none(place).append(film, &spec.input, &mut batch.clips);
-                let last = film.clip(place + frames - 1, 1).frames;
-                levels.extend(last.first().and_then(Frame::brightness));
-            }
-            let logits = network.logits(&batch);
-            let scored = logits.chunks_exact(classes);
-            severities.extend(scored.filter_map(|logits| severity(softmax(logits).into_iter())));
+        let places = film.windows(frames, frames);
+        for place in &places {
+            let last = film.clip(place + frames - 1, 1).frames;
+            levels.extend(last.first().and_then(Frame::brightness));
         }
+        let scored = network.probabilities(film, &places).into_iter();
+        severities.extend(scored.filter_map(|p| severity(p.into_iter())));
     }
     let patients: BTreeSet<_> = films.iter().map(|film| &film.patient).collect();
     ReferenceSpec {
