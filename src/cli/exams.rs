@@ -169,28 +169,18 @@ impl Exams {
         let mut book = self.lock();
         let page = book.pages.iter().position(|page| page.name == new.source);
         let known = page.and_then(|page| book.pages[page].file.clone());
+        let mut sources = self.0.pipeline.sources.iter();
+        let is_in_file = sources.any(|source| source.name == new.source);
         let mut source = match (&new.location, known) {
-            (Some(_), Some(_)) => {
+            (Some(location), None) if !is_in_file => at_address(named(new.source)?, location)?,
+            (Some(_), _) => {
                 return Err("a source of the pipeline file has this name; choose another".into());
             }
-            (Some(location), None) => {
-                let sources = &self.0.pipeline.sources;
-                if sources.iter().any(|source| source.name == new.source) {
-                    return Err(
-                        "a source of the pipeline file has this name; choose another".into(),
-                    );
-                }
-                at_address(named(new.source)?, location)?
-            }
             (None, Some(known)) => known,
-            (None, None) => {
-                let mut sources = self.0.pipeline.sources.iter();
-                return Err(if sources.any(|source| source.name == new.source) {
-                    "this source names its patients itself".into()
-                } else {
-                    "no source of the pipeline file has this name".into()
-                });
+            (None, None) if is_in_file => {
+                return Err("this source names its patients itself".into());
             }
+            (None, None) => return Err("no source of the pipeline file has this name".into()),
         };
         if let SourceKind::File(path) = &source.kind
             && !path.value.exists()
