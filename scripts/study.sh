@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${WORK:-study}
 case ${SIZE:-small} in
-  small) patients=110 epochs=54 rates=0.003 ;;
+  small) patients=110 epochs=40 rates=0.003 ;;
   large) patients=1100 epochs=20 rates=0.001,0.003 ;;
   *)
     echo "SIZE is small or large, not $SIZE" >&2

@@ -1,7 +1,7 @@
 //! Layers that nothing is remembered in: what each makes of its inputs.
 
 use super::attributes::{argument, attribute, integer, position, window};
-use super::{AXES, Axis, Constant, Reader, Share, States, Value};
+use super::{AXES, Axis, Reader, Share, Value};
 use crate::model::graph::BATCH_NORM_EPSILON;
 use crate::model::onnx::NodeProto;
 use crate::model::{Conv, Op, Pool};
