@@ -269,6 +269,12 @@ impl Buffers {
 #[cfg(test)]
 mod tests;
 
+/// Whether this process may multiply tiles of bfloat16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_tiles() -> bool {
+    matches!(Unit::detect(), Some(Unit::Amx(..)))
+}
+
 /// Grey pixels, `[H, W]`, as the network's values, `[H, W, C]`; `table` says what
 /// each grey level becomes, channel by channel.
 pub(super) fn normalise(pixels: &[u8], table: &[[f32; 256]], values: &mut [f32]) {

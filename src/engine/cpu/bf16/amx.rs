@@ -19,6 +19,11 @@
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter
 //! 18; Linux, `Documentation/arch/x86/xstate.rst`.
 
+#![allow(
+    clippy::unused_self,
+    reason = "who holds it has asked for the instructions, or set them up"
+)]
+
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::marker::PhantomData;

@@ -43,7 +43,7 @@ impl Bf16 {
         let run = kw * geometry.channels;
         Self {
             unit,
-            layout: Layout::of(&geometry),
+            layout: Layout::of(unit, &geometry),
             panels: Panels::pack(kt * kh, run, geometry.filters, weights),
             geometry,
         }
@@ -96,8 +96,7 @@ impl Bf16 {
                     let end = taken.map(needed).max().unwrap_or(0);
                     if filled < end {
                         let new = filled..end;
-                        self.layout
-                            .fill(self.unit, team, work, &band, new, input, picture);
+                        self.layout.fill(team, work, &band, new, input, picture);
                         filled = end;
                     }
                     let beat = Beat {

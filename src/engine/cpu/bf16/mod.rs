@@ -91,7 +91,7 @@ impl Unit {
             let vectors = avx512::Avx512::try_new()?;
             match amx::Amx::try_new() {
                 Some(tiles) => Some(Self::Amx(tiles, vectors)),
-                None => vectors.is_fast().then_some(Self::Avx512(vectors)),
+                None => avx512::Avx512::is_fast().then_some(Self::Avx512(vectors)),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

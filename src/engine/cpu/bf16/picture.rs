@@ -47,6 +47,7 @@ pub(super) struct Layout {
     /// Whether no run is followed by other values than its own position's.
     is_exact: bool,
     geometry: Geometry,
+    unit: Unit,
 }
 
 /// Output rows that are computed together.
@@ -67,7 +68,7 @@ impl Band {
 }
 
 impl Layout {
-    pub(super) fn of(geometry: &Geometry) -> Self {
+    pub(super) fn of(unit: Unit, geometry: &Geometry) -> Self {
         let Geometry {
             kernel: [_, _, kw],
             stride: [_, sh, sw],
@@ -77,7 +78,7 @@ impl Layout {
             channels,
             ..
         } = *geometry;
-        let position = if kw == 1 {
+        let position = if kw == 1 && channels > TILE {
             channels.next_multiple_of(STEP)
         } else {
             channels
@@ -92,6 +93,7 @@ impl Layout {
             tiles_a_row: (!runs_on).then(|| columns.div_ceil(TILE)),
             is_exact: (kw * channels).next_multiple_of(STEP) <= kw * position,
             geometry: geometry.clone(),
+            unit,
         }
     }
 
@@ -186,7 +188,6 @@ impl Layout {
     /// `[T, H, W, C]`, counted from the first one that it reads.
     pub(super) fn fill(
         &self,
-        unit: Unit,
         team: &Team,
         work: &Work,
         band: &Band,
@@ -222,19 +223,19 @@ impl Layout {
             let (to, rest) = to.split_at_mut(width * self.position);
             rest.fill(0);
             let from = &input[(frame * height + h) * row_len..][..row_len];
-            self.narrow(unit, from, to);
+            self.narrow(from, to);
         });
     }
 
-    fn narrow(&self, unit: Unit, from: &[f32], to: &mut [u16]) {
+    fn narrow(&self, from: &[f32], to: &mut [u16]) {
         let channels = self.geometry.channels;
         if self.position == channels {
-            return unit.narrow(from, to);
+            return self.unit.narrow(from, to);
         }
         let positions = to.chunks_exact_mut(self.position);
         for (from, to) in from.chunks_exact(channels).zip(positions) {
             let (to, zeros) = to.split_at_mut(channels);
-            unit.narrow(from, to);
+            self.unit.narrow(from, to);
             zeros.fill(0);
         }
     }

@@ -14,15 +14,19 @@ pub(super) fn multiply<const TILES: usize, const PANELS: usize>(
 ) {
     left.check(&tiles, &panels);
     let value = |bits: u16| bf16::from_bits(bits).to_f32();
-    for (place, sum) in sums.0.iter_mut().enumerate() {
-        let (column, panel) = (place % 16, place / 16 % PANELS);
-        let (row, tile) = (place / (16 * PANELS) % TILE, place / (16 * PANELS) / TILE);
-        *sum = 0.0;
-        for (number, step) in left.steps.iter().enumerate() {
-            let begin = tiles[tile] + row * left.pitch + step;
-            for k in 0..STEP {
-                let right = panels[panel][((number * STEP + k) / 2 * 16 + column) * 2 + k % 2];
-                *sum += value(left.picture[begin + k]) * value(right);
+    for (row, sums) in sums.0.chunks_exact_mut(TILE * PANELS).enumerate() {
+        let begin = tiles[row / TILE] + row % TILE * left.pitch;
+        for (panel, sums) in sums.chunks_exact_mut(TILE).enumerate() {
+            sums.fill(0.0);
+            let steps = panels[panel].chunks_exact(STEP * TILE);
+            for (step, lines) in left.steps.iter().zip(steps) {
+                let row = &left.picture[begin + step..][..STEP];
+                for (row, line) in row.chunks_exact(2).zip(lines.chunks_exact(2 * TILE)) {
+                    for (sum, column) in sums.iter_mut().zip(line.chunks_exact(2)) {
+                        *sum += value(row[0]) * value(column[0]);
+                        *sum += value(row[1]) * value(column[1]);
+                    }
+                }
             }
         }
     }
