@@ -174,6 +174,14 @@ impl Convolution {
         }
     }
 
+    /// Products in the time that one takes in f32, about.
+    pub(super) fn speed(&self) -> u64 {
+        match &self.method {
+            Method::Direct(_) | Method::Winograd(_) => 1,
+            Method::Bf16(bf16) => bf16.speed(),
+        }
+    }
+
     pub(super) fn method(&self) -> &'static str {
         match &self.method {
             Method::Direct(_) => "direct",

@@ -176,7 +176,7 @@ impl Operation {
             Kind::Conv { conv, .. } => {
                 let team = &buffers.team;
                 let taps: usize = work.jobs().map(|(taps, _)| taps.len()).sum();
-                team.expect(taps as u64 * self.cost());
+                team.expect(taps as u64 * self.cost() / conv.speed());
                 conv.run(isa, team, work, input, residual, output, &mut scratch);
             }
             Kind::MaxPool(window, from, to) => {

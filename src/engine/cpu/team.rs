@@ -38,7 +38,7 @@ pub(in crate::engine) struct Team {
     helpers: Option<Arc<Helpers>>,
     /// One for each thread; locked by that thread only.
     scratch: Vec<Mutex<Scratch>>,
-    /// Multiplications and additions of the step at hand.
+    /// Multiplications and additions of the step at hand, as long as they take in f32.
     work: AtomicU64,
 }
 
@@ -113,7 +113,8 @@ impl Team {
         AtWork(self.helpers.clone())
     }
 
-    /// Says how much there is to do for all tasks that follow.
+    /// Says how much there is to do for all tasks that follow: multiplications and
+    /// additions, as long as they take in f32.
     pub(super) fn expect(&self, work: u64) {
         self.work.store(work, Relaxed);
     }
