@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hepaflow::domain::{Clip, EventTime, Frame, StreamId};
-use hepaflow::engine::{Agreement, Device, Engine, EngineError, EngineOptions, Precision};
+use hepaflow::engine::{
+    Agreement, Device, Engine, EngineError, EngineOptions, Precision, Workspace,
+};
 use hepaflow::model::{Model, ModelError, OnnxOptions, import_onnx, to_onnx, usual_classes};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
@@ -68,6 +70,37 @@ fn logits_are_pytorchs() {
                     .infer_tensor(&mut engine.workspace(), clip, &one)
                     .unwrap()
             })
+            .collect();
+        assert_eq!(alone, logits);
+    }
+}
+
+#[test]
+fn logits_in_bfloat16_are_near_pytorchs_and_the_same_on_any_number_of_threads() {
+    let options = EngineOptions {
+        device: Device::Cpu,
+        precision: Precision::Bf16,
+    };
+    for folder in fs::read_dir(golden("")).unwrap() {
+        let folder = folder.unwrap().file_name();
+        let name = folder.to_str().unwrap();
+        let model = Model::load(&golden(name)).unwrap();
+        let engine = Engine::open(&model, options).unwrap();
+        let (shape, clips) = tensor(&golden(name).join("clips.safetensors"), "clips");
+        let (_, expected) = tensor(&golden(name).join("logits.safetensors"), "logits");
+        let score = |workspace: &mut Workspace, clips: &[f32], count: usize| {
+            let shape = [&[count], &shape[1..]].concat();
+            engine.infer_tensor(workspace, clips, &shape).unwrap()
+        };
+        let logits = score(&mut engine.workspace(), &clips, shape[0]);
+        let difference = largest_difference(&logits, &expected);
+        assert!(difference < 1e-2, "{name}: {difference:e}");
+
+        let mut workspace = engine.workspace_of(3).unwrap();
+        assert_eq!(score(&mut workspace, &clips, shape[0]), logits);
+        let one = clips.chunks_exact(clips.len() / shape[0]);
+        let alone: Vec<f32> = one
+            .flat_map(|clip| score(&mut engine.workspace(), clip, 1))
             .collect();
         assert_eq!(alone, logits);
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hepaflow::domain::{Clip, EventTime, Frame, StreamId};
 use hepaflow::engine::{
-    ClipByClip, Device, Engine, EngineError, EngineOptions, SessionOptions, SessionPlan,
+    ClipByClip, Device, Engine, EngineError, EngineOptions, Precision, SessionOptions, SessionPlan,
 };
 use hepaflow::model::Model;
 
@@ -18,10 +18,14 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn engine(name: &str) -> (Model, Engine) {
+    engine_in(Precision::F32, name)
+}
+
+fn engine_in(precision: Precision, name: &str) -> (Model, Engine) {
     let model = Model::load(&golden(name)).unwrap();
     let options = EngineOptions {
         device: Device::Cpu,
-        ..EngineOptions::default()
+        precision,
     };
     let engine = Engine::open(&model, options).unwrap();
     (model, engine)
@@ -73,11 +77,20 @@ fn plan(engine: &Engine, stride: usize, early: bool) -> SessionPlan {
 
 #[test]
 fn every_window_of_a_long_video_has_the_bits_of_the_whole_clip() {
+    windows_have_the_bits_of_clips(Precision::F32);
+}
+
+#[test]
+fn every_window_in_bfloat16_has_the_bits_of_the_whole_clip() {
+    windows_have_the_bits_of_clips(Precision::Bf16);
+}
+
+fn windows_have_the_bits_of_clips(precision: Precision) {
     let mut shared = 0;
     for folder in fs::read_dir(golden("")).unwrap() {
         let folder = folder.unwrap().file_name();
         let name = folder.to_str().unwrap();
-        let (model, engine) = engine(name);
+        let (model, engine) = engine_in(precision, name);
         let length = model.spec().input.frames;
         let video = video(&model, 3 * length as u64 + 5);
         // One workspace for all: what others left in it must not matter.

@@ -101,6 +101,7 @@ fn cpu_features() -> Vec<&'static str> {
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("amx-bf16", super::cpu::has_tiles()),
     ];
     found
         .into_iter()

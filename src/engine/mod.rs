@@ -100,8 +100,9 @@ pub enum Precision {
     /// IEEE single precision.
     #[default]
     F32,
-    /// Weights in bfloat16; products and sums of it in bfloat16 and f32 on a
-    /// card, in f32 on the CPU.
+    /// Products of bfloat16 and sums in f32, on a card and on a CPU with AMX, or with
+    /// AVX-512 for bfloat16 where that is fast. On other CPUs weights are kept in
+    /// bfloat16 and multiplied in f32.
     Bf16,
     /// Half precision products, single precision sums.
     F16,

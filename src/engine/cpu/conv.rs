@@ -2,6 +2,7 @@
 
 use pulp::Simd;
 
+use super::bf16::{Bf16, Unit};
 use super::direct::Direct;
 use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
@@ -85,6 +86,27 @@ pub(super) struct Convolution {
 enum Method {
     Direct(Direct),
     Winograd(Winograd),
+    Bf16(Bf16),
+}
+
+/// What numbers are kept in and multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arithmetic {
+    pub(super) isa: Isa,
+    pub(super) storage: Storage,
+    /// What multiplies in bfloat16, if anything does.
+    pub(super) bf16: Option<Unit>,
+}
+
+/// A way to compute a convolution.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// In f32, products one by one.
+    Direct,
+    /// In f32; it must fit.
+    Winograd,
+    /// In bfloat16, products one by one.
+    Bf16(Unit),
 }
 
 impl Geometry {
@@ -102,29 +124,34 @@ impl Geometry {
 impl Convolution {
     /// `weights` are `[kt, kh, kw, C, C']`.
     pub(super) fn new(
-        isa: Isa,
-        storage: Storage,
+        arithmetic: Arithmetic,
         geometry: Geometry,
         weights: &[f32],
         epilogue: Epilogue,
     ) -> Self {
+        let isa = arithmetic.isa;
         let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
-        Self::by(winograd, isa, storage, geometry, weights, epilogue)
+        let way = match arithmetic.bf16 {
+            Some(unit) if unit.beats_winograd() || !winograd => Way::Bf16(unit),
+            _ if winograd => Way::Winograd,
+            _ => Way::Direct,
+        };
+        Self::by(way, isa, arithmetic.storage, geometry, weights, epilogue)
     }
 
-    /// By Winograd's method, if told so; it must fit.
+    /// In a certain way.
     pub(super) fn by(
-        winograd: bool,
+        way: Way,
         isa: Isa,
         storage: Storage,
         geometry: Geometry,
         weights: &[f32],
         epilogue: Epilogue,
     ) -> Self {
-        let method = if winograd {
-            Method::Winograd(Winograd::new(isa, storage, geometry, weights))
-        } else {
-            Method::Direct(Direct::new(isa, storage, geometry, weights))
+        let method = match way {
+            Way::Direct => Method::Direct(Direct::new(isa, storage, geometry, weights)),
+            Way::Winograd => Method::Winograd(Winograd::new(isa, storage, geometry, weights)),
+            Way::Bf16(unit) => Method::Bf16(Bf16::new(unit, geometry, weights)),
         };
         Self { epilogue, method }
     }
@@ -134,6 +161,7 @@ impl Convolution {
         match &self.method {
             Method::Direct(_) => 0,
             Method::Winograd(winograd) => winograd.scratch_len(work),
+            Method::Bf16(bf16) => bf16.scratch_len(work),
         }
     }
 
@@ -142,6 +170,15 @@ impl Convolution {
         match &self.method {
             Method::Direct(direct) => direct.weight_bytes(),
             Method::Winograd(winograd) => winograd.weight_bytes(),
+            Method::Bf16(bf16) => bf16.weight_bytes(),
+        }
+    }
+
+    /// Products in the time that one takes in f32, about.
+    pub(super) fn speed(&self) -> u64 {
+        match &self.method {
+            Method::Direct(_) | Method::Winograd(_) => 1,
+            Method::Bf16(bf16) => bf16.speed(),
         }
     }
 
@@ -149,6 +186,7 @@ impl Convolution {
         match &self.method {
             Method::Direct(_) => "direct",
             Method::Winograd(_) => "Winograd",
+            Method::Bf16(bf16) => bf16.method(),
         }
     }
 
@@ -181,6 +219,7 @@ impl Convolution {
         match &self.method {
             Method::Direct(direct) => direct.run(team, work, input, target),
             Method::Winograd(winograd) => winograd.run(isa, team, work, input, target, scratch),
+            Method::Bf16(bf16) => bf16.run(isa, team, work, input, target, scratch),
         }
     }
 }

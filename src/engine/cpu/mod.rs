@@ -2,9 +2,10 @@
 //! executed one clip at a time.
 //!
 //! `product.rs` is the arithmetic, once for every instruction set; `direct.rs`
-//! and `winograd.rs` are two ways to make a convolution of it; `team.rs` shares
-//! one clip among threads. Everything sums in one order: the same clip gives the
-//! same bits on one machine, whatever the number of threads.
+//! and `winograd.rs` are two ways to make a convolution of it; `bf16` is a third,
+//! with an arithmetic of its own; `team.rs` shares one clip among threads. Everything
+//! sums in one order: the same clip gives the same bits on one machine, whatever the
+//! number of threads.
 
 #![allow(
     clippy::inline_always,
@@ -15,6 +16,7 @@
     reason = "the loops are those of the formulas, index by index"
 )]
 
+mod bf16;
 mod conv;
 mod dense;
 mod direct;
@@ -32,6 +34,8 @@ use cpu_time::ProcessTime;
 
 use super::plan::{self, Kernel, Plan, Value};
 use crate::model::Shape;
+use bf16::Unit;
+use conv::Arithmetic;
 use dense::LstmState;
 use product::Isa;
 pub(super) use product::Storage;
@@ -43,7 +47,7 @@ use work::{TimeWindow, Work};
 /// A network, ready for this machine.
 #[derive(Debug)]
 pub(super) struct Program {
-    isa: Isa,
+    arithmetic: Arithmetic,
     steps: Vec<Operation>,
     /// Length of each buffer, in values. Buffer 0 is the input.
     buffers: Vec<usize>,
@@ -64,8 +68,16 @@ pub(super) struct Buffers {
 impl Program {
     /// Packs a plan's weights.
     pub(super) fn new(plan: Plan, storage: Storage) -> Self {
+        let bf16 = match storage {
+            Storage::F32 => None,
+            Storage::Bf16 => Unit::detect(),
+        };
         let mut program = Self {
-            isa: Isa::detect(),
+            arithmetic: Arithmetic {
+                isa: Isa::detect(),
+                storage,
+                bf16,
+            },
             steps: Vec::new(),
             buffers: plan.buffers,
             scratch: 0,
@@ -76,7 +88,7 @@ impl Program {
             },
         };
         for step in plan.steps {
-            program.add(storage, step);
+            program.add(step);
         }
         let scratch = program.steps.iter().map(Operation::scratch_len);
         program.scratch = scratch.max().unwrap_or(0);
@@ -85,7 +97,8 @@ impl Program {
 
     /// Packs a step; one that looks at all frames at once is taken apart, so that
     /// what can be done frame by frame is.
-    fn add(&mut self, storage: Storage, step: plan::Step) {
+    fn add(&mut self, step: plan::Step) {
+        let Arithmetic { isa, storage, .. } = self.arithmetic;
         let frames = step.input.shape.extent[0];
         let by_frame = |channels| Shape {
             channels,
@@ -107,7 +120,7 @@ impl Program {
                 );
             }
             Kernel::Lstm(layers) => {
-                let Some((projection, lstm)) = dense::split_lstm(self.isa, storage, layers) else {
+                let Some((projection, lstm)) = dense::split_lstm(isa, storage, layers) else {
                     return;
                 };
                 let gates = self.temporary(by_frame(projection.gates()));
@@ -136,13 +149,8 @@ impl Program {
                     Kernel::Pointwise { other, .. } => *other,
                     _ => None,
                 };
-                let (window, kind) = Kind::new(
-                    self.isa,
-                    storage,
-                    step.input.shape,
-                    step.output.shape,
-                    kernel,
-                );
+                let (window, kind) =
+                    Kind::new(self.arithmetic, step.input.shape, step.output.shape, kernel);
                 self.push(&step.name, step.input, residual, step.output, window, kind);
             }
         }
@@ -178,9 +186,11 @@ impl Program {
         });
     }
 
-    /// The instruction set, for people.
-    pub(super) fn isa(&self) -> &'static str {
-        self.isa.name()
+    /// The instruction sets, for people.
+    pub(super) fn isa(&self) -> String {
+        let Arithmetic { isa, bf16, .. } = self.arithmetic;
+        let names = [Some(isa.name()), bf16.map(Unit::method)];
+        names.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Bytes of packed weights.
@@ -203,7 +213,7 @@ impl Program {
     pub(super) fn run<'a>(&self, buffers: &'a mut Buffers) -> &'a [f32] {
         let at_work = buffers.team.begin();
         for step in &self.steps {
-            step.run(self.isa, &step.whole, buffers);
+            step.run(self.arithmetic.isa, &step.whole, buffers);
         }
         drop(at_work);
         self.output(buffers)
@@ -217,7 +227,7 @@ impl Program {
     ) -> Vec<(String, &'static str, Duration)> {
         let steps = self.steps.iter().map(|step| {
             let clock = ProcessTime::now();
-            step.run(self.isa, &step.whole, buffers);
+            step.run(self.arithmetic.isa, &step.whole, buffers);
             (step.name.clone(), step.kind.name(), clock.elapsed())
         });
         steps.collect()
@@ -259,6 +269,12 @@ impl Buffers {
 
 #[cfg(test)]
 mod tests;
+
+/// Whether this process may multiply tiles of bfloat16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_tiles() -> bool {
+    matches!(Unit::detect(), Some(Unit::Amx(..)))
+}
 
 /// Grey pixels, `[H, W]`, as the network's values, `[H, W, C]`; `table` says what
 /// each grey level becomes, channel by channel.

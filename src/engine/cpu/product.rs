@@ -155,7 +155,7 @@ struct Line([f32; 16]);
 /// The same of bfloat16, the upper halves of f32.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct HalfLine([u16; 32]);
+pub(super) struct HalfLine(pub(super) [u16; 32]);
 
 /// What a right matrix is kept in; sums are f32 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -184,7 +184,7 @@ impl Session {
                 output[load.slice * len..][..len].copy_from_slice(store.get(born, load.was, len));
             }
             for work in works {
-                operation.run(program.isa, work, buffers);
+                operation.run(program.arithmetic.isa, work, buffers);
             }
             for &(slice, ahead) in &turn.keep {
                 let values = &buffers.get(operation.output)[slice * len..][..len];

@@ -1,8 +1,8 @@
 //! One step of a program: what it computes, from which values, where to.
 
-use super::conv::{Convolution, Epilogue, Geometry};
+use super::conv::{Arithmetic, Convolution, Epilogue, Geometry};
 use super::dense::{Lstm, Projection};
-use super::product::{Isa, Storage};
+use super::product::Isa;
 use super::work::{TimeWindow, Work};
 use super::{Buffers, dense, pool};
 use crate::engine::plan::{Kernel, Value};
@@ -50,8 +50,7 @@ pub(super) enum Kind {
 impl Kind {
     /// From a kernel that is one step, with how it slides over time.
     pub(super) fn new(
-        isa: Isa,
-        storage: Storage,
+        arithmetic: Arithmetic,
         input: Shape,
         output: Shape,
         kernel: Kernel,
@@ -84,7 +83,7 @@ impl Kind {
                     bias: step.bias,
                     relu: step.relu,
                 };
-                let conv = Convolution::new(isa, storage, geometry, &step.weights, epilogue);
+                let conv = Convolution::new(arithmetic, geometry, &step.weights, epilogue);
                 let conv = Box::new(conv);
                 (window, Self::Conv { conv, cost })
             }
@@ -177,7 +176,7 @@ impl Operation {
             Kind::Conv { conv, .. } => {
                 let team = &buffers.team;
                 let taps: usize = work.jobs().map(|(taps, _)| taps.len()).sum();
-                team.expect(taps as u64 * self.cost());
+                team.expect(taps as u64 * self.cost() / conv.speed());
                 conv.run(isa, team, work, input, residual, output, &mut scratch);
             }
             Kind::MaxPool(window, from, to) => {

@@ -38,7 +38,7 @@ pub(in crate::engine) struct Team {
     helpers: Option<Arc<Helpers>>,
     /// One for each thread; locked by that thread only.
     scratch: Vec<Mutex<Scratch>>,
-    /// Multiplications and additions of the step at hand.
+    /// Multiplications and additions of the step at hand, as long as they take in f32.
     work: AtomicU64,
 }
 
@@ -113,7 +113,8 @@ impl Team {
         AtWork(self.helpers.clone())
     }
 
-    /// Says how much there is to do for all tasks that follow.
+    /// Says how much there is to do for all tasks that follow: multiplications and
+    /// additions, as long as they take in f32.
     pub(super) fn expect(&self, work: u64) {
         self.work.store(work, Relaxed);
     }
@@ -154,20 +155,20 @@ impl Team {
 
 /// A slice that tasks write different parts of.
 #[derive(Clone, Copy)]
-pub(super) struct Parts<'a> {
-    pointer: *mut f32,
+pub(super) struct Parts<'a, T = f32> {
+    pointer: *mut T,
     len: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
+    lifetime: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: a pointer into a slice that is borrowed exclusively for `'a`; what
 // keeps two threads from one place is the contract of `part`.
-unsafe impl Send for Parts<'_> {}
+unsafe impl<T: Send> Send for Parts<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Parts<'_> {}
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
-impl<'a> Parts<'a> {
-    pub(super) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Parts<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self {
             pointer: slice.as_mut_ptr(),
             len: slice.len(),
@@ -181,7 +182,7 @@ impl<'a> Parts<'a> {
     /// No two parts that live at the same time may overlap.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the contract says who holds what")]
-    pub(super) unsafe fn part(&self, begin: usize, len: usize) -> &mut [f32] {
+    pub(super) unsafe fn part(&self, begin: usize, len: usize) -> &mut [T] {
         assert!(
             begin <= self.len && len <= self.len - begin,
             "a part outside the slice"

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::conv::{Convolution, Epilogue, Geometry};
+use super::bf16::Unit;
+use super::conv::{Convolution, Epilogue, Geometry, Way};
 use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
 use super::team::{Helpers, Team};
 use super::winograd::Winograd;
@@ -66,11 +67,62 @@ fn definition(geometry: &Geometry, input: &[f32], weights: &[f32]) -> Vec<(f64, 
     sums
 }
 
+/// As bfloat16 holds them.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let round = |value: &f32| half::bf16::from_f32(*value).to_f32();
+    values.iter().map(round).collect()
+}
+
+fn window(geometry: &Geometry) -> TimeWindow {
+    TimeWindow {
+        kernel: geometry.kernel[0],
+        stride: geometry.stride[0],
+        padding: geometry.padding[0],
+    }
+}
+
+/// What a convolution gives on one thread, and on three.
+fn on_threads(
+    conv: &Convolution,
+    isa: Isa,
+    geometry: &Geometry,
+    input: &[f32],
+    residual: Option<&[f32]>,
+) -> [Vec<f32>; 2] {
+    let whole = Work::whole(window(geometry), geometry.input[0], geometry.output[0]);
+    let len = geometry.output.iter().product::<usize>() * geometry.filters;
+    [1, 3].map(|threads| {
+        let mut output = vec![f32::NAN; len];
+        // Whatever lies in scratch memory must not matter.
+        let mut scratch = vec![f32::NAN; conv.scratch_len(&whole)];
+        let team = Team::with(Helpers::start(threads).unwrap());
+        team.expect(u64::MAX);
+        conv.run(
+            isa,
+            &team,
+            &whole,
+            input,
+            residual,
+            &mut output,
+            &mut scratch,
+        );
+        output
+    })
+}
+
+/// Of up to some millions of products.
 fn geometries() -> impl Strategy<Value = Geometry> {
+    all_geometries().prop_filter("takes too long", |geometry| {
+        let sizes = [geometry.output, geometry.kernel].into_iter().flatten();
+        sizes.product::<usize>() * geometry.channels * geometry.filters < 8_000_000
+    })
+}
+
+fn all_geometries() -> impl Strategy<Value = Geometry> {
     let axis = || (1..=4usize, 1..=3usize, 0..=3usize, 1..=14usize);
     let three = prop_oneof![Just(true), Just(false)];
-    let channels = prop::sample::select(vec![1usize, 3, 8, 9, 16, 21]);
-    let filters = prop::sample::select(vec![1usize, 2, 8, 13, 16, 33]);
+    let channels = prop::sample::select(vec![1usize, 3, 8, 9, 16, 21, 32, 40]);
+    let filters = prop::sample::select(vec![1usize, 2, 8, 13, 16, 33, 64]);
     ([axis(), axis(), axis()], three, channels, filters).prop_map(
         |(mut axes, three, channels, filters)| {
             if three {
@@ -124,28 +176,13 @@ proptest! {
         let largest = sums.iter().fold(0.0, |largest: f64, (_, size)| largest.max(*size));
 
         for isa in Isa::all() {
-            for winograd in [false, true] {
-                if winograd && !Winograd::fits(isa, &geometry) {
+            for way in [Way::Direct, Way::Winograd] {
+                if matches!(way, Way::Winograd) && !Winograd::fits(isa, &geometry) {
                     continue;
                 }
                 let epilogue = Epilogue { bias: bias.clone(), relu };
-                let conv = Convolution::by(winograd, isa, Storage::F32, geometry.clone(), &weights, epilogue);
-                let window = TimeWindow {
-                    kernel: geometry.kernel[0],
-                    stride: geometry.stride[0],
-                    padding: geometry.padding[0],
-                };
-                let whole = Work::whole(window, geometry.input[0], geometry.output[0]);
-                let mut outputs = Vec::new();
-                for threads in [1, 3] {
-                    let mut output = vec![f32::NAN; sums.len()];
-                    // Whatever lies in scratch memory must not matter.
-                    let mut scratch = vec![f32::NAN; conv.scratch_len(&whole)];
-                    let team = Team::with(Helpers::start(threads).unwrap());
-                    team.expect(u64::MAX);
-                    conv.run(isa, &team, &whole, &input, residual, &mut output, &mut scratch);
-                    outputs.push(output);
-                }
+                let conv = Convolution::by(way, isa, Storage::F32, geometry.clone(), &weights, epilogue);
+                let outputs = on_threads(&conv, isa, &geometry, &input, residual);
                 prop_assert_eq!(&outputs[0], &outputs[1], "threads changed bits");
                 for (place, (&found, &(sum, size))) in outputs[0].iter().zip(&sums).enumerate() {
                     let mut expected = sum + f64::from(bias[place % geometry.filters]);
@@ -158,7 +195,7 @@ proptest! {
                     // the number of products (Higham and Mary, "A new approach to
                     // probabilistic rounding error analysis", 2019).
                     let unit = f64::from(f32::EPSILON) / 2.0;
-                    let bound = if winograd {
+                    let bound = if matches!(way, Way::Winograd) {
                         2e-6 * (largest + 2.0)
                     } else {
                         (5.0 + (depth as f64).sqrt()) * unit * (size + 2.0)
@@ -170,6 +207,58 @@ proptest! {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn convolutions_in_bfloat16_are_those_of_rounded_values(
+        geometry in geometries(),
+        relu: bool,
+        with_residual: bool,
+        seed in 1..u64::MAX,
+    ) {
+        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
+        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
+        let weights = noise(depth * geometry.filters, seed ^ 1);
+        let bias = noise(geometry.filters, seed ^ 2);
+        let positions = geometry.output.iter().product::<usize>();
+        let residual = noise(positions * geometry.filters, seed ^ 3);
+        let residual = with_residual.then_some(residual.as_slice());
+        let sums = definition(&geometry, &rounded(&input), &rounded(&weights));
+
+        let isa = Isa::detect();
+        for unit in Unit::all() {
+            let epilogue = Epilogue { bias: bias.clone(), relu };
+            let conv = Convolution::by(Way::Bf16(unit), isa, Storage::Bf16, geometry.clone(), &weights, epilogue);
+            let outputs = on_threads(&conv, isa, &geometry, &input, residual);
+            prop_assert_eq!(&outputs[0], &outputs[1], "threads changed bits");
+            for (place, (&found, &(sum, size))) in outputs[0].iter().zip(&sums).enumerate() {
+                let mut expected = sum + f64::from(bias[place % geometry.filters]);
+                expected += residual.map_or(0.0, |residual| f64::from(residual[place]));
+                if relu {
+                    expected = expected.max(0.0);
+                }
+                // Products of bfloat16 are exact in f32: sums round as they do there.
+                let unit = f64::from(f32::EPSILON) / 2.0;
+                let bound = (5.0 + 2.0 * (depth as f64).sqrt()) * unit * (size + 2.0);
+                let error = (f64::from(found) - expected).abs();
+                prop_assert!(
+                    error <= bound,
+                    "{} at {place}: {found} for {expected}, {geometry:?}", conv.method()
+                );
+            }
+            // Some frames alone have the bits that they have among all.
+            let window = window(&geometry);
+            let frames = geometry.output[0];
+            let mut output = vec![f32::NAN; sums.len()];
+            let mut scratch = Vec::new();
+            for frames in [(0..frames).step_by(2), (1..frames).step_by(2)] {
+                for work in Work::some(window, geometry.input[0], frames) {
+                    let team = Team::alone();
+                    conv.run(isa, &team, &work, &input, residual, &mut output, &mut scratch);
+                }
+            }
+            prop_assert_eq!(&outputs[0], &output, "frames changed bits");
         }
     }
 

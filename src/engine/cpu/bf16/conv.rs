@@ -1,0 +1,251 @@
+//! A convolution in bfloat16: the picture is filled, then tasks take tiles of it.
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+use super::super::conv::{Geometry, Target};
+use super::super::product::{Isa, Task};
+use super::super::team::{Scratch, Team};
+use super::super::work::{FrameJob, Work};
+use super::panels::Panels;
+use super::picture::{Band, Layout};
+use super::{Left, STEP, Sums, TILE, Unit};
+
+/// Tiles of one task where all weights fit in the second level of cache, which
+/// then pass by every task.
+const TILES: usize = 8;
+/// Elsewhere, weights pass by once for so many tiles, which stay there instead.
+const MANY_TILES: usize = 64;
+/// Bytes of weights that fit, beside the rest; in tests, some do not.
+const FITTING_WEIGHTS: usize = if cfg!(test) { 1 << 14 } else { 1 << 20 };
+
+/// See the modules.
+#[derive(Debug)]
+pub(in crate::engine::cpu) struct Bf16 {
+    unit: Unit,
+    geometry: Geometry,
+    layout: Layout,
+    panels: Panels,
+}
+
+/// How the product is cut into tasks.
+#[derive(Clone, Copy)]
+struct Cut {
+    tiles: usize,
+    panels: usize,
+}
+
+impl Bf16 {
+    /// `weights` are `[kt, kh, kw, C, C']`.
+    pub(in crate::engine::cpu) fn new(unit: Unit, geometry: Geometry, weights: &[f32]) -> Self {
+        let [kt, kh, kw] = geometry.kernel;
+        let run = kw * geometry.channels;
+        Self {
+            unit,
+            layout: Layout::of(unit, &geometry),
+            panels: Panels::pack(kt * kh, run, geometry.filters, weights),
+            geometry,
+        }
+    }
+
+    pub(in crate::engine::cpu) fn method(&self) -> &'static str {
+        self.unit.method()
+    }
+
+    /// Products in the time that one takes in f32, about.
+    pub(in crate::engine::cpu) fn speed(&self) -> u64 {
+        self.unit.speed()
+    }
+
+    pub(in crate::engine::cpu) fn weight_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// The picture's, in f32, and room to begin at a cache line.
+    pub(in crate::engine::cpu) fn scratch_len(&self, work: &Work) -> usize {
+        self.layout.len(work).div_ceil(2) + 16
+    }
+
+    fn cut(&self) -> Cut {
+        let all = self.panels.count();
+        if self.panels.bytes() <= FITTING_WEIGHTS {
+            let (tiles, panels) = (TILES, all);
+            return Cut { tiles, panels };
+        }
+        let (tiles, panels) = (MANY_TILES, 2);
+        Cut { tiles, panels }
+    }
+
+    pub(in crate::engine::cpu) fn run(
+        &self,
+        isa: Isa,
+        team: &Team,
+        work: &Work,
+        input: &[f32],
+        target: Target<'_>,
+        scratch: &mut [f32],
+    ) {
+        let reads = work.reads();
+        let frame_len = self.geometry.input_frame_len();
+        let input = &input[reads.start * frame_len..reads.end * frame_len];
+        let line = scratch.as_ptr().align_offset(64).min(16);
+        let picture: &mut [u16] = bytemuck::cast_slice_mut(&mut scratch[line..]);
+        for band in self.layout.bands(work) {
+            let mut filled = 0;
+            for class in work.classes() {
+                for frames in class.frames.chunks(band.frames()) {
+                    // Those that the taps lie on, if any do.
+                    let needed = |frame: &FrameJob| frame.input + class.taps.len() - reads.start;
+                    let taken = frames.iter().filter(|_| !class.taps.is_empty());
+                    let end = taken.map(needed).max().unwrap_or(0);
+                    if filled < end {
+                        let new = filled..end;
+                        self.layout.fill(team, work, &band, new, input, picture);
+                        filled = end;
+                    }
+                    let beat = Beat {
+                        conv: self,
+                        reads: reads.start,
+                        band: &band,
+                        taps: &class.taps,
+                        frames,
+                        picture,
+                        target,
+                    };
+                    beat.run(isa, team);
+                }
+            }
+        }
+    }
+}
+
+/// Frames of one class that are computed together.
+#[derive(Clone, Copy)]
+struct Beat<'a> {
+    conv: &'a Bf16,
+    /// The first frame of the picture.
+    reads: usize,
+    band: &'a Band,
+    taps: &'a Range<usize>,
+    frames: &'a [FrameJob],
+    picture: &'a [u16],
+    target: Target<'a>,
+}
+
+impl Beat<'_> {
+    fn run(self, isa: Isa, team: &Team) {
+        let cut = self.conv.cut();
+        let tiles = self.frames.len() * self.band.tiles;
+        let panels = self.conv.panels.count();
+        let by_panels = panels.div_ceil(cut.panels);
+        team.each(tiles.div_ceil(cut.tiles) * by_panels, |number, scratch| {
+            let part = |number: usize, size: usize, all: usize| {
+                number * size..all.min((number + 1) * size)
+            };
+            isa.run(Tiles {
+                beat: self,
+                tiles: part(number / by_panels, cut.tiles, tiles),
+                panels: part(number % by_panels, cut.panels, panels),
+                scratch,
+            });
+        });
+    }
+}
+
+/// Tiles by panels: what one task does.
+struct Tiles<'a> {
+    beat: Beat<'a>,
+    tiles: Range<usize>,
+    panels: Range<usize>,
+    scratch: &'a mut Scratch,
+}
+
+/// The place of a sum that nobody asked for.
+const NOWHERE: usize = usize::MAX;
+
+impl Task for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        let Self {
+            beat,
+            tiles,
+            panels,
+            scratch,
+        } = self;
+        let Beat {
+            conv, band, target, ..
+        } = beat;
+        let (geometry, layout) = (&conv.geometry, &conv.layout);
+        let [_, kh, kw] = geometry.kernel;
+        let run = kw * geometry.channels;
+        let Scratch {
+            bases,
+            deltas,
+            places,
+            ..
+        } = scratch;
+        deltas.clear();
+        for t in 0..beat.taps.len() {
+            for h in 0..kh {
+                let begin = t * band.frame + h * layout.row;
+                deltas.extend((0..run).step_by(STEP).map(|k| begin + k));
+            }
+        }
+        bases.clear();
+        places.clear();
+        for tile in tiles {
+            let (frame, tile) = (&beat.frames[tile / band.tiles], tile % band.tiles);
+            // A window in the padding of time alone has no first frame.
+            let first = frame.input.saturating_sub(beat.reads);
+            bases.push(first * band.frame + layout.begin(tile));
+            let area = frame.output * geometry.area();
+            let positions = layout.positions(band, tile);
+            places.extend(positions.map(|position| {
+                position.map_or(NOWHERE, |position| (area + position) * geometry.filters)
+            }));
+        }
+        let left = Left::new(beat.picture, layout.tile_row, deltas, run);
+        let first = beat.taps.start * kh * run.div_ceil(STEP);
+        let panel = |panel| conv.panels.steps(panel, first, deltas.len());
+        let ready = conv.unit.prepare();
+        let mut sums = Sums([0.0; 4 * TILE * TILE]);
+        let mut number = panels.start;
+        while number < panels.end {
+            let is_pair = number + 1 < panels.end;
+            let (tiles, width) = if is_pair { (2, 2 * TILE) } else { (4, TILE) };
+            let begin = number * TILE;
+            let filters = begin..geometry.filters.min(begin + width);
+            let groups = bases.chunks(tiles).zip(places.chunks(tiles * TILE));
+            for (bases, places) in groups {
+                // What is missing is computed once more.
+                let base = |tile: usize| bases[tile.min(bases.len() - 1)];
+                if is_pair {
+                    let panels = [panel(number), panel(number + 1)];
+                    ready.square(left, [base(0), base(1)], panels, &mut sums);
+                } else {
+                    let bases = [base(0), base(1), base(2), base(3)];
+                    ready.tall(left, bases, panel(number), &mut sums);
+                }
+                for (place, sums) in places.iter().zip(sums.0.chunks_exact(width)) {
+                    if *place == NOWHERE {
+                        continue;
+                    }
+                    let begin = place + filters.start;
+                    let residual = target
+                        .residual
+                        .map(|residual| &residual[begin..][..filters.len()]);
+                    // SAFETY: each position has its own place, and each position
+                    // belongs to one task for each panel.
+                    let output = unsafe { target.output.part(begin, filters.len()) };
+                    target
+                        .epilogue
+                        .apply(simd, filters.start, sums, residual, output);
+                }
+            }
+            number += if is_pair { 2 } else { 1 };
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Convolutions in bfloat16: products of the upper halves of f32, sums in f32.
+//!
+//! As in `direct.rs`, a convolution is a matrix product, output positions by
+//! channels out, summed over taps and channels in. `picture.rs` rounds the input
+//! once a layer, with zeros around each frame, so that every row of the left
+//! matrix can be read where it lies; `panels.rs` packs the weights; `conv.rs`
+//! shares out the tiles of the product. K, the depth of the sums, is taken in
+//! steps of 32:
+//!
+//! ```text
+//! K           [kt][kh] runs of kw * C values, each filled up to whole steps
+//! left tile   16 rows of one step, 64 bytes each, evenly spaced in the picture
+//! right tile  one step of a panel of 16 channels out:
+//!
+//!               column 0      column 1          column 15
+//!             [ k 0, k 1    | k 0, k 1    | ... | k 0, k 1  ]   64 bytes
+//!             [ k 2, k 3    | k 2, k 3    | ...             ]
+//!               ...                                              16 such lines
+//! ```
+//!
+//! A run is followed by zeros in the right matrix; in the left one, by whatever the
+//! picture holds there. Every tap in time begins with a step of its own, since at
+//! the ends of a clip only some take part. Sums run over K in one order, whatever
+//! the thread, the rows beside a row, or the batch.
+//!
+//! The products are those of AMX where the processor has it (`amx.rs`), else of
+//! AVX-512 with bfloat16 (`avx512.rs`); `plain.rs` says what both compute.
+//! Where there is neither, convolutions are computed in f32, from weights that are
+//! kept in bfloat16.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod conv;
+mod panels;
+mod picture;
+mod plain;
+
+pub(super) use conv::Bf16;
+
+/// Values of K that one instruction of AMX takes.
+const STEP: usize = 32;
+/// Rows of a tile, and columns of a panel.
+const TILE: usize = 16;
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unit {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Amx, avx512::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    /// The reference: too slow for anything but tests.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the reference of the tests"))]
+    Plain,
+}
+
+/// A unit that is set up on this thread.
+enum Ready {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Tiles),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    Plain,
+}
+
+/// Rows of the left matrix, which lie in a picture.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    picture: &'a [u16],
+    /// From one row of a tile to the next, in values.
+    pitch: usize,
+    /// Where each step of a row lies, counted from its beginning.
+    steps: &'a [usize],
+    /// The furthest of them.
+    furthest: usize,
+    /// Values of a run: what is not filled up.
+    run: usize,
+}
+
+/// Sums of the tiles that are computed at once.
+#[repr(C, align(64))]
+struct Sums([f32; 4 * TILE * TILE]);
+
+impl Unit {
+    /// The best that this machine has, if it beats arithmetic in f32.
+    pub(super) fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vectors = avx512::Avx512::try_new()?;
+            match amx::Amx::try_new() {
+                Some(tiles) => Some(Self::Amx(tiles, vectors)),
+                None => avx512::Avx512::is_fast().then_some(Self::Avx512(vectors)),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// Every one that this machine can execute.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(avx512::Avx512::try_new().map(Self::Avx512));
+            all.extend(Self::detect().filter(|unit| matches!(unit, Self::Amx(..))));
+        }
+        all
+    }
+
+    /// Of a convolution in it.
+    pub(super) fn method(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(..) => "AMX bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "AVX-512 bf16",
+            Self::Plain => "plain bf16",
+        }
+    }
+
+    /// Whether it is faster than Winograd's method in f32, where that pays: a vector
+    /// instruction has twice as many products as in f32, Winograd's method a fourth.
+    pub(super) fn beats_winograd(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(..) => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => false,
+            Self::Plain => true,
+        }
+    }
+
+    /// Products in the time that one takes in f32, about.
+    fn speed(self) -> u64 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(..) => 8,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 2,
+            Self::Plain => 1,
+        }
+    }
+
+    fn prepare(self) -> Ready {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(tiles, _) => Ready::Amx(tiles.prepare()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(vectors) => Ready::Avx512(vectors),
+            Self::Plain => Ready::Plain,
+        }
+    }
+
+    /// Rounds to the nearest bfloat16, ties to even.
+    fn narrow(self, from: &[f32], to: &mut [u16]) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_, vectors) | Self::Avx512(vectors) => vectors.narrow(from, to),
+            Self::Plain => {
+                for (from, to) in from.iter().zip(to) {
+                    *to = half::bf16::from_f32(*from).to_bits();
+                }
+            }
+        }
+    }
+}
+
+impl Ready {
+    /// Two tiles, which begin there in the picture, by as many steps of two panels:
+    /// `sums [2][16][32]`.
+    #[inline(always)]
+    fn square(&self, left: Left<'_>, tiles: [usize; 2], panels: [&[u16]; 2], sums: &mut Sums) {
+        if left.steps.is_empty() {
+            return sums.0.fill(0.0);
+        }
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(unit) => unit.square(left, tiles, panels, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(unit) => unit.square(left, tiles, panels, sums),
+            Self::Plain => plain::multiply(left, tiles, panels, sums),
+        }
+    }
+
+    /// Four tiles by one panel: `sums [4][16][16]`.
+    #[inline(always)]
+    fn tall(&self, left: Left<'_>, tiles: [usize; 4], panel: &[u16], sums: &mut Sums) {
+        if left.steps.is_empty() {
+            return sums.0.fill(0.0);
+        }
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(unit) => unit.tall(left, tiles, panel, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(unit) => unit.tall(left, tiles, panel, sums),
+            Self::Plain => plain::multiply(left, tiles, [panel], sums),
+        }
+    }
+}
+
+impl<'a> Left<'a> {
+    fn new(picture: &'a [u16], pitch: usize, steps: &'a [usize], run: usize) -> Self {
+        Self {
+            picture,
+            pitch,
+            steps,
+            furthest: steps.iter().copied().max().unwrap_or(0),
+            run,
+        }
+    }
+
+    /// Refuses tiles that reach behind the picture, and panels of other depth.
+    #[inline(always)]
+    fn check(self, tiles: &[usize], panels: &[&[u16]]) {
+        let reach = (TILE - 1) * self.pitch + self.furthest + STEP;
+        for tile in tiles {
+            assert!(
+                tile + reach <= self.picture.len(),
+                "a tile behind the picture"
+            );
+        }
+        for panel in panels {
+            assert_eq!(
+                panel.len(),
+                self.steps.len() * STEP * TILE,
+                "steps of a panel"
+            );
+        }
+    }
+}
