@@ -12,7 +12,6 @@ use serde_json::json;
 use super::results::{Place, print};
 use super::{BadInput, actor};
 use crate::clinical::read_labels;
-use crate::serve::api::Taken;
 use crate::store::import_labels;
 
 /// Blood tests, elastography and pathology.
@@ -89,11 +88,9 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
     waiting.retain(|&patient| !known.contains(patient));
     let waiting = waiting.len();
     let actor = actor();
-    let unread = labels.unread.clone();
     let imported = import_labels(labels, |changes| store.enter(changes, &actor, &args.reason))?;
-    let bad = imported.bad.clone();
     if args.json {
-        let mut report = json!(Taken::of(imported, unread));
+        let mut report = json!(imported);
         report["patients_without_answer"] = waiting.into();
         print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
@@ -105,16 +102,16 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
             eprintln!("{waiting} of the patients have no answer yet: their values wait for them");
         }
     }
-    if bad.is_empty() {
+    if imported.bad.is_empty() {
         return Ok(());
     }
+    let bad = imported.bad.iter();
     let listed: Vec<_> = bad
-        .iter()
         .map(|bad| format!("line {}: {}", bad.line, bad.problem))
         .collect();
     Err(BadInput::new(anyhow!(
         "{} rows of {} were left out:\n  {}",
-        bad.len(),
+        imported.bad.len(),
         args.file.display(),
         listed.join("\n  ")
     ))

@@ -14,6 +14,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use super::{BloodTest, Dated, Day, Elastography, ElastographyMethod, Fact, Milli, RowProblem};
 use crate::domain::{PatientId, Stage};
 
@@ -55,11 +57,12 @@ pub struct LabelRow {
 }
 
 /// A row that is left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BadRow {
     /// Its line in the file.
     pub line: u64,
     /// What is wrong, and what would be right.
+    #[serde(flatten)]
     pub problem: RowProblem,
 }
 

@@ -1,5 +1,7 @@
 //! What may be wrong with a row of labels.
 
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
 use super::{InvalidValue, UnknownMethod};
 
 /// Why a row is left out. No text shows a value: it may name a patient.
@@ -94,5 +96,21 @@ impl RowProblem {
             Self::Contradicts { kind, .. } => Some(kind),
             Self::NotUtf8 | Self::Columns { .. } | Self::Nothing | Self::Refused(_) => None,
         }
+    }
+}
+
+/// The text, the code, and the place if there is one.
+impl Serialize for RowProblem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = self.place();
+        let fields = 2 + usize::from(place.is_some());
+        let mut row = serializer.serialize_struct("RowProblem", fields)?;
+        row.serialize_field("problem", &self.to_string())?;
+        row.serialize_field("code", self.code())?;
+        match place {
+            Some(place) => row.serialize_field("place", place)?,
+            None => row.skip_field("place")?,
+        }
+        row.end()
     }
 }

@@ -32,7 +32,6 @@ use super::problem::Problem;
 use crate::domain::PatientId;
 use crate::store::Page;
 pub(super) use streams::StreamRow;
-pub use table::Taken;
 
 /// Rows of a page, if nothing is said, and at most.
 const USUAL: u32 = 50;

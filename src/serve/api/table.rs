@@ -40,7 +40,7 @@ pub(super) struct Said {
 
 /// What became of a table.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Taken {
+pub(super) struct Taken {
     /// Rows that say something.
     rows_taken: usize,
     /// Values that nobody had entered.
@@ -70,8 +70,7 @@ struct BadLine {
 }
 
 impl Taken {
-    /// For people and programs who sent the table.
-    pub fn of(imported: Imported, columns_not_read: Vec<String>) -> Self {
+    fn of(imported: Imported, columns_not_read: Vec<String>) -> Self {
         let bad = imported.bad.into_iter();
         let bad = bad.map(|BadRow { line, problem }| BadLine {
             line,

@@ -1,5 +1,7 @@
 //! A table of labels, taken into the log.
 
+use serde::Serialize;
+
 use super::{Change, Effect, Receipt};
 use crate::clinical::{BadRow, LabelRow, Labels, RowProblem};
 
@@ -7,17 +9,22 @@ use crate::clinical::{BadRow, LabelRow, Labels, RowProblem};
 const ROWS_A_COMMIT: usize = 500;
 
 /// What became of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// Rows that say something.
+    #[serde(rename = "rows_taken")]
     pub rows: usize,
     /// Values that nobody had entered.
+    #[serde(rename = "values_entered")]
     pub entered: usize,
     /// Values that took the place of others.
+    #[serde(rename = "values_corrected")]
     pub corrected: usize,
     /// Values that were known already.
+    #[serde(rename = "values_unchanged")]
     pub unchanged: usize,
     /// Rows that are left out, in whole or in part, in their order.
+    #[serde(rename = "bad_rows")]
     pub bad: Vec<BadRow>,
 }
 
