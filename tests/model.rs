@@ -94,7 +94,9 @@ fn logits_in_bfloat16_are_near_pytorchs_and_the_same_on_any_number_of_threads() 
         };
         let logits = score(&mut engine.workspace(), &clips, shape[0]);
         let difference = largest_difference(&logits, &expected);
-        assert!(difference < 1e-2, "{name}: {difference:e}");
+        // A rounding is off by 1 in 512 at most, and networks this narrow average over
+        // few of them in each of their layers, up to 37.
+        assert!(difference < 2e-2, "{name}: {difference:e}");
 
         let mut workspace = engine.workspace_of(3).unwrap();
         assert_eq!(score(&mut workspace, &clips, shape[0]), logits);

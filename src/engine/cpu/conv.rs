@@ -132,7 +132,9 @@ impl Convolution {
         let isa = arithmetic.isa;
         let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
         let way = match arithmetic.bf16 {
-            Some(unit) if unit.beats_winograd() || !winograd => Way::Bf16(unit),
+            Some(unit) if Bf16::pays(&geometry) && (unit.beats_winograd() || !winograd) => {
+                Way::Bf16(unit)
+            }
             _ if winograd => Way::Winograd,
             _ => Way::Direct,
         };

@@ -37,6 +37,12 @@ struct Cut {
 }
 
 impl Bf16 {
+    /// Whether it is faster than one by one in f32: of sums of few products, filling
+    /// the picture takes longer than is saved, as measured.
+    pub(in crate::engine::cpu) fn pays(geometry: &Geometry) -> bool {
+        geometry.kernel.iter().product::<usize>() * geometry.channels >= STEP
+    }
+
     /// `weights` are `[kt, kh, kw, C, C']`.
     pub(in crate::engine::cpu) fn new(unit: Unit, geometry: Geometry, weights: &[f32]) -> Self {
         let [kt, kh, kw] = geometry.kernel;
