@@ -6,7 +6,7 @@
 # The images stay in target/container: `buildah --root target/container images`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! command -v buildah mmdebstrap >/dev/null; then
+if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null; then
   apt-get update --quiet && apt-get install --yes --no-install-recommends buildah mmdebstrap
 fi
 work=$(mktemp -d)

@@ -198,7 +198,7 @@ fn a_folder_of_numbered_pictures_is_one_row_and_one_recording() {
     assert_eq!(of("notes.txt"), is("skipped", "foreign"));
     assert_eq!(of("hole"), is("failed", "no_series"));
     // One picture is no window.
-    assert_eq!(of("left0.png"), is("skipped", "too_short"));
+    assert_eq!(of("left0.png"), is("skipped", "no_window"));
     assert_eq!(of("right0.png"), is("failed", "gif"));
     assert_eq!(report(folder.path()).len(), 5);
     // Windows of 9 frames, 8 apart: one.

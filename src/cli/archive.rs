@@ -333,7 +333,7 @@ impl<F: Feed> Feed for Followed<F> {
                             self.shape.length
                         );
                         self.report
-                            .set(&self.path, "skipped", frames, "too_short", detail);
+                            .set(&self.path, "skipped", frames, "no_window", detail);
                     }
                     Ok(()) => self
                         .report
