@@ -10,7 +10,8 @@ cohort=demo/cohort
 
 if [[ ! -f $cohort/videos.csv ]]; then
   echo 'recording a synthetic cohort (once) ...' >&2
-  "$hepaflow" phantom --patients 4 --seed 7 --seconds 40 --frame-size 640x480 \
+  # Sweeps as long as those that the model has learned from.
+  "$hepaflow" phantom --patients 4 --seed 7 --seconds 40 --sweep-seconds 2.6 --frame-size 640x480 \
     --frames-per-second 25 --format mixed --episodes 0 --out "$cohort"
 fi
 # Each demonstration begins without answers, so that there is something to see.

@@ -98,6 +98,7 @@ fn impossible_cohorts_are_refused_before_anything_is_written() {
         ["--patients", "0"],
         ["--seconds", "0"],
         ["--seconds", "NaN"],
+        ["--sweep-seconds", "0"],
         ["--frame-size", "161x120"],
         ["--frame-size", "9000x9000"],
         ["--frames-per-second", "0"],

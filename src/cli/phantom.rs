@@ -45,6 +45,11 @@ pub(super) struct Phantom {
     #[arg(long, default_value = "auto")]
     seconds: Auto<f32>,
 
+    /// How long the probe's way across the liver takes, to and fro, in seconds, or `auto`
+    /// for once in a recording.
+    #[arg(long, value_name = "SECONDS", default_value = "auto")]
+    sweep_seconds: Auto<f32>,
+
     /// Picture size in pixels, or `auto` for 800x600 to 1024x768.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "auto", value_parser = frame_size)]
     frame_size: Auto<FrameSize>,
@@ -149,6 +154,7 @@ pub(super) fn run(args: &Phantom) -> anyhow::Result<()> {
         recording: RecordingSpec {
             frame_size: args.frame_size.0,
             seconds: args.seconds.0,
+            sweep_seconds: args.sweep_seconds.0,
             frames_per_second: args.frames_per_second.0,
             ablation: match args.ablation {
                 Without::None => Ablation::None,

@@ -98,6 +98,10 @@ pub struct RecordingSpec {
     pub frame_size: Option<FrameSize>,
     /// Length in seconds; drawn from 2 to 10 when not given.
     pub seconds: Option<f32>,
+    /// How long the probe's way across the liver takes, to and fro; all of the recording
+    /// when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_seconds: Option<f32>,
     /// Frames a second; drawn from 20 to 60 when not given.
     pub frames_per_second: Option<u32>,
     /// What is taken away.
@@ -119,6 +123,7 @@ impl RecordingSpec {
             stage: None,
             frame_size: None,
             seconds: None,
+            sweep_seconds: None,
             frames_per_second: None,
             ablation: Ablation::None,
             episode_rate: 0.0,

@@ -24,8 +24,8 @@ pub struct Motion {
     pub breath_phase: f32,
     /// Heartbeats a second.
     pub heart_hz: f32,
-    /// Length of the recording, s: the sweep takes all of it.
-    pub seconds: f32,
+    /// What the probe takes for its way, s; then it goes back.
+    pub sweep_s: f32,
 }
 
 /// Where everything is at one instant.
@@ -44,14 +44,14 @@ pub(crate) struct Pose {
 impl Motion {
     /// Sweep 12 +- 4 mm, breathing 4 +- 1.5 mm, as the recipe says; bounded so
     /// that the beam stays inside the slab of 28 mm.
-    pub(crate) fn draw(rng: &mut ChaCha8Rng, seconds: f32) -> Self {
+    pub(crate) fn draw(rng: &mut ChaCha8Rng, sweep_s: f32) -> Self {
         Self {
             sweep_mm: normal(rng, 12.0, 4.0).clamp(4.0, 19.0),
             breathing_mm: normal(rng, 4.0, 1.5).clamp(0.5, 8.0),
             breath_s: normal(rng, 4.0, 0.6).clamp(2.5, 6.0),
             breath_phase: rng.random::<f32>() * TAU,
             heart_hz: normal(rng, 1.2, 0.15).clamp(0.8, 1.8),
-            seconds,
+            sweep_s,
         }
     }
 
@@ -59,8 +59,8 @@ impl Motion {
     pub(crate) fn pose(&self, t: f32) -> Pose {
         let breath = 0.5 * (TAU * t / self.breath_s + self.breath_phase).sin();
         Pose {
-            // One pass, begun and ended gently.
-            elevation: -0.5 * self.sweep_mm * (PI * t / self.seconds).cos(),
+            // Each pass begins and ends gently.
+            elevation: -0.5 * self.sweep_mm * (PI * t / self.sweep_s).cos(),
             along: self.breathing_mm * breath,
             // The diaphragm moves the liver along, and hardly down.
             down: 0.12 * self.breathing_mm * breath,
@@ -74,17 +74,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_probe_sweeps_its_way_once_and_the_breath_comes_back() {
+    fn the_probe_sweeps_its_way_and_back_and_the_breath_comes_back() {
         let motion = Motion {
             sweep_mm: 12.0,
             breathing_mm: 4.0,
             breath_s: 4.0,
             breath_phase: 0.3,
             heart_hz: 1.0,
-            seconds: 8.0,
+            sweep_s: 8.0,
         };
         let way = motion.pose(8.0).elevation - motion.pose(0.0).elevation;
         assert!((way - 12.0).abs() < 1e-4);
+        assert!((motion.pose(16.0).elevation - motion.pose(0.0).elevation).abs() < 1e-3);
         assert!((motion.pose(1.0).along - motion.pose(5.0).along).abs() < 1e-4);
         let reach = (0..400).map(|i| motion.pose(i as f32 * 0.01).along);
         let reach = reach.fold([0.0_f32; 2], |[low, high], a| [low.min(a), high.max(a)]);

@@ -69,7 +69,8 @@ impl Scan {
         let seconds = rng.random_range(2.0..10.0_f32);
         let seconds = spec.seconds.unwrap_or(seconds);
         let frames = ((seconds * rate as f32).round() as usize).max(1);
-        let motion = Motion::draw(rng, frames as f32 / rate as f32);
+        let sweep = spec.sweep_seconds.unwrap_or(frames as f32 / rate as f32);
+        let motion = Motion::draw(rng, sweep);
         let shadows = (0..[0, 0, 1, 1, 2][rng.random_range(0..5)])
             .map(|_| Shadow {
                 line: rng.random_range(0.0..LINES as f32),

@@ -156,6 +156,11 @@ pub(super) fn check(spec: &RecordingSpec) -> Result<(), Error> {
     {
         return refuse(format!("recordings of {seconds} s: expected 0.1 to 600"));
     }
+    if let Some(seconds) = spec.sweep_seconds
+        && !(0.1..=600.0).contains(&seconds)
+    {
+        return refuse(format!("sweeps of {seconds} s: expected 0.1 to 600"));
+    }
     if let Some(rate) = spec.frames_per_second
         && !(1..=240).contains(&rate)
     {
