@@ -21,7 +21,9 @@ python=docker.io/library/python:3.12-slim-bookworm
 # Downloads go by this machine's certificates and this user's registry.
 cargo=${CARGO_HOME:-$HOME/.cargo}
 mkdir -p "$cargo/registry"
-machine=(--volume /etc/ssl/certs:/etc/ssl/certs:ro --volume "$cargo/registry:/cargo/registry")
+certificates=/machine-certificates.crt
+machine=(--volume "/etc/ssl/certs/ca-certificates.crt:$certificates:ro"
+  --volume "$cargo/registry:/cargo/registry")
 
 has() { build inspect --type image "$1" >/dev/null 2>&1; }
 # base NAME FROM PACKAGES..: an image of that name, unless there is one.
@@ -31,8 +33,8 @@ base() {
   build run "$container" -- sh -c "apt-get update --quiet \
     && apt-get install --yes --no-install-recommends ${*:3} && rm -rf /var/lib/apt/lists/*"
   [[ $1 != "$rust" ]] || build copy --quiet "$container" "$(rustc --print sysroot)" /usr/local
-  build config --env CARGO_HOME=/cargo --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-    "$container"
+  build config --env CARGO_HOME=/cargo --env "CARGO_HTTP_CAINFO=$certificates" \
+    --env "PIP_CERT=$certificates" "$container"
   build commit --quiet "$container" "$1"
 }
 if ! has "$debian"; then
