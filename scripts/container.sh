@@ -2,7 +2,8 @@
 # Builds the images of deploy/container/Containerfile and lets them run: devices, and a
 # synthetic recording from end to end, as the image's own user. For a Debian that has
 # neither a container engine nor a registry: buildah, on base images that are made here
-# of Debian's packages and this machine's Rust. As root; about 20 minutes on two cores.
+# of Debian's packages and this machine's Rust. As root; Rust is compiled
+# in one of them, which takes its time.
 # The images stay in target/container: `buildah --root target/container images`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
