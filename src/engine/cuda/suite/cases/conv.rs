@@ -1,0 +1,368 @@
+//! Convolutions.
+
+use std::sync::Arc;
+
+use super::super::reference::{self, Tensor};
+use super::{Held, Noise, bytes_each, compare, difference, hold, read, room, wide};
+use crate::engine::cuda::kernels::{self, Activations, Conv, ConvIo, Grey, Window};
+use crate::engine::cuda::launch::{Card, Memory, bytes_of};
+use crate::engine::cuda::weights::{self, Matrix};
+use crate::engine::cuda::{CudaError, Precision};
+
+/// A convolution to check.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConvShape {
+    pub(super) name: &'static str,
+    clips: usize,
+    extent: [usize; 3],
+    channels: [usize; 2],
+    window: Window,
+    residual: bool,
+    relu: bool,
+    /// Frames left out at the beginning and at the end of what is there.
+    cropped: usize,
+    segment: usize,
+}
+
+const PLAIN: ConvShape = ConvShape {
+    name: "conv 3x3x3",
+    clips: 2,
+    extent: [3, 6, 7],
+    channels: [8, 16],
+    window: Window {
+        kernel: [3, 3, 3],
+        stride: [1, 1, 1],
+        padding: [1, 1, 1],
+    },
+    residual: false,
+    relu: false,
+    cropped: 0,
+    segment: usize::MAX,
+};
+
+pub(super) const CONVS: [ConvShape; 9] = [
+    PLAIN,
+    ConvShape {
+        name: "conv 3x3x3, odd channels, residual and relu",
+        clips: 3,
+        extent: [4, 5, 9],
+        channels: [5, 21],
+        residual: true,
+        relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x3x3 without padding in time, of cropped frames",
+        extent: [7, 5, 5],
+        channels: [16, 11],
+        window: Window {
+            padding: [0, 1, 1],
+            ..PLAIN.window
+        },
+        residual: true,
+        cropped: 1,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x7x7 in strides",
+        clips: 1,
+        extent: [2, 19, 17],
+        channels: [3, 9],
+        window: Window {
+            kernel: [1, 7, 7],
+            stride: [1, 2, 2],
+            padding: [0, 3, 3],
+        },
+        relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1, all strides differ",
+        extent: [9, 5, 8],
+        channels: [12, 40],
+        window: Window {
+            kernel: [3, 1, 1],
+            stride: [2, 1, 3],
+            padding: [1, 0, 0],
+        },
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x1x1 in strides, over 64 channels",
+        extent: [3, 7, 5],
+        channels: [40, 72],
+        window: Window {
+            kernel: [1, 1, 1],
+            stride: [2, 2, 2],
+            padding: [0, 0, 0],
+        },
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv of one position in segments",
+        clips: 1,
+        extent: [2, 2, 2],
+        channels: [32, 24],
+        residual: true,
+        relu: true,
+        segment: 320,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv in segments that one block adds",
+        clips: 8,
+        extent: [4, 5, 5],
+        channels: [24, 16],
+        residual: true,
+        segment: 192,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv of 128 channels",
+        clips: 8,
+        extent: [3, 7, 7],
+        channels: [8, 128],
+        relu: true,
+        ..PLAIN
+    },
+];
+
+/// A convolution's weights on a card.
+struct Weights {
+    conv: Conv,
+    /// Kept for the addresses in `conv`.
+    _memory: [Memory; 2],
+}
+
+impl Weights {
+    fn new(
+        card: &Arc<dyn Card>,
+        precision: Precision,
+        shape: ConvShape,
+        weights: &[f32],
+        bias: &[f32],
+    ) -> Result<Self, CudaError> {
+        let [channels, outputs] = shape.channels;
+        let padded_outputs = outputs.next_multiple_of(weights::CHANNELS);
+        let packed = Matrix {
+            values: weights,
+            taps: shape.window.kernel.iter().product(),
+            channels,
+            outputs,
+        }
+        .packed(
+            precision,
+            channels.next_multiple_of(weights::CHANNELS),
+            padded_outputs,
+        );
+        let mut bias = bias.to_vec();
+        bias.resize(padded_outputs, 0.0);
+        let weights = Memory::of(card, &weights::rounded(&packed.values, precision))?;
+        let bias = Memory::of(card, &bytes_of(&bias))?;
+        Ok(Self {
+            conv: Conv {
+                window: shape.window,
+                weights: weights.address(),
+                bias: bias.address(),
+                k: packed.k,
+                segment: shape.segment.min(packed.k),
+                by_warpgroups: false,
+                relu: shape.relu,
+                output_is_f32: false,
+                grey: None,
+            },
+            _memory: [weights, bias],
+        })
+    }
+}
+
+pub(super) fn conv(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+    shape: ConvShape,
+) -> Result<f64, CudaError> {
+    let mut noise = Noise(7);
+    let [channels, outputs] = shape.channels;
+    let whole = noise.tensor(shape.clips, shape.extent, channels, precision);
+    let taps: usize = shape.window.kernel.iter().product();
+    let values = noise.exact(taps * channels * outputs, precision);
+    let bias = noise.values(outputs);
+    let [frames, rows, columns] = shape.extent;
+    let seen = whole.frames(shape.cropped, frames - shape.cropped);
+    let extent = reference::slid(seen.extent, shape.window);
+    // The residual, too, leaves frames out.
+    let longer = [extent[0] + 2 * shape.cropped, extent[1], extent[2]];
+    let residual = noise.tensor(shape.clips, longer, outputs, precision);
+    let added = residual.frames(shape.cropped, longer[0] - shape.cropped);
+    let expected = reference::conv(
+        &seen,
+        shape.window,
+        &wide(&values),
+        &wide(&bias),
+        shape.residual.then_some(&added),
+        shape.relu,
+    );
+
+    let mut layer = Weights::new(card, precision, shape, &values, &bias)?;
+    let crop = |held: &Held, area: usize, extent: [usize; 3]| {
+        let skipped = shape.cropped * area * held.activations.channels * bytes_each(precision);
+        Activations {
+            address: held.activations.address + skipped as u64,
+            extent,
+            ..held.activations
+        }
+    };
+    let input = hold(card, &whole, precision)?;
+    let held_residual = hold(card, &residual, precision)?;
+    let multiprocessors = card.limits().multiprocessors;
+    let mut worst = 0.0_f64;
+    for by_warpgroups in ways(card, precision) {
+        layer.conv.by_warpgroups = by_warpgroups;
+        let output = room(card, shape.clips, extent, outputs, precision)?;
+        let to = output.activations;
+        let partial = layer.conv.partial_bytes(shape.clips, to, multiprocessors);
+        let partial = Memory::new(card, partial)?;
+        let residual = || crop(&held_residual, extent[1] * extent[2], extent);
+        let io = ConvIo {
+            input: crop(&input, rows * columns, seen.extent),
+            residual: shape.residual.then(residual),
+            output: to,
+            partial: partial.address(),
+        };
+        kernels::conv(card.as_ref(), precision, shape.clips, &layer.conv, io)?;
+        worst = worst.max(compare(&output, &expected, precision)?);
+    }
+    Ok(worst)
+}
+
+/// Whether by warpgroups: both ways where the card has both.
+fn ways(card: &Arc<dyn Card>, precision: Precision) -> Vec<bool> {
+    if precision != Precision::F32 && card.limits().warpgroups {
+        vec![false, true]
+    } else {
+        vec![false]
+    }
+}
+
+/// The same clips, alone and in a batch that does not split its sums.
+pub(super) fn split_is_the_same(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+) -> Result<f64, CudaError> {
+    let (clips, extent) = (8 * card.limits().multiprocessors, [1, 8, 8]);
+    let shape = ConvShape {
+        extent,
+        channels: [16, 64],
+        segment: 128,
+        ..PLAIN
+    };
+    let mut noise = Noise(11);
+    let input = noise.tensor(clips, extent, 16, precision);
+    let values = noise.exact(27 * 16 * 64, precision);
+    let mut layer = Weights::new(card, precision, shape, &values, &noise.values(64))?;
+    let run = |layer: &Weights, tensor: &Tensor| {
+        let held = hold(card, tensor, precision)?;
+        let output = room(card, tensor.clips, extent, 64, precision)?;
+        let multiprocessors = card.limits().multiprocessors;
+        let bytes = layer
+            .conv
+            .partial_bytes(tensor.clips, output.activations, multiprocessors);
+        assert_eq!(
+            bytes > 0,
+            tensor.clips == 1,
+            "one clip is split, the batch is not"
+        );
+        let partial = Memory::new(card, bytes)?;
+        let io = ConvIo {
+            input: held.activations,
+            residual: None,
+            output: output.activations,
+            partial: partial.address(),
+        };
+        kernels::conv(card.as_ref(), precision, tensor.clips, &layer.conv, io)?;
+        read(&output.memory, tensor.clips * 64 * 64, precision)
+    };
+    let mut one = Tensor::zeros(1, extent, 16);
+    one.values = input.values[input.values.len() - one.values.len()..].to_vec();
+    let mut worst = 0.0_f64;
+    for by_warpgroups in ways(card, precision) {
+        layer.conv.by_warpgroups = by_warpgroups;
+        let together = run(&layer, &input)?;
+        let alone = run(&layer, &one)?;
+        let last = &together[together.len() - alone.len()..];
+        worst = worst.max(difference(&alone, last));
+    }
+    Ok(worst)
+}
+
+pub(super) fn stem(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+    channels: usize,
+) -> Result<f64, CudaError> {
+    let mut noise = Noise(3);
+    let (clips, extent, outputs) = (2, [4, 13, 15], 20);
+    let window = Window {
+        kernel: [3, 7, 7],
+        stride: [1, 2, 2],
+        padding: [1, 3, 3],
+    };
+    let taps = 3 * 7 * 7;
+    let (mean, std) = ([0.43_f32, 0.39, 0.37], [0.22_f32, 0.21, 0.25]);
+    let (mean, std) = (&mean[..channels], &std[..channels]);
+    let grey: Vec<u8> = (0..clips * 4 * 13 * 15)
+        .map(|_| (noise.next() * 127.5 + 127.5) as u8)
+        .collect();
+    let values = noise.values(taps * channels * outputs);
+    let mut bias = noise.values(outputs);
+    let mut input = Tensor::zeros(clips, extent, channels);
+    for (row, grey) in input.values.chunks_exact_mut(channels).zip(&grey) {
+        for ((value, mean), std) in row.iter_mut().zip(mean).zip(std) {
+            *value = (f64::from(*grey) / 255.0 - f64::from(*mean)) / f64::from(*std);
+        }
+    }
+    let expected = reference::conv(&input, window, &wide(&values), &wide(&bias), None, true);
+
+    let centre = weights::centre_of(mean);
+    let packed = Matrix {
+        values: &values,
+        taps,
+        channels,
+        outputs,
+    }
+    .packed_for_grey(mean, std, centre, 24);
+    bias.resize(24, 0.0);
+    let memory = Memory::of(card, &weights::rounded(&packed.values, precision))?;
+    let bias = Memory::of(card, &bytes_of(&bias))?;
+    let taps = Memory::of(card, &weights::stem_taps(window.kernel, packed.k))?;
+    let frames = Memory::of(card, &grey)?;
+    let output = room(card, clips, expected.extent, outputs, precision)?;
+    let conv = Conv {
+        window,
+        weights: memory.address(),
+        bias: bias.address(),
+        k: packed.k,
+        segment: packed.k,
+        by_warpgroups: false,
+        relu: true,
+        output_is_f32: false,
+        grey: Some(Grey {
+            taps: taps.address(),
+            centre,
+        }),
+    };
+    let input = Activations {
+        address: frames.address(),
+        clip: extent.iter().product(),
+        channels: 1,
+        extent,
+    };
+    let io = ConvIo {
+        input,
+        residual: None,
+        output: output.activations,
+        partial: 0,
+    };
+    kernels::conv(card.as_ref(), precision, clips, &conv, io)?;
+    compare(&output, &expected, precision)
+}

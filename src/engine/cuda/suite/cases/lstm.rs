@@ -1,0 +1,107 @@
+//! The recurrence.
+
+use std::sync::Arc;
+
+use super::super::reference::{self, Tensor};
+use super::{Noise, bytes_each, difference, padded, read, wide};
+use crate::engine::cuda::kernels;
+use crate::engine::cuda::launch::{Card, Memory, bytes_of};
+use crate::engine::cuda::weights;
+use crate::engine::cuda::{CudaError, Precision};
+
+/// Clips, frames, hidden units, units of a block.
+type LstmShape = (usize, usize, usize, usize);
+
+pub(super) const LSTMS: [LstmShape; 4] = [
+    (1, 4, 13, 16),
+    (3, 5, 40, 16),
+    (19, 3, 24, 8),
+    (2, 1, 10, 4),
+];
+
+pub(super) fn lstm(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+    (clips, frames, hidden, units): LstmShape,
+) -> Result<f64, CudaError> {
+    let padded_hidden = hidden.next_multiple_of(16);
+    let mut noise = Noise(12);
+    let gates = noise.values(clips * frames * 4 * hidden);
+    let recurrent = noise.exact(hidden * 4 * hidden, precision);
+    let mut states = Tensor::zeros(clips, [frames, 1, 1], hidden);
+    let of_clips = gates.chunks_exact(frames * 4 * hidden);
+    states.values = of_clips
+        .flat_map(|gates| reference::lstm(&wide(gates), &wide(&recurrent), hidden))
+        .collect();
+    let last = states.frames(frames - 1, frames);
+
+    let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units);
+    let packed = Memory::of(card, &weights::rounded(&packed, precision))?;
+    let wide_gates = weights::padded_gates(&gates, clips * frames, hidden, padded_hidden);
+    let gates = Memory::of(card, &bytes_of(&wide_gates))?;
+    let state = Memory::new(card, 2 * clips * padded_hidden * 4)?;
+    let sequence = Memory::new(card, clips * frames * padded_hidden * bytes_each(precision))?;
+    let output = Memory::new(card, clips * padded_hidden * 4)?;
+    let counter_bytes = clips.div_ceil(kernels::LSTM_CLIPS) * 8;
+    let counters = Memory::of(card, &vec![0; counter_bytes])?;
+    let layer = kernels::Recurrence {
+        recurrent: packed.address(),
+        hidden: padded_hidden,
+        units,
+    };
+    let io = kernels::Sequence {
+        gates: gates.address(),
+        state: state.address(),
+        sequence: sequence.address(),
+        output: output.address(),
+        counters: counters.address(),
+    };
+    // Twice: the counters must be as they were.
+    for _ in 0..2 {
+        kernels::lstm(card.as_ref(), precision, clips, frames, layer, io)?;
+    }
+    let mut left = vec![1; counter_bytes];
+    counters.download(&mut left)?;
+    if left.iter().any(|byte| *byte != 0) {
+        return Ok(f64::INFINITY);
+    }
+    let found = read(&sequence, clips * frames * padded_hidden, precision)?;
+    let all = difference(&found, &wide(&padded(&states, padded_hidden)));
+    let found = read(&output, clips * padded_hidden, Precision::F32)?;
+    let end = difference(&found, &wide(&padded(&last, padded_hidden)));
+    Ok(all.max(if end < 1e-5 { end } else { f64::INFINITY }))
+}
+
+/// A gate that half precision could not hold must not give an ordinary number.
+/// The difference is how many answers of its unit are numbers.
+pub(super) fn lstm_of_infinity(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    let mut numbers = 0.0;
+    for gate in 0..4 {
+        for value in [f32::INFINITY, f32::NEG_INFINITY] {
+            let mut gates = [0.5; 4 * 16];
+            gates[gate * 16] = value;
+            let gates = Memory::of(card, &bytes_of(&gates))?;
+            let recurrent = Memory::of(card, &[0; 4 * 16 * 16 * 4])?;
+            let state = Memory::new(card, 2 * 16 * 4)?;
+            let output = Memory::new(card, 16 * 4)?;
+            let counters = Memory::of(card, &[0; 8])?;
+            let layer = kernels::Recurrence {
+                recurrent: recurrent.address(),
+                hidden: 16,
+                units: 16,
+            };
+            let io = kernels::Sequence {
+                gates: gates.address(),
+                state: state.address(),
+                sequence: 0,
+                output: output.address(),
+                counters: counters.address(),
+            };
+            kernels::lstm(card.as_ref(), Precision::F32, 1, 1, layer, io)?;
+            let found = read(&output, 16, Precision::F32)?;
+            let others = found[1..].iter().all(|value| value.is_finite());
+            numbers += f64::from(u8::from(found[0].is_finite() || !others));
+        }
+    }
+    Ok(numbers)
+}
