@@ -15,12 +15,14 @@ case ${SIZE:-small} in
 esac
 program=target/release/hepaflow
 if [[ ! -f $work/cohort/cohort.csv ]]; then
-  "$program" phantom --patients "$patients" --clips-per-patient 5 --seed 7 --seconds 2.6 --frames-per-second 25 \
-    --frame-size 640x480 --format mixed --episodes 0 --out "$work/cohort"
+  # The probe goes its way in 2.6 s, and back: windows begin anywhere in it, as those of a
+  # running stream do.
+  "$program" phantom --patients "$patients" --clips-per-patient 5 --seed 7 --seconds 5.2 --sweep-seconds 2.6 \
+    --frames-per-second 25 --frame-size 640x480 --format mixed --episodes 0 --out "$work/cohort"
 fi
 # The capsule and what lies around it, half a millimetre a pixel. What tells disease
 # from artefact is how the capsule moves while the probe sweeps on, so the network on
-# moving pictures sees all 63 frames: the means of three times 21, in which speckle
+# moving pictures sees 63 frames, one sweep: the means of three times 21, in which speckle
 # is less and the line's bumps of one third stand beside those of the next.
 exec "$program" study --cohort "$work/cohort" --crop 208,90,224,120 --size 60x112 \
   --widths 16,32 --batch 16 --frames 4 --stride 12 --frames-3d 63 --stem-frames 21 \

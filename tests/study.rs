@@ -32,8 +32,8 @@ fn cohort(place: &Path) -> PathBuf {
 }
 
 fn arguments(cohort: &Path, out: &Path) -> Vec<String> {
-    let options = "--crop 40,10,80,80 --size 24x24 --frames 9 --widths 4,6 --rates 0.004,0.01 \
-                   --epochs 2 --batch 6 --stride 4";
+    let options = "--crop 40,10,80,80 --size 24x24 --frames 8 --frames-3d 9 --widths 4,6 \
+                   --rates 0.004,0.01 --epochs 2 --batch 6 --stride 4";
     let mut arguments = vec!["study".to_owned(), "--cohort".to_owned()];
     arguments.push(cohort.display().to_string());
     arguments.extend(options.split_whitespace().map(str::to_owned));
@@ -76,6 +76,9 @@ fn a_study_goes_through_and_goes_on_where_it_was_killed() {
             assert!(card.contains("synthetic recordings alone"), "{card}");
             assert!(card.contains(training["model_hash"].as_str().unwrap()));
             assert!(card.contains("| APRI |"), "{card}");
+            let frames = if method == "fibro3d" { 9 } else { 8 };
+            let input = format!("| input | {frames} frames of 24 x 24 grey levels");
+            assert!(card.contains(&input), "{card}");
         }
     }
     let judged = |row: &hepaflow::study::predictions::Prediction| {

@@ -55,11 +55,24 @@ fn card(
     };
     row("architecture", method.name.clone());
     row("parameters", method.parameters.to_string());
+    // Of networks on moving pictures and on single ones, each takes its own number.
+    let frames = method
+        .settings
+        .get("frames")
+        .and_then(serde_json::Value::as_u64);
+    let frames = frames.unwrap_or(clips.frames as u64);
     row(
         "input",
         format!(
-            "{} frames of {} x {} grey levels, mean {:.4} and deviation {:.4} of white",
-            clips.frames, clips.width, clips.height, clips.mean, clips.std
+            "{} frames{} of {} x {} grey levels, mean {:.4} and deviation {:.4} of white",
+            frames,
+            clips
+                .frames_per_second
+                .map_or_else(String::new, |rate| format!(" ({rate} a second)")),
+            clips.width,
+            clips.height,
+            clips.mean,
+            clips.std
         ),
     );
     row("SHA-256 of the model", format!("`{}`", training.model_hash));

@@ -381,3 +381,106 @@ fn initial(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PatientId;
+    use crate::engine::{Device, Engine, EngineOptions};
+    use crate::model::{Architecture, InputSpec, usual_classes};
+    use crate::study::train::publish;
+
+    /// `[C, T, H, W]` of the clips below.
+    const SHAPE: [usize; 4] = [1, 27, 12, 16];
+
+    /// A network whose stem takes three frames together.
+    fn network() -> Network {
+        let [channels, frames, height, width] = SHAPE;
+        let spec = ModelSpec {
+            architecture: Architecture::Fibro3d,
+            widths: vec![4, 6],
+            depths: None,
+            stem_frames: Some(3),
+            lstm: None,
+            layers: Vec::new(),
+            reference: None,
+            classes: usual_classes(2).unwrap(),
+            synthetic: true,
+            note: String::new(),
+            input: InputSpec {
+                channels,
+                frames,
+                frames_per_second: None,
+                height,
+                width,
+                mean: vec![0.5],
+                std: vec![0.25],
+            },
+        };
+        Network::new(&spec, 3).unwrap()
+    }
+
+    fn stem(network: &Network) -> &Node {
+        let nodes = network.graph.nodes().iter();
+        nodes.into_iter().find(|it| it.name == "stem.conv").unwrap()
+    }
+
+    /// Its logits here, and in the engine.
+    fn logits(network: &Network) -> [Vec<f32>; 2] {
+        // One channel: frames first or channels first, it is the same.
+        let pixels = SHAPE.iter().product::<usize>();
+        let clips: Vec<f32> = (0..2 * pixels)
+            .map(|pixel| (pixel as f32 * 0.37).sin() * 2.0)
+            .collect();
+        let ours = network.logits(&Batch {
+            clips: clips.clone(),
+            labels: vec![0; 2],
+        });
+        let [channels, frames, height, width] = SHAPE;
+        let area = height * width;
+        let film = Film::new(
+            PatientId::new("P1"),
+            "1.mp4".into(),
+            0,
+            area,
+            vec![90; frames * area],
+            vec![frames],
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let model = publish(network, &[&film], folder.path()).unwrap();
+        let options = EngineOptions {
+            device: Device::Cpu,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::open(&model, options).unwrap();
+        let shape = [2, channels, frames, height, width];
+        let engines = engine.infer_tensor(&mut engine.workspace(), &clips, &shape);
+        [ours, engines.unwrap()]
+    }
+
+    fn assert_alike([ours, engines]: [Vec<f32>; 2]) {
+        assert_eq!(ours.len(), engines.len());
+        for (ours, engines) in ours.iter().zip(&engines) {
+            let difference = (ours - engines).abs();
+            assert!(difference < 1e-4, "trainer {ours}, engine {engines}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_alike_for_each_frame_is_found_and_one_that_is_not_gives_its_own_logits() {
+        let mut network = network();
+        assert!(network.is_alike(stem(&network)));
+        let alike = logits(&network);
+        assert_alike(alike.clone());
+
+        // In the last frame of the last channel.
+        let mut weights = network.parameters.iter_mut();
+        let weight = weights.find(|it| it.name == "stem.conv.weight").unwrap();
+        let value = weight.values.last_mut().unwrap();
+        *value += 0.5;
+        assert!(!network.is_alike(stem(&network)));
+        let unlike = logits(&network);
+        assert_ne!(unlike[0], alike[0]);
+        assert_alike(unlike);
+    }
+}
