@@ -1,5 +1,7 @@
 //! Convolutions: which method, and what both have in common.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use super::bf16::{Bf16, Unit};
@@ -32,47 +34,96 @@ pub(super) struct Epilogue {
     pub(super) relu: bool,
 }
 
-impl Epilogue {
-    /// `output = relu?(sums + bias + residual?)` from channel `first` on; `sums`
-    /// is a whole panel.
-    #[inline(always)]
-    pub(super) fn apply<S: Simd>(
-        &self,
-        simd: S,
-        first: usize,
-        sums: &[f32],
-        residual: Option<&[f32]>,
-        output: &mut [f32],
-    ) {
-        let bias = &self.bias[first..][..output.len()];
-        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let (vectors, rest) = S::as_mut_simd_f32s(output);
-        if !rest.is_empty() {
-            for i in 0..output.len() {
-                let other = residual.map_or(0.0, |residual| residual[i]);
-                output[i] = (sums[i] + bias[i] + other).max(floor);
-            }
-            return;
-        }
-        let floor = simd.splat_f32s(floor);
-        let (sums, bias) = (S::as_simd_f32s(sums).0, S::as_simd_f32s(bias).0);
-        let residual = residual.map(|residual| S::as_simd_f32s(residual).0);
-        for (i, output) in vectors.iter_mut().enumerate() {
-            let mut value = simd.add_f32s(sums[i], bias[i]);
-            if let Some(residual) = residual {
-                value = simd.add_f32s(value, residual[i]);
-            }
-            *output = simd.max_f32s(value, floor);
-        }
-    }
-}
-
 /// Where a convolution's sums go, and what is done to them on the way.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) epilogue: &'a Epilogue,
     pub(super) residual: Option<&'a [f32]>,
     pub(super) output: Parts<'a>,
+}
+
+/// The most vectors of a panel: 32 columns in vectors of eight.
+const VECTORS: usize = 4;
+
+/// What is done to the sums of some filters, at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a, S: Simd> {
+    target: Target<'a>,
+    first: usize,
+    filters: usize,
+    bias: [S::f32s; VECTORS],
+    floor: S::f32s,
+}
+
+impl<'a> Target<'a> {
+    /// For the sums of these filters, those of one panel.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(self, simd: S, filters: Range<usize>) -> Finish<'a, S> {
+        let zero = simd.splat_f32s(0.0);
+        let mut bias = [zero; VECTORS];
+        let values = self.epilogue.bias[filters.clone()].chunks(S::F32_LANES);
+        for (bias, values) in bias.iter_mut().zip(values) {
+            *bias = simd.partial_load_f32s(values);
+        }
+        let floor = if self.epilogue.relu {
+            zero
+        } else {
+            simd.splat_f32s(f32::NEG_INFINITY)
+        };
+        Finish {
+            target: self,
+            first: filters.start,
+            filters: filters.len(),
+            bias,
+            floor,
+        }
+    }
+}
+
+impl<S: Simd> Finish<'_, S> {
+    /// `output = relu?(sums + bias + residual?)` at a position whose values begin at
+    /// `place`; `sums` are a whole panel's, of which the last ones may be of no filter.
+    ///
+    /// # Safety
+    /// Nobody else may finish the same filters there at the same time.
+    #[inline(always)]
+    pub(super) unsafe fn put(&self, simd: S, place: usize, sums: &[S::f32s]) {
+        let begin = place + self.first;
+        let full = sums.len() * S::F32_LANES;
+        // SAFETY: as the caller says.
+        unsafe {
+            // Where a panel is full, its length is a constant.
+            if self.filters == full {
+                self.store(simd, begin, full, sums);
+            } else {
+                self.store(simd, begin, self.filters, sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, simd: S, begin: usize, len: usize, sums: &[S::f32s]) {
+        let residual = self.target.residual;
+        let residual = residual.map(|residual| S::as_simd_f32s(&residual[begin..][..len]));
+        // SAFETY: as the caller says.
+        let output = unsafe { self.target.output.part(begin, len) };
+        let (vectors, rest) = S::as_mut_simd_f32s(output);
+        let whole = vectors.len();
+        for i in 0..whole {
+            let mut value = simd.add_f32s(sums[i], self.bias[i]);
+            if let Some((residual, _)) = residual {
+                value = simd.add_f32s(value, residual[i]);
+            }
+            vectors[i] = simd.max_f32s(value, self.floor);
+        }
+        if !rest.is_empty() {
+            let mut value = simd.add_f32s(sums[whole], self.bias[whole]);
+            if let Some((_, residual)) = residual {
+                value = simd.add_f32s(value, simd.partial_load_f32s(residual));
+            }
+            simd.partial_store_f32s(rest, simd.max_f32s(value, self.floor));
+        }
+    }
 }
 
 /// A convolution, ready to be executed.
@@ -132,13 +183,20 @@ impl Convolution {
         let isa = arithmetic.isa;
         let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
         let way = match arithmetic.bf16 {
-            Some(unit) if Bf16::pays(&geometry) && (unit.beats_winograd() || !winograd) => {
+            // Winograd's method has a fourth of the products, tiles an eighth of their
+            // time, vectors half of it.
+            Some(unit) if Bf16::pays(unit, &geometry) && (unit.has_tiles() || !winograd) => {
                 Way::Bf16(unit)
             }
             _ if winograd => Way::Winograd,
             _ => Way::Direct,
         };
-        Self::by(way, isa, arithmetic.storage, geometry, weights, epilogue)
+        // Widening the others' weights again and again takes longer than reading them.
+        let storage = match arithmetic.bf16 {
+            Some(_) => Storage::F32,
+            None => arithmetic.storage,
+        };
+        Self::by(way, isa, storage, geometry, weights, epilogue)
     }
 
     /// In a certain way.
@@ -161,7 +219,7 @@ impl Convolution {
     /// Values of scratch memory for some work, shared by the threads.
     pub(super) fn scratch_len(&self, work: &Work) -> usize {
         match &self.method {
-            Method::Direct(_) => 0,
+            Method::Direct(direct) => direct.scratch_len(work),
             Method::Winograd(winograd) => winograd.scratch_len(work),
             Method::Bf16(bf16) => bf16.scratch_len(work),
         }
@@ -219,7 +277,7 @@ impl Convolution {
         }
         let scratch = &mut scratch[..len];
         match &self.method {
-            Method::Direct(direct) => direct.run(team, work, input, target),
+            Method::Direct(direct) => direct.run(team, work, input, target, scratch),
             Method::Winograd(winograd) => winograd.run(isa, team, work, input, target, scratch),
             Method::Bf16(bf16) => bf16.run(isa, team, work, input, target, scratch),
         }

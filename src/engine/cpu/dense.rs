@@ -252,21 +252,47 @@ impl Task for AddProduct<'_> {
         for panel in 0..self.matrix.count() {
             let columns = self.matrix.columns_of(panel);
             let output = &mut *self.output;
-            let add = |row: usize, sums: &[f32]| {
-                let begin = row * self.matrix.columns() + columns.start;
-                let output = &mut output[begin..][..columns.len()];
-                output
-                    .iter_mut()
-                    .zip(sums)
-                    .for_each(|(output, sum)| *output += sum);
-            };
+            let place = |row: usize| row * self.matrix.columns() + columns.start;
+            let len = columns.len();
             if self.bases.len() == 1 {
                 // Rows that nobody asked for are not computed either.
-                multiply::<S, 1, NV>(simd, rows, self.matrix, panel, 0, self.sums, add);
+                multiply::<S, 1, NV>(
+                    simd,
+                    rows,
+                    self.matrix,
+                    panel,
+                    0,
+                    self.sums,
+                    #[inline(always)]
+                    |row, sums| add::<S>(simd, &mut output[place(row)..][..len], sums),
+                );
             } else {
-                multiply::<S, MR, NV>(simd, rows, self.matrix, panel, 0, self.sums, add);
+                multiply::<S, MR, NV>(
+                    simd,
+                    rows,
+                    self.matrix,
+                    panel,
+                    0,
+                    self.sums,
+                    #[inline(always)]
+                    |row, sums| add::<S>(simd, &mut output[place(row)..][..len], sums),
+                );
             }
         }
+    }
+}
+
+/// `output += sums`, of which the last ones may be of no column.
+#[inline(always)]
+fn add<S: Simd>(simd: S, output: &mut [f32], sums: &[S::f32s]) {
+    let (vectors, rest) = S::as_mut_simd_f32s(output);
+    let whole = vectors.len();
+    for i in 0..whole {
+        vectors[i] = simd.add_f32s(vectors[i], sums[i]);
+    }
+    if !rest.is_empty() {
+        let value = simd.add_f32s(simd.partial_load_f32s(rest), sums[whole]);
+        simd.partial_store_f32s(rest, value);
     }
 }
 

@@ -7,8 +7,9 @@
 //!   segment (kt, kh)      the kw * C values that lie side by side there
 //! ```
 //!
-//! Only the windows of positions at the picture's edge are copied first, with the
-//! zeros around it.
+//! Of most pictures only the windows of positions at the edge are copied first, with the
+//! zeros around them. Small pictures have much of an edge: those are copied whole into a
+//! frame of zeros, and no window reaches over it.
 
 use std::ops::Range;
 
@@ -16,16 +17,23 @@ use pulp::Simd;
 
 use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
-use super::team::{Scratch, Team};
+use super::team::{Parts, Scratch, Team};
 use super::work::Work;
 
 /// Output positions of one task: their inputs stay in cache while the weights
 /// pass by.
 const POSITIONS: usize = 96;
 
+/// What it costs to begin with copying another run of values, counted in those: some
+/// tens of cycles.
+const BEGINNING: usize = 32;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Direct {
+    /// Of the input as it comes.
+    bare: Geometry,
+    /// Of the input as it is read: in its frame of zeros, if it is copied into one.
     geometry: Geometry,
     panels: Panels,
     /// Rows and columns of the output whose windows lie inside the picture.
@@ -48,17 +56,32 @@ impl Direct {
         let panels = Panels::pack(isa, storage, depth, filters, |k, n| {
             weights[k * filters + n]
         });
-        let inside = [1, 2].map(|axis| {
-            let (stride, padding) = (geometry.stride[axis], geometry.padding[axis]);
-            let room = (padding + geometry.input[axis]).checked_sub(geometry.kernel[axis]);
-            let end = room.map_or(0, |room| geometry.output[axis].min(room / stride + 1));
-            padding.div_ceil(stride)..end
-        });
+        let bare = geometry.clone();
+        let mut geometry = geometry;
+        if framing_pays(&geometry) {
+            for axis in [1, 2] {
+                geometry.input[axis] += 2 * geometry.padding[axis];
+                geometry.padding[axis] = 0;
+            }
+        }
         Self {
+            inside: inside(&geometry),
+            bare,
             geometry,
             panels,
-            inside,
         }
+    }
+
+    fn is_framed(&self) -> bool {
+        self.geometry.input != self.bare.input
+    }
+
+    /// The frames in their frames of zeros.
+    pub(super) fn scratch_len(&self, work: &Work) -> usize {
+        if !self.is_framed() {
+            return 0;
+        }
+        work.reads().len() * self.geometry.input_frame_len()
     }
 
     /// The task of this number; each class of frames begins a new one.
@@ -87,10 +110,27 @@ impl Direct {
         self.panels.bytes()
     }
 
-    pub(super) fn run(&self, team: &Team, work: &Work, input: &[f32], target: Target<'_>) {
+    pub(super) fn run(
+        &self,
+        team: &Team,
+        work: &Work,
+        input: &[f32],
+        target: Target<'_>,
+        scratch: &mut [f32],
+    ) {
         let reads = work.reads();
-        let frame_len = self.geometry.input_frame_len();
-        let input = &input[reads.start * frame_len..reads.end * frame_len];
+        let frame_len = self.bare.input_frame_len();
+        let mut input = &input[reads.start * frame_len..reads.end * frame_len];
+        if self.is_framed() {
+            let len = self.geometry.input_frame_len();
+            let parts = Parts::new(scratch);
+            team.each(reads.len(), |frame, _| {
+                // SAFETY: each frame is one task.
+                let framed = unsafe { parts.part(frame * len, len) };
+                self.frame(&input[frame * frame_len..][..frame_len], framed);
+            });
+            input = scratch;
+        }
         team.each(self.chunks(work), |number, scratch| {
             let Some(chunk) = self.chunk(work, number) else {
                 return;
@@ -104,6 +144,21 @@ impl Direct {
                 scratch,
             });
         });
+    }
+
+    /// Copies a picture, `[H, W, C]`, into a frame of zeros.
+    fn frame(&self, picture: &[f32], framed: &mut [f32]) {
+        let [_, above, before] = self.bare.padding;
+        let [len, row] = [&self.bare, &self.geometry].map(|it| it.input[2] * it.channels);
+        let mut rows = framed.chunks_exact_mut(row);
+        (rows.by_ref().take(above)).for_each(|row| row.fill(0.0));
+        for (picture, framed) in picture.chunks_exact(len).zip(rows.by_ref()) {
+            let begin = before * self.bare.channels;
+            framed[..begin].fill(0.0);
+            framed[begin..][..len].copy_from_slice(picture);
+            framed[begin + len..].fill(0.0);
+        }
+        rows.for_each(|row| row.fill(0.0));
     }
 
     /// Appends the window of position (h, w), `[taps, kh, kw, C]`, with zeros where
@@ -135,6 +190,25 @@ impl Direct {
     }
 }
 
+/// Rows and columns of the output whose windows lie inside the picture.
+fn inside(geometry: &Geometry) -> [Range<usize>; 2] {
+    [1, 2].map(|axis| {
+        let (stride, padding) = (geometry.stride[axis], geometry.padding[axis]);
+        let room = (padding + geometry.input[axis]).checked_sub(geometry.kernel[axis]);
+        let end = room.map_or(0, |room| geometry.output[axis].min(room / stride + 1));
+        padding.div_ceil(stride)..end
+    })
+}
+
+/// Whether copying a picture costs less than copying the windows at its edge, counted
+/// in values.
+fn framing_pays(geometry: &Geometry) -> bool {
+    let within: usize = inside(geometry).iter().map(Range::len).product();
+    let [kt, kh, kw] = geometry.kernel;
+    let window = kt * kh * (kw * geometry.channels + BEGINNING);
+    (geometry.area() - within) * window > geometry.input_frame_len()
+}
+
 struct Tile<'a> {
     conv: &'a Direct,
     work: &'a Work,
@@ -158,11 +232,6 @@ impl Task for Tile<'_> {
             target,
             scratch,
         } = self;
-        let Target {
-            epilogue,
-            residual,
-            output,
-        } = target;
         let geometry = &conv.geometry;
         let class = &work.classes()[chunk.class];
         let [_, kh, kw] = geometry.kernel;
@@ -190,38 +259,38 @@ impl Task for Tile<'_> {
         let begin = work.reads().start;
         let [_, height, width] = geometry.output;
         let [rows, columns] = &conv.inside;
-        let (mut number, place) = (chunk.begin / area, chunk.begin % area);
-        let (mut h, mut w) = (place / width, place % width);
         bases.clear();
         places.clear();
         edge.values.clear();
         edge.bases.clear();
         edge.places.clear();
-        // Counted on: a division a row costs more than a row of a narrow product.
-        for _ in chunk.begin..chunk.end {
+        // Row by row of the output: what is said for each position costs as much as the
+        // sums of a narrow product.
+        let mut position = chunk.begin;
+        while position < chunk.end {
+            let (line, w) = (position / width, position % width);
+            let (number, h) = (line / height, line % height);
+            let end = width.min(w + chunk.end - position);
+            position += end - w;
             let frame = class.frames[number];
             let first = frame.input.saturating_sub(begin) * frame_len;
-            let place = (frame.output * area + h * width + w) * geometry.filters;
-            if rows.contains(&h) && columns.contains(&w) {
-                bases.push(
-                    first
-                        + (h * geometry.stride[1] - above) * pitch
-                        + (w * geometry.stride[2] - before) * channels,
-                );
-                places.push(place);
+            let place = |w: usize| (frame.output * area + h * width + w) * geometry.filters;
+            let inner = if rows.contains(&h) {
+                let start = columns.start.clamp(w, end);
+                start..columns.end.clamp(start, end)
             } else {
+                end..end
+            };
+            let row = first + (h * geometry.stride[1]).saturating_sub(above) * pitch;
+            let base = |w: usize| row + (w * geometry.stride[2] - before) * channels;
+            bases.extend(inner.clone().map(base));
+            places.extend(inner.clone().map(place));
+            for w in (w..inner.start).chain(inner.end..end) {
                 edge.bases.push(edge.values.len());
-                edge.places.push(place);
+                edge.places.push(place(w));
                 // A window in the padding of time alone has no first frame.
                 let input = input.get(first..).unwrap_or_default();
                 conv.copy_window(input, taps, [h, w], &mut edge.values);
-            }
-            w += 1;
-            if w == width {
-                (h, w) = (h + 1, 0);
-                if h == height {
-                    (number, h) = (number + 1, 0);
-                }
             }
         }
         let inside = Rows {
@@ -238,16 +307,22 @@ impl Task for Tile<'_> {
         };
         let first = class.taps.start * kh * kw * channels;
         for panel in 0..conv.panels.count() {
-            let filters = conv.panels.columns_of(panel);
+            let finish = target.of(simd, conv.panels.columns_of(panel));
             for (rows, places) in [(inside, &*places), (outside, &edge.places)] {
-                multiply::<S, MR, NV>(simd, rows, &conv.panels, panel, first, sums, |row, sums| {
-                    let begin = places[row] + filters.start;
-                    let residual = residual.map(|residual| &residual[begin..][..filters.len()]);
-                    // SAFETY: each row of the product has its own place, and each
-                    // row belongs to one task.
-                    let output = unsafe { output.part(begin, filters.len()) };
-                    epilogue.apply(simd, filters.start, sums, residual, output);
-                });
+                multiply::<S, MR, NV>(
+                    simd,
+                    rows,
+                    &conv.panels,
+                    panel,
+                    first,
+                    sums,
+                    #[inline(always)]
+                    |row, sums| {
+                        // SAFETY: each row of the product has its own place, and each
+                        // row belongs to one task.
+                        unsafe { finish.put(simd, places[row], sums) };
+                    },
+                );
             }
         }
     }

@@ -2,7 +2,7 @@
 //! executed one clip at a time.
 //!
 //! `product.rs` is the arithmetic, once for every instruction set; `direct.rs`
-//! and `winograd.rs` are two ways to make a convolution of it; `bf16` is a third,
+//! and `winograd` are two ways to make a convolution of it; `bf16` is a third,
 //! with an arithmetic of its own; `team.rs` shares one clip among threads. Everything
 //! sums in one order: the same clip gives the same bits on one machine, whatever the
 //! number of threads.

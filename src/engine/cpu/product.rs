@@ -313,8 +313,10 @@ pub(super) struct Sums {
 const DEPTH_AT_ONCE: usize = 512;
 
 /// One panel's columns of the product with every row; `sink` gets each row's
-/// number and its values, a panel's width of them. The rows' segments meet the
-/// right matrix from its row `first` on. Scratch memory grows as it must.
+/// number and its values, a panel's width of them, while they are at hand; it must be
+/// `inline(always)`, or its vectors are compiled for the plainest of processors. The
+/// rows' segments meet the right matrix from its row `first` on. Scratch memory grows as
+/// it must.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
@@ -323,7 +325,7 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     panel: usize,
     first: usize,
     scratch: &mut Sums,
-    mut sink: impl FnMut(usize, &[f32]),
+    mut sink: impl FnMut(usize, &[S::f32s; NV]),
 ) {
     let width = NV * S::F32_LANES;
     assert_eq!(width, panels.width, "packed for other vectors");
@@ -337,24 +339,27 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         scratch.resize(groups * tile_len, 0.0);
     }
     let scratch = &mut scratch[..groups * tile_len];
-    if rows.deltas.is_empty() {
-        scratch.fill(0.0);
-    }
     let (tiles, _) = S::as_mut_simd_f32s(scratch);
     let Some(&furthest) = rows.bases.iter().max() else {
         return;
     };
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
-    for (number, deltas) in rows.deltas.chunks(at_once).enumerate() {
+    // Sums of nothing are sums too.
+    let turns = rows.deltas.len().div_ceil(at_once).max(1);
+    for number in 0..turns {
+        let deltas = &rows.deltas[number * at_once..];
+        let deltas = &deltas[..at_once.min(deltas.len())];
         let depth = deltas.len() * rows.run;
         let begin = first + number * at_once * rows.run;
         let (panel, _) = S::as_simd_f32s(panels.rows(panel, begin, depth, expanded));
-        let end = furthest + deltas.iter().max().map_or(0, |delta| delta + rows.run);
+        let end = deltas.iter().max();
+        let end = end.map_or(0, |delta| furthest + delta + rows.run);
         assert!(end <= rows.input.len(), "rows reach behind the input");
         assert!(panel.len() == depth * NV);
         let rows = Rows { deltas, ..rows };
         let groups = rows.bases.chunks(MR);
-        for (bases, tile) in groups.zip(tiles.chunks_exact_mut(MR * NV)) {
+        let tiles = tiles.chunks_exact_mut(MR * NV);
+        for (group, (bases, tile)) in groups.zip(tiles).enumerate() {
             let fresh = number == 0;
             // The last group costs what it holds, not a whole tile.
             // SAFETY: no row of these reaches behind the input, and the panel has
@@ -373,14 +378,13 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
                     _ => accumulate::<S, MR, NV>(simd, rows, bases, panel, tile, fresh),
                 }
             }
+            if number + 1 == turns {
+                let (sums, _) = tile.as_chunks::<NV>();
+                for (row, sums) in sums.iter().take(bases.len()).enumerate() {
+                    sink(group * MR + row, sums);
+                }
+            }
         }
-    }
-    for (row, values) in scratch
-        .chunks_exact(width)
-        .take(rows.bases.len())
-        .enumerate()
-    {
-        sink(row, values);
     }
 }
 
@@ -417,8 +421,8 @@ unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     }
     let mut rows = [input.as_ptr(); MR];
     for i in 0..MR {
-        // SAFETY: the row lies in the input, as the caller says.
-        rows[i] = unsafe { input.as_ptr().add(bases[i]) };
+        // Rows without segments may begin anywhere.
+        rows[i] = input.as_ptr().wrapping_add(bases[i]);
     }
     let mut panel = panel.as_ptr();
     for &delta in deltas {

@@ -191,3 +191,46 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(begin), len) }
     }
 }
+
+/// Parts of a slice as long as each other, as far from each other.
+pub(super) struct Spaced<'a, const COUNT: usize> {
+    pointer: *mut f32,
+    stride: usize,
+    len: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Parts<'a> {
+    /// So many parts of `len` values, `stride` from one to the next; checked once.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time may overlap.
+    #[inline(always)]
+    pub(super) unsafe fn spaced<const COUNT: usize>(
+        &self,
+        begin: usize,
+        stride: usize,
+        len: usize,
+    ) -> Spaced<'a, COUNT> {
+        let end = begin + (COUNT - 1) * stride + len;
+        assert!(len <= stride && end <= self.len, "parts outside the slice");
+        Spaced {
+            // SAFETY: inside the slice, as was just checked.
+            pointer: unsafe { self.pointer.add(begin) },
+            stride,
+            len,
+            lifetime: PhantomData,
+        }
+    }
+}
+
+impl<const COUNT: usize> Spaced<'_, COUNT> {
+    /// A part, to write.
+    #[inline(always)]
+    pub(super) fn part(&mut self, number: usize) -> &mut [f32] {
+        assert!(number < COUNT, "there are not so many parts");
+        // SAFETY: inside the slice, as was checked; exclusive by the contract of
+        // `spaced`, and while this is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(number * self.stride), self.len) }
+    }
+}

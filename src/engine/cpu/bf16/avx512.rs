@@ -30,7 +30,7 @@ impl Avx512 {
     }
 
     /// Whether there are twice as many products a cycle as in f32. There are on AMD's
-    /// Zen 4 and 5, as AMD says (not measured); Intel's processors with tiles take so
+    /// Zen 4 and 5, as AMD says; Intel's processors with tiles take so
     /// long for the instruction that f32 is faster.
     pub(super) fn is_fast() -> bool {
         let vendor = __cpuid(0);

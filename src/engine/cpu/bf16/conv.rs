@@ -37,10 +37,15 @@ struct Cut {
 }
 
 impl Bf16 {
-    /// Whether it is faster than one by one in f32: of sums of few products, filling
-    /// the picture takes longer than is saved, as measured.
-    pub(in crate::engine::cpu) fn pays(geometry: &Geometry) -> bool {
-        geometry.kernel.iter().product::<usize>() * geometry.channels >= STEP
+    /// Whether it is faster than one by one in f32, as measured: of sums of few products,
+    /// filling the picture takes longer than is saved; and where tiles begin anew with each
+    /// row, short rows leave most of them empty, for which vectors are not fast enough.
+    pub(in crate::engine::cpu) fn pays(unit: Unit, geometry: &Geometry) -> bool {
+        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
+        let columns = geometry.output[2];
+        let is_full =
+            geometry.stride[1..] == [1, 1] || 4 * columns >= 3 * columns.next_multiple_of(TILE);
+        depth >= STEP && (is_full || unit.has_tiles())
     }
 
     /// `weights` are `[kt, kh, kw, C, C']`.
@@ -224,6 +229,7 @@ impl Task for Tiles<'_> {
             let (tiles, width) = if is_pair { (2, 2 * TILE) } else { (4, TILE) };
             let begin = number * TILE;
             let filters = begin..geometry.filters.min(begin + width);
+            let finish = target.of(simd, filters);
             let groups = bases.chunks(tiles).zip(places.chunks(tiles * TILE));
             for (bases, places) in groups {
                 // What is missing is computed once more.
@@ -239,16 +245,10 @@ impl Task for Tiles<'_> {
                     if *place == NOWHERE {
                         continue;
                     }
-                    let begin = place + filters.start;
-                    let residual = target
-                        .residual
-                        .map(|residual| &residual[begin..][..filters.len()]);
+                    let (sums, _) = S::as_simd_f32s(sums);
                     // SAFETY: each position has its own place, and each position
                     // belongs to one task for each panel.
-                    let output = unsafe { target.output.part(begin, filters.len()) };
-                    target
-                        .epilogue
-                        .apply(simd, filters.start, sums, residual, output);
+                    unsafe { finish.put(simd, *place, sums) };
                 }
             }
             number += if is_pair { 2 } else { 1 };

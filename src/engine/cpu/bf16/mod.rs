@@ -121,9 +121,8 @@ impl Unit {
         }
     }
 
-    /// Whether it is faster than Winograd's method in f32, where that pays: a vector
-    /// instruction has twice as many products as in f32, Winograd's method a fourth.
-    pub(super) fn beats_winograd(self) -> bool {
+    /// Whether it multiplies whole tiles at once.
+    pub(super) fn has_tiles(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(..) => true,
