@@ -421,8 +421,8 @@ mod tests {
     }
 
     fn stem(network: &Network) -> &Node {
-        let nodes = network.graph.nodes().iter();
-        nodes.into_iter().find(|it| it.name == "stem.conv").unwrap()
+        let mut nodes = network.graph.nodes().iter();
+        nodes.find(|it| it.name == "stem.conv").unwrap()
     }
 
     /// Its logits here, and in the engine.
