@@ -243,6 +243,18 @@ impl Task for AddProduct<'_> {
 
     #[inline(always)]
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+        if self.bases.len() == 1 {
+            // Rows that nobody asked for are not computed either.
+            self.add::<S, 1, NV>(simd);
+        } else {
+            self.add::<S, MR, NV>(simd);
+        }
+    }
+}
+
+impl AddProduct<'_> {
+    #[inline(always)]
+    fn add<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let rows = Rows {
             input: self.rows,
             bases: self.bases,
@@ -252,32 +264,19 @@ impl Task for AddProduct<'_> {
         for panel in 0..self.matrix.count() {
             let columns = self.matrix.columns_of(panel);
             let output = &mut *self.output;
-            let place = |row: usize| row * self.matrix.columns() + columns.start;
-            let len = columns.len();
-            if self.bases.len() == 1 {
-                // Rows that nobody asked for are not computed either.
-                multiply::<S, 1, NV>(
-                    simd,
-                    rows,
-                    self.matrix,
-                    panel,
-                    0,
-                    self.sums,
-                    #[inline(always)]
-                    |row, sums| add::<S>(simd, &mut output[place(row)..][..len], sums),
-                );
-            } else {
-                multiply::<S, MR, NV>(
-                    simd,
-                    rows,
-                    self.matrix,
-                    panel,
-                    0,
-                    self.sums,
-                    #[inline(always)]
-                    |row, sums| add::<S>(simd, &mut output[place(row)..][..len], sums),
-                );
-            }
+            multiply::<S, MR, NV>(
+                simd,
+                rows,
+                self.matrix,
+                panel,
+                0,
+                self.sums,
+                #[inline(always)]
+                |row, sums| {
+                    let begin = row * self.matrix.columns() + columns.start;
+                    add::<S>(simd, &mut output[begin..][..columns.len()], sums);
+                },
+            );
         }
     }
 }

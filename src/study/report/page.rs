@@ -152,7 +152,7 @@ fn methods(report: &Report) -> Markup {
         @if let Some(study) = &report.study {
             dt { "Seed" } dd { (study.seed) } dt { "Version" } dd { (study.version) }
             dt { "Computed on" } dd { (study.device) (format!(", {:.0} s", study.seconds)) }
-            dt { "Input" } dd { (study.clips.frames) " frames at most of " (study.clips.width) " x " (study.clips.height)
+            dt { "Input" } dd { "at most " (study.clips.frames) " frames of " (study.clips.width) " x " (study.clips.height)
                 @match study.clips.frames_per_second { Some(rate) => { " at " (rate) " frames a second" }, None => {} }
                 ", a clip every " (study.clips.stride) " frames; grey mean " (format!("{:.3}", study.clips.mean)) ", deviation " (format!("{:.3}", study.clips.std)) }
             @if !study.clips.augmentation.is_empty() { dt { "Changed by chance in training" } dd { (study.clips.augmentation) } }

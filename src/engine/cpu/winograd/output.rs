@@ -96,6 +96,7 @@ impl Products<'_> {
                 let left = tile % self.tiles_a_row * TILE;
                 let place = (self.frame + top * width + left) * self.filters;
                 let [rows, columns] = [height - top, width - left].map(|size| size.min(TILE));
+                // Said twice: of whole tiles, the loops' ends are constants.
                 if rows == TILE && columns == TILE {
                     for i in 0..TILE {
                         let place = place + i * width * self.filters;
