@@ -224,8 +224,9 @@ fn summary(times: &mut [f64]) -> serde_json::Value {
 pub(super) struct Noise(u64);
 
 impl Noise {
-    pub(super) fn new() -> Self {
-        Self(0x2545_f491_4f6c_dd1d)
+    pub(super) fn new(seed: u32) -> Self {
+        // Odd, and so never zero.
+        Self(0x2545_f491_4f6c_dd1d ^ u64::from(seed) << 32)
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -238,7 +239,7 @@ impl Noise {
 
 /// Values in -1..1.
 pub(super) fn noise(len: usize) -> Vec<f32> {
-    let mut noise = Noise::new();
+    let mut noise = Noise::new(0);
     let values = (0..len).map(|_| (noise.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0);
     values.collect()
 }

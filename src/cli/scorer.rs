@@ -26,6 +26,9 @@ const MOST_READY: usize = 64;
 /// Sessions of one thread: beyond, the one that was silent longest makes room.
 const MOST_SESSIONS: usize = 1024;
 
+/// How long a clip waits for others, where a card scores them together.
+const COMPANY: Duration = Duration::from_millis(2);
+
 /// Clips that are scored whole give a map so often at most, a thread: the map
 /// takes a pass of its own on the CPU, whatever the device.
 const BETWEEN_MAPS: Duration = Duration::from_secs(1);
@@ -369,7 +372,20 @@ impl Scorer for EngineScorer {
     }
 
     fn batch(&self) -> usize {
-        self.scoring.engine.batch()
+        if self.follows_streams() {
+            self.scoring.engine.streams()
+        } else {
+            self.scoring.engine.batch()
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        // A CPU gains less by company than would be lost by waiting for it.
+        if self.scoring.engine.is_on_card() {
+            COMPANY
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn follows_streams(&self) -> bool {

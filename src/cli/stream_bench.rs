@@ -27,6 +27,10 @@ use crate::model::{InputSpec, Model};
 ///
 /// `early` is what is left to do when a window's last frame comes, if each frame
 /// before it was worked on at once: the latency that a live stream sees.
+///
+/// With `--streams N`, the windows of so many streams are due together and computed
+/// together; times are still those of one window. On a card they are times of the
+/// clock.
 #[derive(Args)]
 pub(super) struct StreamBenchArgs {
     /// Model directories.
@@ -36,9 +40,16 @@ pub(super) struct StreamBenchArgs {
     #[arg(long, value_name = "S,..", value_delimiter = ',', default_values_t = [1, 2, 4, 8],
           value_parser = clap::value_parser!(u16).range(1..))]
     stride: Vec<u16>,
+    /// Streams whose windows come at the same time.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    streams: u16,
     /// For how long to measure each stride.
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
     /// What it computes in.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
@@ -64,6 +75,7 @@ pub(super) fn run(args: &StreamBenchArgs) -> anyhow::Result<()> {
         "model",
         "W",
         "S",
+        "streams",
         "whole ms",
         "shared ms",
         "ratio",
@@ -76,19 +88,27 @@ pub(super) fn run(args: &StreamBenchArgs) -> anyhow::Result<()> {
     for directory in &args.model {
         let model = Model::load(directory).map_err(BadInput::new)?;
         let options = EngineOptions {
-            device: Device::Cpu,
+            device: args.device,
             precision: args.precision,
         };
         let engine = Engine::open(&model, options).map_err(BadInput::new)?;
         let length = model.spec().input.frames;
         for &stride in &args.stride {
             eprintln!("{}, stride {stride} ...", directory.display());
-            let row = measure(&engine, &model.spec().input, stride.into(), args.duration)?;
+            let input = &model.spec().input;
+            let row = measure(
+                &engine,
+                input,
+                stride.into(),
+                args.streams.into(),
+                args.duration,
+            )?;
             let macs = row.plan.cost().ratio();
             table.add_row([
                 model.spec().architecture.to_string(),
                 length.to_string(),
                 stride.to_string(),
+                args.streams.to_string(),
                 format!("{:.2}", row.whole),
                 format!("{:.2}", row.shared),
                 format!("{:.2}", row.shared / row.whole),
@@ -103,6 +123,7 @@ pub(super) fn run(args: &StreamBenchArgs) -> anyhow::Result<()> {
                 "engine": engine.description(),
                 "frames": length,
                 "stride": stride,
+                "streams": args.streams,
                 "windows": row.windows,
                 "whole_ms": row.whole,
                 "shared_ms": row.shared,
@@ -127,6 +148,7 @@ fn measure(
     engine: &Engine,
     input: &InputSpec,
     stride: usize,
+    streams: usize,
     duration: Duration,
 ) -> anyhow::Result<Row> {
     // Windows that are further apart share nothing either.
@@ -138,28 +160,33 @@ fn measure(
             attention: false,
         })
     };
-    let mut video = Video::new(input, stride);
+    let mut videos: Vec<_> = (0..streams as u32)
+        .map(|stream| Video::new(input, stride, stream))
+        .collect();
     let shared_plan = plan(false);
-    let mut shared = Follower::new(engine, &shared_plan);
-    let mut early = Follower::new(engine, &plan(true));
+    let mut shared = Followers::new(engine, &shared_plan, streams);
+    let mut early = Followers::new(engine, &plan(true), streams);
     let mut workspace = engine.workspace();
     let (mut whole_times, mut shared_times, mut early_times) = (vec![], vec![], vec![]);
     let mut difference = 0.0_f32;
     let mut begin = Instant::now();
     let mut warm = false;
     while !warm || begin.elapsed() < duration || whole_times.len() < 3 {
-        let clip = video.next_window();
-        let clock = ThreadTime::now();
-        let rows = engine.infer(&mut workspace, std::slice::from_ref(clip))?;
-        whole_times.push(clock.elapsed());
-        let expected = rows.into_iter().next().context("no logits")?;
-        for (follower, times) in [
+        let clips: Vec<_> = videos.iter_mut().map(Video::next_window).collect();
+        let clock = Clock::start(engine);
+        let mut expected = Vec::with_capacity(streams);
+        for clips in clips.chunks(engine.batch()) {
+            expected.extend(engine.infer(&mut workspace, clips)?);
+        }
+        whole_times.push(clock.elapsed() / streams as u32);
+        for (followers, times) in [
             (&mut shared, &mut shared_times),
             (&mut early, &mut early_times),
         ] {
-            let (logits, last) = follower.follow(engine, clip, stride)?;
-            times.push(last);
-            let differences = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+            let (logits, last) = followers.follow(engine, &clips, stride)?;
+            times.push(last / streams as u32);
+            let pairs = logits.iter().flatten().zip(expected.iter().flatten());
+            let differences = pairs.map(|(a, b)| (a - b).abs());
             difference = differences.fold(difference, f32::max);
         }
         if !warm && (begin.elapsed() > duration / 4 && whole_times.len() > 2) {
@@ -172,7 +199,7 @@ fn measure(
         }
     }
     Ok(Row {
-        windows: whole_times.len(),
+        windows: whole_times.len() * streams,
         whole: median(&mut whole_times),
         shared: median(&mut shared_times),
         early: median(&mut early_times),
@@ -181,47 +208,75 @@ fn measure(
     })
 }
 
-/// A session that is given windows frame by frame.
-struct Follower {
-    session: Session,
+/// Time of this thread where it computes, else of the wall's clock.
+enum Clock {
+    Thread(ThreadTime),
+    Wall(Instant),
+}
+
+impl Clock {
+    fn start(engine: &Engine) -> Self {
+        if engine.is_on_card() {
+            Self::Wall(Instant::now())
+        } else {
+            Self::Thread(ThreadTime::now())
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self {
+            Self::Thread(clock) => clock.elapsed(),
+            Self::Wall(clock) => clock.elapsed(),
+        }
+    }
+}
+
+/// Sessions that are given windows frame by frame, a frame of each at a time.
+struct Followers {
+    sessions: Vec<Session>,
     workspace: Workspace,
     begun: bool,
     early: bool,
 }
 
-impl Follower {
-    fn new(engine: &Engine, plan: &SessionPlan) -> Self {
+impl Followers {
+    fn new(engine: &Engine, plan: &SessionPlan, streams: usize) -> Self {
         Self {
-            session: engine.session(plan),
+            sessions: (0..streams).map(|_| engine.session(plan)).collect(),
             workspace: engine.workspace(),
             begun: false,
             early: plan.options().early,
         }
     }
 
-    /// The window's logits, and how long they took: from its last frame on if the
-    /// session works early, else from the first of its new ones.
+    /// The windows' logits, and how long they took: from their last frames on if the
+    /// sessions work early, else from the first of their new ones.
     fn follow(
         &mut self,
         engine: &Engine,
-        clip: &Clip,
+        clips: &[Clip],
         new: usize,
-    ) -> anyhow::Result<(Vec<f32>, Duration)> {
-        let known = if self.begun {
-            clip.frames.len() - new
-        } else {
-            0
-        };
+    ) -> anyhow::Result<(Vec<Vec<f32>>, Duration)> {
+        let frames = clips.first().map_or(0, |clip| clip.frames.len());
+        let known = if self.begun { frames - new } else { 0 };
         self.begun = true;
-        let mut clock = ThreadTime::now();
-        let mut logits = None;
-        for frame in &clip.frames[known..] {
+        let mut clock = Clock::start(engine);
+        let mut logits = Vec::new();
+        for frame in known..frames {
             if self.early {
-                clock = ThreadTime::now();
+                clock = Clock::start(engine);
             }
-            logits = self.session.push(engine, &mut self.workspace, frame)?;
+            let sessions = self.sessions.iter_mut();
+            let mut arrivals: Vec<_> = sessions
+                .zip(clips.iter().map(|clip| &clip.frames[frame]))
+                .collect();
+            logits = engine.push_all(&mut self.workspace, &mut arrivals);
         }
-        Ok((logits.context("a window without logits")?, clock.elapsed()))
+        let time = clock.elapsed();
+        let logits = logits
+            .into_iter()
+            .map(|logits| logits?.context("a window without logits"));
+        Ok((logits.collect::<anyhow::Result<_>>()?, time))
     }
 }
 
@@ -236,21 +291,21 @@ struct Video {
 }
 
 impl Video {
-    fn new(input: &InputSpec, stride: usize) -> Self {
+    fn new(input: &InputSpec, stride: usize, stream: u32) -> Self {
         Self {
             clip: Clip {
-                stream: StreamId(0),
+                stream: StreamId(stream),
                 frames: Vec::new(),
             },
             frames: input.frames,
             stride,
             area: input.height * input.width,
             index: 0,
-            noise: Noise::new(),
+            noise: Noise::new(stream),
         }
     }
 
-    fn next_window(&mut self) -> &Clip {
+    fn next_window(&mut self) -> Clip {
         if !self.clip.frames.is_empty() {
             self.clip.frames.drain(..self.stride);
         }
@@ -258,7 +313,7 @@ impl Video {
             let frame = self.frame();
             self.clip.frames.push(frame);
         }
-        &self.clip
+        self.clip.clone()
     }
 
     fn frame(&mut self) -> Frame {

@@ -26,6 +26,11 @@ pub trait Scorer: Send {
         1
     }
 
+    /// How long a clip may wait for others to be scored with.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether a stream's clips cost less if this scorer gets all of them, in
     /// order; then each stream has one thread that scores it.
     fn follows_streams(&self) -> bool {
@@ -42,9 +47,6 @@ pub trait Scorer: Send {
     /// Nothing has come for a while.
     fn rest(&mut self) {}
 }
-
-/// How long a clip may wait for others to be scored with.
-const COMPANY: Duration = Duration::from_millis(2);
 
 /// After how long without work a scorer is told so.
 const REST: Duration = Duration::from_secs(10);
@@ -161,7 +163,7 @@ fn score_all(mut scorer: Box<dyn Scorer>, work: &Receiver<Work>, metrics: &Metri
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let batch = gather(first, work, scorer.batch(), COMPANY);
+        let batch = gather(first, work, scorer.batch(), scorer.patience());
         let (mut clips, mut askers) = (Vec::new(), Vec::new());
         let (mut ahead, mut ended) = (Vec::new(), Vec::new());
         for work in batch {
@@ -371,7 +373,11 @@ mod tests {
         assert_eq!(gather(9, &tasks, 4, wait), [9, 3, 4]);
         sender.send(6).unwrap();
         assert_eq!(gather(5, &tasks, 1, wait), [5]);
+        // Who has no patience takes what is there.
+        sender.send(7).unwrap();
+        assert_eq!(gather(5, &tasks, 3, Duration::ZERO), [5, 6, 7]);
+        sender.send(8).unwrap();
         drop(sender);
-        assert_eq!(gather(5, &tasks, 3, wait), [5, 6]);
+        assert_eq!(gather(5, &tasks, 3, wait), [5, 8]);
     }
 }

@@ -253,6 +253,11 @@ impl Engine {
         }
     }
 
+    /// Whether a card computes, or did before it was given up.
+    pub fn is_on_card(&self) -> bool {
+        matches!(self.backend, Backend::Cuda(_))
+    }
+
     /// What an engine on a card has been through; on the CPU, nothing.
     pub fn health(&self) -> Health {
         match &self.backend {
@@ -462,7 +467,7 @@ impl Engine {
         fill(buffers.input_mut(program));
         let logits = program.run(buffers).to_vec();
         let class = self.class(class, &logits)?;
-        let attention = head.attention(buffers.get(head.features), class);
+        let attention = head.attention(buffers.of(0, head.features), class);
         Ok((logits, attention))
     }
 

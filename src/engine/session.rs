@@ -168,6 +168,33 @@ fn choose<P>(
     }
 }
 
+/// Takes those that are due for the same stage and alike, so many at most: their
+/// numbers, and the states of the sessions.
+fn together<'s, T>(
+    arrivals: &'s mut [(&mut Session, &Frame)],
+    dues: &mut [Option<Due>],
+    due: Due,
+    most: usize,
+    state: impl Fn(&'s mut State) -> Option<&'s mut T>,
+    is_like: impl Fn(&T, &T) -> bool,
+) -> (Vec<usize>, Vec<&'s mut T>) {
+    let (mut numbers, mut sessions): (Vec<_>, Vec<&mut T>) = Default::default();
+    for (number, (session, _)) in arrivals.iter_mut().enumerate() {
+        if dues[number] != Some(due) || sessions.len() == most {
+            continue;
+        }
+        let Some(session) = state(&mut session.state) else {
+            continue;
+        };
+        if sessions.first().is_none_or(|first| is_like(first, session)) {
+            dues[number] = None;
+            numbers.push(number);
+            sessions.push(session);
+        }
+    }
+    (numbers, sessions)
+}
+
 impl Engine {
     /// Works out what windows of this stride share, and whether sharing pays.
     pub fn session_plan(&self, options: SessionOptions) -> SessionPlan {
@@ -249,6 +276,15 @@ impl Engine {
         }
     }
 
+    /// Streams whose frames are better given to [`Engine::push_all`] together than one
+    /// after the other, where their windows share values.
+    pub fn streams(&self) -> usize {
+        match &self.backend {
+            Backend::Cpu(program) => program.streams(),
+            Backend::Cuda(backend) => backend.batch(),
+        }
+    }
+
     /// [`Session::push`] for a frame each of several streams. What is due at the
     /// same time is computed together where that costs less, to the same bits.
     ///
@@ -266,7 +302,10 @@ impl Engine {
             answers.push(session.take(self, frame).and_then(|()| {
                 let stride = session.stride;
                 match &mut session.state {
-                    State::Cpu(_) => session.push_on_cpu(self, workspace, frame),
+                    State::Cpu(session) => {
+                        dues[number] = session.push(&frame.pixels);
+                        Ok(None)
+                    }
                     State::Card {
                         session,
                         window,
@@ -298,7 +337,7 @@ impl Engine {
         answers
     }
 
-    /// Computes on the card what is due, the same stage of all streams at once.
+    /// Computes what is due, the same stage of several streams at once.
     fn run_stages(
         &self,
         workspace: &mut Workspace,
@@ -306,32 +345,44 @@ impl Engine {
         dues: &mut [Option<Due>],
         answers: &mut [Result<Option<Vec<f32>>, EngineError>],
     ) {
-        while let Some(first) = dues.iter().position(Option::is_some) {
-            let due = dues[first];
-            let (mut numbers, mut sessions): (Vec<_>, Vec<&mut cuda::Session>) = Default::default();
-            for (number, (session, _)) in arrivals.iter_mut().enumerate() {
-                let State::Card { session, .. } = &mut session.state else {
-                    continue;
-                };
-                let is_like = sessions.first().is_none_or(|first| first.is_like(session));
-                if dues[number] == due && is_like {
-                    dues[number] = None;
-                    numbers.push(number);
-                    sessions.push(session);
+        while let Some(due) = dues.iter().copied().flatten().next() {
+            match (&self.backend, &mut workspace.0) {
+                (Backend::Cpu(program), Scratch::Cpu(buffers)) => {
+                    let state = |state| match state {
+                        &mut State::Cpu(ref mut session) => Some(&mut **session),
+                        _ => None,
+                    };
+                    let like = cpu::Session::is_like;
+                    let (numbers, mut sessions) =
+                        together(arrivals, dues, due, program.streams(), state, like);
+                    let is_last = program.run_stage(buffers, due, &mut sessions, &self.grey);
+                    for (clip, number) in numbers.into_iter().enumerate().filter(|_| is_last) {
+                        let logits = program.output(buffers, clip).to_vec();
+                        let session = &mut *arrivals[number].0;
+                        let seen = session.look(self, buffers, clip, &logits);
+                        answers[number] = seen.map(|()| Some(logits));
+                    }
                 }
-            }
-            let (Some(due), Backend::Cuda(backend), Scratch::Cuda(scratch)) =
-                (due, &self.backend, &mut workspace.0)
-            else {
-                panic!("a session of another engine");
-            };
-            let rows = backend.run_stage(scratch, due, &mut sessions);
-            for (number, row) in numbers.into_iter().zip(rows) {
-                match row {
-                    cuda::Served::Stage => {}
-                    cuda::Served::Window(logits) => answers[number] = Ok(Some(logits)),
-                    cuda::Served::Failed => arrivals[number].0.fail(),
+                (Backend::Cuda(backend), Scratch::Cuda(scratch)) => {
+                    let state = |state| match state {
+                        &mut State::Card {
+                            ref mut session, ..
+                        } => Some(&mut **session),
+                        _ => None,
+                    };
+                    let like = cuda::Session::is_like;
+                    let (numbers, mut sessions) =
+                        together(arrivals, dues, due, usize::MAX, state, like);
+                    let rows = backend.run_stage(scratch, due, &mut sessions);
+                    for (number, row) in numbers.into_iter().zip(rows) {
+                        match row {
+                            cuda::Served::Stage => {}
+                            cuda::Served::Window(logits) => answers[number] = Ok(Some(logits)),
+                            cuda::Served::Failed => arrivals[number].0.fail(),
+                        }
+                    }
                 }
+                _ => panic!("a session of another engine"),
             }
         }
     }
@@ -525,26 +576,20 @@ impl Session {
         Ok(())
     }
 
-    fn push_on_cpu(
+    /// Keeps where the network looked in the window that was just computed as this
+    /// clip, if that is wanted.
+    fn look(
         &mut self,
         engine: &Engine,
-        workspace: &mut Workspace,
-        frame: &Frame,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
-        let (State::Cpu(session), Backend::Cpu(program), Scratch::Cpu(buffers)) =
-            (&mut self.state, &engine.backend, &mut workspace.0)
-        else {
-            panic!("a session of another engine");
-        };
-        let logits = session.push(program, buffers, &frame.pixels, &engine.grey);
-        let Some(logits) = logits.map(<[f32]>::to_vec) else {
-            return Ok(None);
-        };
+        buffers: &cpu::Buffers,
+        clip: usize,
+        logits: &[f32],
+    ) -> Result<(), EngineError> {
         if let (true, Some(head)) = (self.wants_attention, &engine.head) {
-            let class = engine.class(None, &logits)?;
-            self.attention = Some(head.attention(buffers.get(head.features), class));
+            let class = engine.class(None, logits)?;
+            self.attention = Some(head.attention(buffers.of(clip, head.features), class));
         }
-        Ok(Some(logits))
+        Ok(())
     }
 
     /// How many of a clip's frames, at its end, were not taken yet; begins anew if

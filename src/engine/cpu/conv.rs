@@ -6,10 +6,11 @@ use pulp::Simd;
 
 use super::bf16::{Bf16, Unit};
 use super::direct::Direct;
+use super::lines::Lines;
 use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
 use super::winograd::Winograd;
-use super::work::Work;
+use super::work::Batch;
 
 /// Extents of a convolution; pictures lie `[T, H, W, C]`.
 #[derive(Clone, Debug)]
@@ -170,6 +171,11 @@ impl Geometry {
     pub(super) fn input_frame_len(&self) -> usize {
         self.input[1] * self.input[2] * self.channels
     }
+
+    /// Values of one output frame.
+    pub(super) fn output_frame_len(&self) -> usize {
+        self.area() * self.filters
+    }
 }
 
 impl Convolution {
@@ -185,7 +191,7 @@ impl Convolution {
         let way = match arithmetic.bf16 {
             // Winograd's method has a fourth of the products, tiles an eighth of their
             // time, vectors half of it.
-            Some(unit) if Bf16::pays(unit, &geometry) && (unit.has_tiles() || !winograd) => {
+            Some(unit) if Bf16::pays(&geometry) && (unit.has_tiles() || !winograd) => {
                 Way::Bf16(unit)
             }
             _ if winograd => Way::Winograd,
@@ -217,11 +223,11 @@ impl Convolution {
     }
 
     /// Values of scratch memory for some work, shared by the threads.
-    pub(super) fn scratch_len(&self, work: &Work) -> usize {
+    pub(super) fn scratch_len(&self, batch: Batch<'_>) -> usize {
         match &self.method {
-            Method::Direct(direct) => direct.scratch_len(work),
-            Method::Winograd(winograd) => winograd.scratch_len(work),
-            Method::Bf16(bf16) => bf16.scratch_len(work),
+            Method::Direct(direct) => direct.scratch_len(batch),
+            Method::Winograd(winograd) => winograd.scratch_len(batch),
+            Method::Bf16(bf16) => bf16.scratch_len(batch.work),
         }
     }
 
@@ -251,7 +257,7 @@ impl Convolution {
     }
 
     /// `output = relu?(conv(input) + bias + residual?)`, all `[T, H, W, C]`, for
-    /// the output frames that `work` lists.
+    /// the output frames that the batch lists.
     #[allow(
         clippy::too_many_arguments,
         reason = "two inputs, two outputs, and who does what"
@@ -260,26 +266,24 @@ impl Convolution {
         &self,
         isa: Isa,
         team: &Team,
-        work: &Work,
+        batch: Batch<'_>,
         input: &[f32],
         residual: Option<&[f32]>,
         output: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Lines,
     ) {
         let target = Target {
             epilogue: &self.epilogue,
             residual,
             output: Parts::new(output),
         };
-        let len = self.scratch_len(work);
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
-        }
+        let len = self.scratch_len(batch);
+        scratch.reserve(len);
         let scratch = &mut scratch[..len];
         match &self.method {
-            Method::Direct(direct) => direct.run(team, work, input, target, scratch),
-            Method::Winograd(winograd) => winograd.run(isa, team, work, input, target, scratch),
-            Method::Bf16(bf16) => bf16.run(isa, team, work, input, target, scratch),
+            Method::Direct(direct) => direct.run(team, batch, input, target, scratch),
+            Method::Winograd(winograd) => winograd.run(isa, team, batch, input, target, scratch),
+            Method::Bf16(bf16) => bf16.run(isa, team, batch, input, target, scratch),
         }
     }
 }

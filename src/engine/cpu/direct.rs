@@ -18,7 +18,7 @@ use pulp::Simd;
 use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
-use super::work::Work;
+use super::work::Batch;
 
 /// Output positions of one task: their inputs stay in cache while the weights
 /// pass by.
@@ -77,17 +77,17 @@ impl Direct {
     }
 
     /// The frames in their frames of zeros.
-    pub(super) fn scratch_len(&self, work: &Work) -> usize {
+    pub(super) fn scratch_len(&self, batch: Batch<'_>) -> usize {
         if !self.is_framed() {
             return 0;
         }
-        work.reads().len() * self.geometry.input_frame_len()
+        batch.reads() * self.geometry.input_frame_len()
     }
 
     /// The task of this number; each class of frames begins a new one.
-    fn chunk(&self, work: &Work, mut number: usize) -> Option<Chunk> {
-        for (class, frames) in work.classes().iter().enumerate() {
-            let rows = frames.frames.len() * self.geometry.area();
+    fn chunk(&self, batch: Batch<'_>, mut number: usize) -> Option<Chunk> {
+        for (class, frames) in batch.work.classes().iter().enumerate() {
+            let rows = batch.frames_of(frames) * self.geometry.area();
             let chunks = rows.div_ceil(POSITIONS);
             if number < chunks {
                 let begin = number * POSITIONS;
@@ -99,10 +99,10 @@ impl Direct {
         None
     }
 
-    fn chunks(&self, work: &Work) -> usize {
-        let classes = work.classes().iter();
+    fn chunks(&self, batch: Batch<'_>) -> usize {
+        let classes = batch.work.classes().iter();
         classes
-            .map(|class| (class.frames.len() * self.geometry.area()).div_ceil(POSITIONS))
+            .map(|class| (batch.frames_of(class) * self.geometry.area()).div_ceil(POSITIONS))
             .sum()
     }
 
@@ -113,33 +113,38 @@ impl Direct {
     pub(super) fn run(
         &self,
         team: &Team,
-        work: &Work,
+        batch: Batch<'_>,
         input: &[f32],
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
-        let reads = work.reads();
+        let reads = batch.work.reads();
         let frame_len = self.bare.input_frame_len();
-        let mut input = &input[reads.start * frame_len..reads.end * frame_len];
+        let mut input = &input[reads.start * frame_len..];
+        let mut pitch = batch.pitch;
         if self.is_framed() {
             let len = self.geometry.input_frame_len();
             let parts = Parts::new(scratch);
-            team.each(reads.len(), |frame, _| {
+            team.each(batch.reads(), |number, _| {
+                let (clip, frame) = (number / reads.len(), number % reads.len());
                 // SAFETY: each frame is one task.
-                let framed = unsafe { parts.part(frame * len, len) };
-                self.frame(&input[frame * frame_len..][..frame_len], framed);
+                let framed = unsafe { parts.part(number * len, len) };
+                let begin = clip * pitch + frame * frame_len;
+                self.frame(&input[begin..][..frame_len], framed);
             });
             input = scratch;
+            pitch = reads.len() * len;
         }
-        team.each(self.chunks(work), |number, scratch| {
-            let Some(chunk) = self.chunk(work, number) else {
+        team.each(self.chunks(batch), |number, scratch| {
+            let Some(chunk) = self.chunk(batch, number) else {
                 return;
             };
             self.panels.isa().run(Tile {
                 conv: self,
-                work,
+                batch,
                 chunk,
                 input,
+                pitch,
                 target,
                 scratch,
             });
@@ -211,10 +216,12 @@ fn framing_pays(geometry: &Geometry) -> bool {
 
 struct Tile<'a> {
     conv: &'a Direct,
-    work: &'a Work,
+    batch: Batch<'a>,
     chunk: Chunk,
     /// From the first frame on that is read.
     input: &'a [f32],
+    /// From one clip to the next, in values of the input as it is read.
+    pitch: usize,
     target: Target<'a>,
     scratch: &'a mut Scratch,
 }
@@ -226,14 +233,15 @@ impl Task for Tile<'_> {
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let Self {
             conv,
-            work,
+            batch,
             chunk,
             input,
+            pitch: clip_pitch,
             target,
             scratch,
         } = self;
         let geometry = &conv.geometry;
-        let class = &work.classes()[chunk.class];
+        let class = &batch.work.classes()[chunk.class];
         let [_, kh, kw] = geometry.kernel;
         let channels = geometry.channels;
         let (pitch, frame_len) = (geometry.input[2] * channels, geometry.input_frame_len());
@@ -256,7 +264,7 @@ impl Task for Tile<'_> {
             edge.deltas.extend((0..kh).map(|h| (t * kh + h) * run));
         }
         let area = geometry.area();
-        let begin = work.reads().start;
+        let begin = batch.work.reads().start;
         let [_, height, width] = geometry.output;
         let [rows, columns] = &conv.inside;
         bases.clear();
@@ -266,15 +274,16 @@ impl Task for Tile<'_> {
         edge.places.clear();
         // Row by row of the output: what is said for each position costs as much as the
         // sums of a narrow product.
-        let mut position = chunk.begin;
-        while position < chunk.end {
-            let (line, w) = (position / width, position % width);
+        let mut next = chunk.begin;
+        while next < chunk.end {
+            let (line, w) = (next / width, next % width);
             let (number, h) = (line / height, line % height);
-            let end = width.min(w + chunk.end - position);
-            position += end - w;
-            let frame = class.frames[number];
-            let first = frame.input.saturating_sub(begin) * frame_len;
-            let place = |w: usize| (frame.output * area + h * width + w) * geometry.filters;
+            let end = width.min(w + chunk.end - next);
+            next += end - w;
+            let (clip, frame) = batch.frame_of(class, number);
+            let first = clip * clip_pitch + frame.input.saturating_sub(begin) * frame_len;
+            let position = frame.output * area + h * width;
+            let place = |w: usize| clip * batch.pitch + (position + w) * geometry.filters;
             let inner = if rows.contains(&h) {
                 let start = columns.start.clamp(w, end);
                 start..columns.end.clamp(start, end)

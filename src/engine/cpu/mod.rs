@@ -20,6 +20,7 @@ mod bf16;
 mod conv;
 mod dense;
 mod direct;
+mod lines;
 mod pool;
 mod product;
 mod session;
@@ -37,12 +38,18 @@ use crate::model::Shape;
 use bf16::Unit;
 use conv::Arithmetic;
 use dense::LstmState;
+use lines::{LINE, Lines};
 use product::Isa;
 pub(super) use product::Storage;
 pub(super) use session::{Session, SessionPlan};
 use step::{Kind, Operation};
 pub(super) use team::{Helpers, Team};
 use work::{TimeWindow, Work};
+
+/// Bytes of weights that stay in the caches between two frames, about.
+const CACHED_WEIGHTS: usize = 16 << 20;
+/// Streams that share the way of the weights: with more of them, little is won.
+const STREAMS: usize = 8;
 
 /// A network, ready for this machine.
 #[derive(Debug)]
@@ -56,11 +63,14 @@ pub(super) struct Program {
     input: Value,
 }
 
-/// Every intermediate value of one clip, and scratch for the steps.
+/// Every intermediate value of some clips, and scratch for the steps.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    values: Vec<Vec<f32>>,
-    scratch: Vec<f32>,
+    /// Each clip's values, `pitch` from those of the next.
+    values: Vec<Lines>,
+    clips: usize,
+    pitch: usize,
+    scratch: Lines,
     lstm: LstmState,
     team: Team,
 }
@@ -203,6 +213,17 @@ impl Program {
         (self.buffers.iter().sum::<usize>() + self.scratch) * size_of::<f32>()
     }
 
+    /// Streams that are better computed together than one after the other: where weights
+    /// come from memory again and again, the streams share the way. Small networks stay
+    /// in the caches, and more values at a time would only push them out.
+    pub(super) fn streams(&self) -> usize {
+        if self.weight_bytes() > CACHED_WEIGHTS {
+            STREAMS
+        } else {
+            1
+        }
+    }
+
     /// How each convolution is computed, in order.
     pub(super) fn methods(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| step.kind.method())
@@ -213,10 +234,10 @@ impl Program {
     pub(super) fn run<'a>(&self, buffers: &'a mut Buffers) -> &'a [f32] {
         let at_work = buffers.team.begin();
         for step in &self.steps {
-            step.run(self.arithmetic.isa, &step.whole, buffers);
+            step.run(self.arithmetic.isa, &step.whole, 1, buffers);
         }
         drop(at_work);
-        self.output(buffers)
+        self.output(buffers, 0)
     }
 
     /// The same once more on what lies in the input, with the CPU time of each step:
@@ -227,43 +248,70 @@ impl Program {
     ) -> Vec<(String, &'static str, Duration)> {
         let steps = self.steps.iter().map(|step| {
             let clock = ProcessTime::now();
-            step.run(self.arithmetic.isa, &step.whole, buffers);
+            step.run(self.arithmetic.isa, &step.whole, 1, buffers);
             (step.name.clone(), step.kind.name(), clock.elapsed())
         });
         steps.collect()
     }
 
-    /// What the last step gave.
-    fn output<'a>(&self, buffers: &'a Buffers) -> &'a [f32] {
+    /// What the last step gave for a clip.
+    pub(super) fn output<'a>(&self, buffers: &'a Buffers, clip: usize) -> &'a [f32] {
         self.steps
             .last()
-            .map_or(&[], |step| buffers.get(step.output))
+            .map_or(&[], |step| buffers.of(clip, step.output))
     }
 }
 
 impl Buffers {
-    /// Memory for one clip at a time, which the team works on.
+    /// Memory for one clip at a time to begin with, which the team works on.
     pub(super) fn new(program: &Program, team: Team) -> Self {
-        let values = program.buffers.iter().map(|&len| vec![0.0; len]);
+        let longest = program.buffers.iter().copied().max().unwrap_or(0);
+        let values = program.buffers.iter().map(|&len| Lines::zeroed(len));
         Self {
             values: values.collect(),
-            scratch: vec![0.0; program.scratch],
+            clips: 1,
+            // Whole pages and a cache line: the same places of several clips do not
+            // push each other out of the first cache.
+            pitch: longest.next_multiple_of(64 * LINE) + LINE,
+            scratch: Lines::zeroed(program.scratch),
             lstm: LstmState::default(),
             team,
         }
     }
 
-    /// Where the clip goes: `[T, H, W, C]`.
+    /// Makes room for so many clips at a time; what is in the buffers is lost if there
+    /// were fewer. What lies between the clips' values is never touched, and takes no
+    /// memory.
+    fn make_room(&mut self, program: &Program, clips: usize) {
+        if clips <= self.clips {
+            return;
+        }
+        let lens = program.buffers.iter();
+        let values = lens.map(|len| Lines::zeroed((clips - 1) * self.pitch + len));
+        self.values = values.collect();
+        self.clips = clips;
+    }
+
+    /// Where one clip goes: `[T, H, W, C]`.
     pub(super) fn input_mut(&mut self, program: &Program) -> &mut [f32] {
-        self.get_mut(program.input)
+        self.of_mut(0, program.input)
     }
 
-    pub(super) fn get(&self, value: Value) -> &[f32] {
-        &self.values[value.buffer][value.offset..][..value.shape.len()]
+    /// A clip's values.
+    pub(super) fn of(&self, clip: usize, value: Value) -> &[f32] {
+        &self.values[value.buffer][clip * self.pitch + value.offset..][..value.shape.len()]
     }
 
-    fn get_mut(&mut self, value: Value) -> &mut [f32] {
-        &mut self.values[value.buffer][value.offset..][..value.shape.len()]
+    fn of_mut(&mut self, clip: usize, value: Value) -> &mut [f32] {
+        let begin = clip * self.pitch + value.offset;
+        &mut self.values[value.buffer][begin..][..value.shape.len()]
+    }
+
+    /// Those of the first so many clips, from the first one's beginning to the last
+    /// one's end.
+    fn of_all(&self, value: Value, clips: usize) -> &[f32] {
+        let len = (clips - 1) * self.pitch + value.shape.len();
+        &self.values[value.buffer][value.offset..][..len]
     }
 }
 
@@ -273,7 +321,7 @@ mod tests;
 /// Whether this process may multiply tiles of bfloat16.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn has_tiles() -> bool {
-    matches!(Unit::detect(), Some(Unit::Amx(..)))
+    Unit::detect().is_some_and(Unit::has_tiles)
 }
 
 /// Grey pixels, `[H, W]`, as the network's values, `[H, W, C]`; `table` says what

@@ -1,84 +1,96 @@
 //! Pooling: all values are `[T, H, W, C]`.
 
-use super::work::{FrameJob, Work};
-use crate::model::{Pool, Shape};
 use std::ops::Range;
 
-/// The largest value under each place of a window; padding does not count.
-pub(super) fn largest(
-    window: Pool,
-    from: Shape,
-    to: Shape,
-    work: &Work,
-    input: &[f32],
-    output: &mut [f32],
-) {
-    each_place(window, from, to, work, output, |output, places| {
-        output.fill(f32::NEG_INFINITY);
-        for place in places {
-            for (output, &value) in output.iter_mut().zip(&input[place..]) {
-                *output = output.max(value);
-            }
-        }
-    });
+use pulp::Simd;
+
+use super::product::{Isa, Task};
+use super::work::Work;
+use crate::model::{Pool, Shape};
+
+/// What is made of the values under a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Of {
+    /// The largest; padding does not count.
+    Largest,
+    /// The mean; padding counts as zeros.
+    Mean,
 }
 
-/// The mean under each place of a window; padding counts as zeros.
-pub(super) fn average(
-    window: Pool,
-    from: Shape,
-    to: Shape,
-    work: &Work,
-    input: &[f32],
-    output: &mut [f32],
-) {
-    let count = window.kernel.iter().product::<usize>() as f32;
-    each_place(window, from, to, work, output, |output, places| {
-        output.fill(0.0);
-        for place in places {
-            for (output, &value) in output.iter_mut().zip(&input[place..]) {
-                *output += value;
-            }
-        }
-        for value in output {
-            *value /= count;
-        }
-    });
+/// A window that slides over frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sliding {
+    pub(super) of: Of,
+    pub(super) window: Pool,
+    pub(super) from: Shape,
+    pub(super) to: Shape,
 }
 
-/// Every place of the output frames that work lists, with where the channels of
-/// each input place under its window begin.
-fn each_place(
-    window: Pool,
-    from: Shape,
-    to: Shape,
-    work: &Work,
-    output: &mut [f32],
-    mut visit: impl FnMut(&mut [f32], &mut dyn Iterator<Item = usize>),
-) {
-    let [_, rows, columns] = from.extent;
-    let [_, rows_out, columns_out] = to.extent;
-    let channels = from.channels;
-    let frame_len = rows_out * columns_out * channels;
-    let span = |axis: usize, place: usize| -> Range<usize> {
-        let begin = place * window.stride[axis];
-        let end = (begin + window.kernel[axis]).saturating_sub(window.padding[axis]);
-        begin.saturating_sub(window.padding[axis])..end.min(from.extent[axis])
-    };
-    for (taps, &FrameJob { input, output: at }) in work.jobs() {
-        let frames = input..input + taps.len();
-        let frame = &mut output[at * frame_len..][..frame_len];
-        for (place, output) in frame.chunks_exact_mut(channels).enumerate() {
-            let (under, beside) = (span(1, place / columns_out), span(2, place % columns_out));
-            let mut places = frames.clone().flat_map(|t| {
-                let beside = beside.clone();
-                under.clone().flat_map(move |h| {
-                    beside
-                        .clone()
-                        .map(move |w| ((t * rows + h) * columns + w) * channels)
-                })
-            });
-            visit(output, &mut places);
+impl Sliding {
+    /// The output frames that work lists.
+    pub(super) fn run(self, isa: Isa, work: &Work, input: &[f32], output: &mut [f32]) {
+        isa.run(Slide {
+            pool: self,
+            work,
+            input,
+            output,
+        });
+    }
+}
+
+struct Slide<'a> {
+    pool: Sliding,
+    work: &'a Work,
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Task for Slide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, _: S) {
+        let Sliding {
+            of,
+            window,
+            from,
+            to,
+        } = self.pool;
+        let [_, rows, columns] = from.extent;
+        let [_, rows_out, columns_out] = to.extent;
+        let channels = from.channels;
+        let frame_len = rows_out * columns_out * channels;
+        let span = |axis: usize, place: usize| -> Range<usize> {
+            let begin = place * window.stride[axis];
+            let end = (begin + window.kernel[axis]).saturating_sub(window.padding[axis]);
+            begin.saturating_sub(window.padding[axis])..end.min(from.extent[axis])
+        };
+        let count = window.kernel.iter().product::<usize>() as f32;
+        for (taps, job) in self.work.jobs() {
+            let frame = &mut self.output[job.output * frame_len..][..frame_len];
+            for (place, output) in frame.chunks_exact_mut(channels).enumerate() {
+                let (under, beside) = (span(1, place / columns_out), span(2, place % columns_out));
+                output.fill(match of {
+                    Of::Largest => f32::NEG_INFINITY,
+                    Of::Mean => 0.0,
+                });
+                for t in job.input..job.input + taps.len() {
+                    for h in under.clone() {
+                        for w in beside.clone() {
+                            let begin = ((t * rows + h) * columns + w) * channels;
+                            let input = &self.input[begin..][..channels];
+                            let values = output.iter_mut().zip(input);
+                            match of {
+                                Of::Largest => values.for_each(|(a, b)| *a = a.max(*b)),
+                                Of::Mean => values.for_each(|(a, b)| *a += b),
+                            }
+                        }
+                    }
+                }
+                if matches!(of, Of::Mean) {
+                    output.iter_mut().for_each(|value| *value /= count);
+                }
+            }
         }
     }
 }

@@ -17,8 +17,9 @@
 
 use std::any::TypeId;
 
-use bytemuck::{Pod, Zeroable};
 use pulp::{Simd, WithSimd};
+
+use super::lines::{HalfLine, Lines};
 
 /// What the processor can do, and how wide a panel is.
 #[derive(Clone, Copy, Debug)]
@@ -147,16 +148,6 @@ impl Isa {
     }
 }
 
-/// A cache line: panels begin at its bounds, so that no vector crosses one.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// The same of bfloat16, the upper halves of f32.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct HalfLine(pub(super) [u16; 32]);
-
 /// What a right matrix is kept in; sums are f32 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Storage {
@@ -165,9 +156,10 @@ pub(in crate::engine) enum Storage {
     Bf16,
 }
 
+/// Panels begin where cache lines do.
 #[derive(Debug)]
-enum Lines {
-    F32(Vec<Line>),
+enum Packed {
+    F32(Lines),
     Bf16(Vec<HalfLine>),
 }
 
@@ -176,7 +168,7 @@ enum Lines {
 pub(super) struct Panels {
     /// What multiplies with it.
     isa: Isa,
-    lines: Lines,
+    values: Packed,
     /// Rows of the matrix: K.
     depth: usize,
     /// Columns of the matrix: N.
@@ -206,23 +198,22 @@ impl Panels {
                 (0..depth).for_each(|k| put(place(panel, k, n), matrix(k, column)));
             }
         };
-        let lines = match storage {
+        let values = match storage {
             Storage::F32 => {
-                let mut lines = vec![Line([0.0; 16]); panels * pitch / 16];
-                let values: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
+                let mut values = Lines::zeroed(panels * pitch);
                 fill(&mut |place, value| values[place] = value);
-                Lines::F32(lines)
+                Packed::F32(values)
             }
             Storage::Bf16 => {
                 let mut lines = vec![HalfLine([0; 32]); panels * pitch / 32];
                 let values: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
                 fill(&mut |place, value| values[place] = half::bf16::from_f32(value).to_bits());
-                Lines::Bf16(lines)
+                Packed::Bf16(lines)
             }
         };
         Self {
             isa,
-            lines,
+            values,
             depth,
             columns,
             width,
@@ -253,9 +244,9 @@ impl Panels {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        match &self.lines {
-            Lines::F32(lines) => lines.len() * 64,
-            Lines::Bf16(lines) => lines.len() * 64,
+        match &self.values {
+            Packed::F32(values) => size_of_val(&values[..]),
+            Packed::Bf16(lines) => size_of_val(&lines[..]),
         }
     }
 
@@ -267,21 +258,20 @@ impl Panels {
         panel: usize,
         first: usize,
         count: usize,
-        expanded: &'a mut Vec<f32>,
+        expanded: &'a mut Lines,
     ) -> &'a [f32] {
         assert!(first + count <= self.depth, "rows outside the matrix");
         let begin = panel * self.pitch + first * self.width;
         let len = count * self.width;
-        match &self.lines {
-            Lines::F32(lines) => &bytemuck::cast_slice(lines)[begin..][..len],
-            Lines::Bf16(lines) => {
+        match &self.values {
+            Packed::F32(values) => &values[begin..][..len],
+            Packed::Bf16(lines) => {
                 let halves: &[u16] = &bytemuck::cast_slice(lines)[begin..][..len];
-                expanded.clear();
-                let wide = halves
-                    .iter()
-                    .map(|&half| f32::from_bits(u32::from(half) << 16));
-                expanded.extend(wide);
-                expanded
+                expanded.reserve(len);
+                for (wide, &half) in expanded.iter_mut().zip(halves) {
+                    *wide = f32::from_bits(u32::from(half) << 16);
+                }
+                &expanded[..len]
             }
         }
     }
@@ -303,14 +293,22 @@ pub(super) struct Rows<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     /// One tile for each group of rows.
-    tiles: Vec<f32>,
+    tiles: Lines,
     /// Weights that are kept in bfloat16, as f32.
-    expanded: Vec<f32>,
+    expanded: Lines,
 }
 
-/// Rows of the right matrix that go through a tile at once: with 16 columns, 32
+impl Sums {
+    /// So many values that hold whatever they held last.
+    pub(super) fn tiles(&mut self, len: usize) -> &mut [f32] {
+        self.tiles.reserve(len);
+        &mut self.tiles[..len]
+    }
+}
+
+/// Rows of the right matrix that go through a tile at once: with 32 columns, 32
 /// KiB of them, which stay in the first level of cache for all rows.
-const DEPTH_AT_ONCE: usize = 512;
+const DEPTH_AT_ONCE: usize = 256;
 
 /// One panel's columns of the product with every row; `sink` gets each row's
 /// number and its values, a panel's width of them, while they are at hand; it must be
@@ -335,9 +333,7 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     } = scratch;
     let groups = rows.bases.len().div_ceil(MR);
     let tile_len = MR * width;
-    if scratch.len() < groups * tile_len {
-        scratch.resize(groups * tile_len, 0.0);
-    }
+    scratch.reserve(groups * tile_len);
     let scratch = &mut scratch[..groups * tile_len];
     let (tiles, _) = S::as_mut_simd_f32s(scratch);
     let Some(&furthest) = rows.bases.iter().max() else {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::lines::{LINE, Lines};
 use super::work::Work;
 use super::{Buffers, Program, normalise};
 use crate::engine::course::{Course, Due, Slice, Slots};
@@ -38,7 +39,7 @@ pub(in crate::engine) struct Session {
 #[derive(Debug, Default)]
 struct Store {
     slots: Slots,
-    values: Vec<f32>,
+    values: Lines,
 }
 
 impl SessionPlan {
@@ -116,7 +117,9 @@ impl SessionPlan {
     /// Bytes that a session holds at most.
     pub(in crate::engine) fn session_bytes(&self) -> usize {
         let held = self.schedule.held.iter().zip(&self.slices);
-        let values: usize = held.map(|(count, len)| count * len).sum();
+        let values: usize = held
+            .map(|(count, len)| (count * len).next_multiple_of(LINE))
+            .sum();
         values * size_of::<f32>() + self.schedule.frames * self.pixels
     }
 }
@@ -148,55 +151,73 @@ impl Session {
         self.course.overlap(&self.plan.schedule)
     }
 
-    /// Takes a picture, `[H, W]`; gives the logits of a window that it completes.
-    /// `table` says what each grey level becomes, channel by channel.
-    pub(in crate::engine) fn push<'a>(
-        &mut self,
-        program: &Program,
-        buffers: &'a mut Buffers,
-        picture: &Arc<[u8]>,
-        table: &[[f32; 256]],
-    ) -> Option<&'a [f32]> {
-        let plan = Arc::clone(&self.plan);
-        let due = self.course.push(&plan.schedule, picture)?;
-        self.run(program, buffers, due, table);
-        let is_last = self.course.done(&plan.schedule, due);
-        is_last.then(|| program.output(buffers))
+    /// Takes a picture, `[H, W]`; says what can be computed now, which must be before
+    /// the next picture.
+    pub(in crate::engine) fn push(&mut self, picture: &Arc<[u8]>) -> Option<Due> {
+        self.course.push(&self.plan.schedule, picture)
     }
 
-    fn run(&mut self, program: &Program, buffers: &mut Buffers, due: Due, table: &[[f32; 256]]) {
+    /// Whether two sessions' stages can be computed together.
+    pub(in crate::engine) fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.plan, &other.plan)
+    }
+}
+
+impl Program {
+    /// Computes the stage that all of some sessions of one plan are due for; true if it
+    /// was a window's last, and [`Program::output`] then has each one's logits. `table`
+    /// says what each grey level becomes, channel by channel.
+    pub(in crate::engine) fn run_stage(
+        &self,
+        buffers: &mut Buffers,
+        due: Due,
+        sessions: &mut [&mut Session],
+        table: &[[f32; 256]],
+    ) -> bool {
+        let Some(plan) = sessions.first().map(|session| Arc::clone(&session.plan)) else {
+            return false;
+        };
         let _at_work = buffers.team.begin();
-        let stage = due.of(&self.plan.schedule);
-        let len = self.plan.pixels * table.len();
-        let input = buffers.input_mut(program);
-        for &frame in &stage.input {
-            let picture = self.course.picture(stage, frame);
-            normalise(picture, table, &mut input[frame * len..][..len]);
+        buffers.make_room(self, sessions.len());
+        let stage = due.of(&plan.schedule);
+        let len = plan.pixels * table.len();
+        for (clip, session) in sessions.iter().enumerate() {
+            let input = buffers.of_mut(clip, self.input);
+            for &frame in &stage.input {
+                let picture = session.course.picture(stage, frame);
+                normalise(picture, table, &mut input[frame * len..][..len]);
+            }
         }
-        let now = self.course.stages();
-        let works = &self.plan.works[due.window][due.stage];
+        let works = &plan.works[due.window][due.stage];
         for (step, (turn, works)) in stage.turns.iter().zip(works).enumerate() {
-            let operation = &program.steps[step];
-            let (store, len) = (&mut self.held[step], self.plan.slices[step]);
-            for load in &turn.load {
-                let born = now - load.age as u64;
-                let output = buffers.get_mut(operation.output);
-                output[load.slice * len..][..len].copy_from_slice(store.get(born, load.was, len));
+            let (operation, len) = (&self.steps[step], plan.slices[step]);
+            for (clip, session) in sessions.iter().enumerate() {
+                let now = session.course.stages();
+                let output = buffers.of_mut(clip, operation.output);
+                for load in &turn.load {
+                    let held = session.held[step].get(now - load.age as u64, load.was, len);
+                    output[load.slice * len..][..len].copy_from_slice(held);
+                }
             }
             for work in works {
-                operation.run(program.arithmetic.isa, work, buffers);
+                operation.run(self.arithmetic.isa, work, sessions.len(), buffers);
             }
-            for &(slice, ahead) in &turn.keep {
-                let values = &buffers.get(operation.output)[slice * len..][..len];
-                let last = now + ahead as u64;
-                let slice = Slice {
-                    born: now,
-                    slice,
-                    last,
-                };
-                store.put(slice, now, values);
+            for (clip, session) in sessions.iter_mut().enumerate() {
+                let now = session.course.stages();
+                let output = buffers.of(clip, operation.output);
+                for &(slice, ahead) in &turn.keep {
+                    let kept = Slice {
+                        born: now,
+                        slice,
+                        last: now + ahead as u64,
+                    };
+                    session.held[step].put(kept, now, &output[slice * len..][..len]);
+                }
             }
         }
+        let sessions = sessions.iter_mut();
+        let last = sessions.map(|session| session.course.done(&plan.schedule, due));
+        last.fold(false, |_, is_last| is_last)
     }
 }
 
@@ -207,7 +228,7 @@ impl Store {
 
     fn put(&mut self, slice: Slice, now: u64, values: &[f32]) {
         let place = self.slots.put(slice, now);
-        self.values.resize(self.slots.len() * values.len(), 0.0);
+        self.values.reserve(self.slots.len() * values.len());
         self.values[place * values.len()..][..values.len()].copy_from_slice(values);
     }
 }

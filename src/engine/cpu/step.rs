@@ -1,9 +1,10 @@
 //! One step of a program: what it computes, from which values, where to.
 
 use super::conv::{Arithmetic, Convolution, Epilogue, Geometry};
-use super::dense::{Lstm, Projection};
+use super::dense::{Lstm, LstmState, Projection};
+use super::pool::Of;
 use super::product::Isa;
-use super::work::{TimeWindow, Work};
+use super::work::{Batch, TimeWindow, Work};
 use super::{Buffers, dense, pool};
 use crate::engine::plan::{Kernel, Value};
 use crate::model::{Pool, Shape};
@@ -29,8 +30,7 @@ pub(super) enum Kind {
         /// Multiplications and additions of one tap in time of one output frame.
         cost: usize,
     },
-    MaxPool(Pool, Shape, Shape),
-    AveragePool(Pool, Shape, Shape),
+    Pool(pool::Sliding),
     Pointwise {
         scale: Vec<f32>,
         shift: Vec<f32>,
@@ -55,10 +55,20 @@ impl Kind {
         output: Shape,
         kernel: Kernel,
     ) -> (TimeWindow, Self) {
-        let sliding = |pool: Pool| TimeWindow {
-            kernel: pool.kernel[0],
-            stride: pool.stride[0],
-            padding: pool.padding[0],
+        let sliding = |of, window: Pool| {
+            let time = TimeWindow {
+                kernel: window.kernel[0],
+                stride: window.stride[0],
+                padding: window.padding[0],
+            };
+            let (from, to) = (input, output);
+            let pool = pool::Sliding {
+                of,
+                window,
+                from,
+                to,
+            };
+            (time, Self::Pool(pool))
         };
         match kernel {
             Kernel::Conv(step) => {
@@ -87,8 +97,8 @@ impl Kind {
                 let conv = Box::new(conv);
                 (window, Self::Conv { conv, cost })
             }
-            Kernel::MaxPool(pool) => (sliding(pool), Self::MaxPool(pool, input, output)),
-            Kernel::AveragePool(pool) => (sliding(pool), Self::AveragePool(pool, input, output)),
+            Kernel::MaxPool(pool) => sliding(Of::Largest, pool),
+            Kernel::AveragePool(pool) => sliding(Of::Mean, pool),
             Kernel::Pointwise {
                 scale, shift, relu, ..
             } => (TimeWindow::FRAME, Self::Pointwise { scale, shift, relu }),
@@ -115,8 +125,10 @@ impl Kind {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Conv { conv, .. } => conv.method(),
-            Self::MaxPool(..) => "max",
-            Self::AveragePool(..) => "mean",
+            Self::Pool(pool) => match pool.of {
+                Of::Largest => "max",
+                Of::Mean => "mean",
+            },
             Self::Pointwise { .. } => "by channel",
             Self::FrameAveragePool(_) => "mean of each frame",
             Self::MeanOverFrames => "mean over frames",
@@ -139,7 +151,7 @@ impl Kind {
 impl Operation {
     pub(super) fn scratch_len(&self) -> usize {
         match &self.kind {
-            Kind::Conv { conv, .. } => conv.scratch_len(&self.whole),
+            Kind::Conv { conv, .. } => conv.scratch_len(Batch::of_one(&self.whole)),
             _ => 0,
         }
     }
@@ -162,29 +174,57 @@ impl Operation {
         self.output.shape.len() / self.output.shape.extent[0]
     }
 
-    /// Computes the frames that `work` lists.
-    pub(super) fn run(&self, isa: Isa, work: &Work, buffers: &mut Buffers) {
+    /// Computes the frames that `work` lists, in the first so many clips.
+    pub(super) fn run(&self, isa: Isa, work: &Work, clips: usize, buffers: &mut Buffers) {
         // Taken out while it is written: the plan never lets a step read the
         // buffer that it writes.
         let mut buffer = std::mem::take(&mut buffers.values[self.output.buffer]);
         let mut scratch = std::mem::take(&mut buffers.scratch);
         let mut lstm = std::mem::take(&mut buffers.lstm);
-        let output = &mut buffer[..self.output.shape.len()];
-        let input = buffers.get(self.input);
-        let residual = self.residual.map(|value| buffers.get(value));
+        if let Kind::Conv { conv, .. } = &self.kind {
+            let batch = Batch {
+                work,
+                clips,
+                pitch: buffers.pitch,
+            };
+            let taps: usize = work.jobs().map(|(taps, _)| taps.len()).sum();
+            let team = &buffers.team;
+            team.expect((clips * taps) as u64 * self.cost() / conv.speed());
+            let input = buffers.of_all(self.input, clips);
+            let residual = self.residual.map(|value| buffers.of_all(value, clips));
+            conv.run(isa, team, batch, input, residual, &mut buffer, &mut scratch);
+        } else {
+            for clip in 0..clips {
+                let residual = self.residual.map(|value| buffers.of(clip, value));
+                let output = &mut buffer[clip * buffers.pitch..][..self.output.shape.len()];
+                self.run_clip(
+                    isa,
+                    work,
+                    buffers.of(clip, self.input),
+                    residual,
+                    output,
+                    &mut lstm,
+                );
+            }
+        }
+        buffers.values[self.output.buffer] = buffer;
+        buffers.scratch = scratch;
+        buffers.lstm = lstm;
+    }
+
+    /// One clip's, of what is not a convolution.
+    fn run_clip(
+        &self,
+        isa: Isa,
+        work: &Work,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: &mut [f32],
+        lstm: &mut LstmState,
+    ) {
         match &self.kind {
-            Kind::Conv { conv, .. } => {
-                let team = &buffers.team;
-                let taps: usize = work.jobs().map(|(taps, _)| taps.len()).sum();
-                team.expect(taps as u64 * self.cost() / conv.speed());
-                conv.run(isa, team, work, input, residual, output, &mut scratch);
-            }
-            Kind::MaxPool(window, from, to) => {
-                pool::largest(*window, *from, *to, work, input, output);
-            }
-            Kind::AveragePool(window, from, to) => {
-                pool::average(*window, *from, *to, work, input, output);
-            }
+            Kind::Conv { .. } => unreachable!("all clips at once"),
+            Kind::Pool(pool) => pool.run(isa, work, input, output),
             Kind::Pointwise { scale, shift, relu } => {
                 let len = self.frame_len();
                 for (_, job) in work.jobs() {
@@ -197,13 +237,10 @@ impl Operation {
             Kind::FrameAveragePool(from) => pool::mean_by_frame(*from, work, input, output),
             Kind::MeanOverFrames => pool::mean(input, output),
             Kind::Linear { weights, bias } => dense::linear(weights, bias, work, input, output),
-            Kind::Projection(projection) => projection.run(work, input, output, &mut lstm),
-            Kind::Lstm(layers) => layers.run(input, output, &mut lstm),
+            Kind::Projection(projection) => projection.run(work, input, output, lstm),
+            Kind::Lstm(layers) => layers.run(input, output, lstm),
             Kind::LogMeanSoftmax => dense::log_mean_softmax(input, output),
         }
-        buffers.values[self.output.buffer] = buffer;
-        buffers.scratch = scratch;
-        buffers.lstm = lstm;
     }
 }
 

@@ -107,9 +107,84 @@ impl Work {
     }
 }
 
+/// Some work in several clips at once, whose values lie evenly apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) work: &'a Work,
+    pub(super) clips: usize,
+    /// From one clip's values to the next one's: in the input, the residual and the
+    /// output alike.
+    pub(super) pitch: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Of one clip.
+    pub(super) fn of_one(work: &'a Work) -> Self {
+        let (clips, pitch) = (1, 0);
+        Self { work, clips, pitch }
+    }
+
+    /// Output frames of all clips.
+    pub(super) fn count(&self) -> usize {
+        self.clips * self.work.count()
+    }
+
+    /// Input frames of all clips, if each has those that lie where it reads.
+    pub(super) fn reads(&self) -> usize {
+        self.clips * self.work.reads().len()
+    }
+
+    /// Output frames of one class, in all clips.
+    pub(super) fn frames_of(&self, class: &FrameClass) -> usize {
+        self.clips * class.frames.len()
+    }
+
+    /// The clip and the frame of this number in a class: clip by clip.
+    pub(super) fn frame_of(&self, class: &FrameClass, number: usize) -> (usize, FrameJob) {
+        let frames = class.frames.len();
+        (number / frames, class.frames[number % frames])
+    }
+
+    /// The clip and the frame of this number: class by class, and then clip by clip.
+    pub(super) fn frame(&self, mut number: usize) -> Option<(usize, FrameJob)> {
+        for class in &self.work.classes {
+            let frames = self.frames_of(class);
+            if number < frames {
+                return Some(self.frame_of(class, number));
+            }
+            number -= frames;
+        }
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_of_a_batch_come_class_by_class_and_clip_by_clip() {
+        let window = TimeWindow {
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        let work = Work::whole(window, 4, 4);
+        let batch = Batch {
+            work: &work,
+            clips: 2,
+            pitch: 100,
+        };
+        let frames: Vec<_> = (0..).map_while(|number| batch.frame(number)).collect();
+        let frames: Vec<_> = frames.iter().map(|(clip, it)| (*clip, it.output)).collect();
+        let (first, inside, last) = ([0], [1, 2], [3]);
+        let classes = [first.as_slice(), &inside, &last];
+        let expected = classes.iter().flat_map(|frames| {
+            (0..2).flat_map(|clip| frames.iter().map(move |frame| (clip, *frame)))
+        });
+        assert_eq!(frames, expected.collect::<Vec<_>>());
+        assert_eq!((batch.count(), batch.reads()), (8, 8));
+    }
 
     #[test]
     fn taps_outside_the_clip_are_left_out() {

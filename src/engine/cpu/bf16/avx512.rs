@@ -1,8 +1,7 @@
 //! Vectors of pairs: AVX-512 with bfloat16, for processors without tiles.
 //!
 //! `VDPBF16PS` multiplies 16 columns' pairs of K with one pair of the left
-//! matrix, and adds both products to 16 sums in f32. Eight rows of two panels, or
-//! 16 rows of one, stay in registers while K runs through them.
+//! matrix, and adds both products to 16 sums in f32.
 
 #![allow(
     clippy::unused_self,
@@ -15,7 +14,8 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
-use super::{Left, STEP, Sums, TILE};
+use super::vectors::ROWS;
+use super::{STEP, TILE};
 
 /// Proof that this processor has the instructions.
 #[derive(Clone, Copy, Debug)]
@@ -38,33 +38,46 @@ impl Avx512 {
         name.as_flattened() == b"AuthenticAMD"
     }
 
-    /// Two tiles by two panels: `sums [2][16][32]`.
+    /// `sums [ROWS][PANELS][16] += rows * panels`, or `=` to begin with, for those of the
+    /// rows that begin at `bases` in the picture. Each has a run of so many values at
+    /// each of `deltas`; a panel has as many whole steps of K for it.
     #[inline(always)]
-    pub(super) fn square(
+    #[allow(clippy::too_many_arguments, reason = "two matrices, and their product")]
+    pub(super) fn multiply<const PANELS: usize>(
         self,
-        left: Left<'_>,
-        tiles: [usize; 2],
-        panels: [&[u16]; 2],
-        sums: &mut Sums,
+        picture: &[u16],
+        bases: &[usize],
+        deltas: &[usize],
+        run: usize,
+        panels: [&[u16]; PANELS],
+        sums: &mut [f32],
+        fresh: bool,
     ) {
-        left.check(&tiles, &panels);
-        let halves = sums.0.chunks_exact_mut(8 * 32);
-        for (number, sums) in halves.enumerate() {
-            let row = tiles[number / 2] + number % 2 * 8 * left.pitch;
-            // SAFETY: the processor has the instructions, or there were no `Avx512`;
-            // rows and panels were checked.
-            unsafe { multiply::<8, 2>(left, row, panels, sums) };
+        let furthest = |places: &[usize]| places.iter().copied().max();
+        if let (Some(row), Some(delta)) = (furthest(bases), furthest(deltas)) {
+            let end = row + delta + run.next_multiple_of(2);
+            assert!(end <= picture.len(), "rows reach behind the picture");
         }
-    }
-
-    /// Four tiles by one panel: `sums [4][16][16]`.
-    #[inline(always)]
-    pub(super) fn tall(self, left: Left<'_>, tiles: [usize; 4], panel: &[u16], sums: &mut Sums) {
-        left.check(&tiles, &[panel]);
-        let whole = sums.0.chunks_exact_mut(TILE * 16);
-        for (tile, sums) in tiles.into_iter().zip(whole) {
-            // SAFETY: as above.
-            unsafe { multiply::<16, 1>(left, tile, [panel], sums) };
+        let pitch = run.next_multiple_of(STEP) * TILE;
+        for panel in panels {
+            assert_eq!(panel.len(), deltas.len() * pitch, "steps of a panel");
+        }
+        let left = Left {
+            picture,
+            bases,
+            deltas,
+            pairs: run.div_ceil(2),
+        };
+        // The last rows cost what they are, not a whole group.
+        // SAFETY: the processor has the instructions, or there were no `Avx512`; rows
+        // and panels were checked.
+        unsafe {
+            match bases.len() {
+                1..=2 => multiply::<2, PANELS>(left, panels, pitch, sums, fresh),
+                3..=4 => multiply::<4, PANELS>(left, panels, pitch, sums, fresh),
+                5..=8 => multiply::<8, PANELS>(left, panels, pitch, sums, fresh),
+                _ => multiply::<ROWS, PANELS>(left, panels, pitch, sums, fresh),
+            }
         }
     }
 
@@ -75,43 +88,64 @@ impl Avx512 {
     }
 }
 
-/// `sums [ROWS][PANELS][16]`, the rows from value `row` of the picture on.
+/// Rows of the left matrix, which lie in a picture.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    picture: &'a [u16],
+    /// Where each begins.
+    bases: &'a [usize],
+    /// How far behind its beginning each run of a row lies.
+    deltas: &'a [usize],
+    /// Of values, in a run.
+    pairs: usize,
+}
+
+/// See [`Avx512::multiply`]; of fewer rows than `M`, the last one fills up what is
+/// missing. From one run to the next, a panel goes on by `pitch` values.
 ///
 /// # Safety
-/// The processor must have the instructions; every step of every row must lie in
-/// the picture, and the panels must have as many steps.
+/// The processor must have the instructions; every run of every row must lie in
+/// the picture, and the panels must have a pitch for each.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn multiply<const ROWS: usize, const PANELS: usize>(
+unsafe fn multiply<const M: usize, const PANELS: usize>(
     left: Left<'_>,
-    row: usize,
     panels: [&[u16]; PANELS],
+    pitch: usize,
     sums: &mut [f32],
+    fresh: bool,
 ) {
-    assert_eq!(sums.len(), ROWS * PANELS * 16);
-    let mut kept = [[_mm512_setzero_ps(); PANELS]; ROWS];
-    // SAFETY: the row lies in the picture.
-    let first = unsafe { left.picture.as_ptr().add(row) };
-    let steps_a_run = left.run.div_ceil(STEP);
-    let (mut within, mut right) = (0, panels.map(<[u16]>::as_ptr));
-    for &step in left.steps {
-        // Behind a run come zeros only.
-        let pairs = (left.run - within * STEP).min(STEP).div_ceil(2);
-        within = if within + 1 == steps_a_run {
-            0
-        } else {
-            within + 1
-        };
-        for pair in 0..pairs {
-            let mut columns = [_mm512_setzero_ps(); PANELS].map(|_| zero());
+    let (tile, _) = sums.as_chunks_mut::<16>();
+    let tile = &mut tile[..M * PANELS];
+    let mut kept = [[_mm512_setzero_ps(); PANELS]; M];
+    if !fresh {
+        for row in 0..M {
             for panel in 0..PANELS {
-                // SAFETY: a step of a panel is 16 pairs of 16 columns.
-                let place = unsafe { right[panel].add(pair * 2 * 16) };
+                // SAFETY: there are 16 values.
+                kept[row][panel] = unsafe { _mm512_loadu_ps(tile[row * PANELS + panel].as_ptr()) };
+            }
+        }
+    }
+    let last = left.bases.len() - 1;
+    let mut rows = [left.picture.as_ptr(); M];
+    for row in 0..M {
+        rows[row] = left
+            .picture
+            .as_ptr()
+            .wrapping_add(left.bases[row.min(last)]);
+    }
+    let mut right = panels.map(<[u16]>::as_ptr);
+    for &delta in left.deltas {
+        for pair in 0..left.pairs {
+            let mut columns = [zero(); PANELS];
+            for panel in 0..PANELS {
+                // SAFETY: a run of a panel has 16 columns for each pair.
+                let place = unsafe { right[panel].add(pair * 2 * TILE) };
                 // SAFETY: as above.
                 columns[panel] = pairs_of(unsafe { _mm512_loadu_si512(place.cast()) });
             }
-            for row in 0..ROWS {
-                // SAFETY: the step of this row lies in the picture.
-                let place = unsafe { first.add(row * left.pitch + step + 2 * pair) };
+            for row in 0..M {
+                // SAFETY: this run of the row lies in the picture.
+                let place = unsafe { rows[row].add(delta + 2 * pair) };
                 // SAFETY: as above; two values are 32 bits.
                 let value = unsafe { place.cast::<i32>().read_unaligned() };
                 let value = pairs_of(_mm512_set1_epi32(value));
@@ -120,15 +154,10 @@ unsafe fn multiply<const ROWS: usize, const PANELS: usize>(
                 }
             }
         }
-        // SAFETY: the step's end in the panel.
-        right = right.map(|panel| unsafe { panel.add(STEP * 16) });
+        // SAFETY: the run's end in the panel.
+        right = right.map(|panel| unsafe { panel.add(pitch) });
     }
-    for (sums, kept) in sums
-        .as_chunks_mut::<16>()
-        .0
-        .iter_mut()
-        .zip(kept.as_flattened())
-    {
+    for (sums, kept) in tile.iter_mut().zip(kept.as_flattened()) {
         // SAFETY: there are 16 values.
         unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *kept) };
     }

@@ -7,10 +7,15 @@ use pulp::Simd;
 use super::super::conv::{Geometry, Target};
 use super::super::product::{Isa, Task};
 use super::super::team::{Scratch, Team};
-use super::super::work::{FrameJob, Work};
+use super::super::work::{Batch, FrameJob, Work};
 use super::panels::Panels;
 use super::picture::{Band, Layout};
-use super::{Left, STEP, Sums, TILE, Unit};
+use super::{Left, STEP, Sums, TILE, Tiler, Unit};
+#[cfg(target_arch = "x86_64")]
+use super::{
+    avx512::Avx512,
+    vectors::{POSITIONS, Positions},
+};
 
 /// Tiles of one task where all weights fit in the second level of cache, which
 /// then pass by every task.
@@ -24,9 +29,9 @@ const FITTING_WEIGHTS: usize = if cfg!(test) { 1 << 14 } else { 1 << 20 };
 #[derive(Debug)]
 pub(in crate::engine::cpu) struct Bf16 {
     unit: Unit,
-    geometry: Geometry,
-    layout: Layout,
-    panels: Panels,
+    pub(super) geometry: Geometry,
+    pub(super) layout: Layout,
+    pub(super) panels: Panels,
 }
 
 /// How the product is cut into tasks.
@@ -38,14 +43,9 @@ struct Cut {
 
 impl Bf16 {
     /// Whether it is faster than one by one in f32, as measured: of sums of few products,
-    /// filling the picture takes longer than is saved; and where tiles begin anew with each
-    /// row, short rows leave most of them empty, for which vectors are not fast enough.
-    pub(in crate::engine::cpu) fn pays(unit: Unit, geometry: &Geometry) -> bool {
-        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
-        let columns = geometry.output[2];
-        let is_full =
-            geometry.stride[1..] == [1, 1] || 4 * columns >= 3 * columns.next_multiple_of(TILE);
-        depth >= STEP && (is_full || unit.has_tiles())
+    /// filling the picture takes longer than is saved.
+    pub(in crate::engine::cpu) fn pays(geometry: &Geometry) -> bool {
+        geometry.kernel.iter().product::<usize>() * geometry.channels >= STEP
     }
 
     /// `weights` are `[kt, kh, kw, C, C']`.
@@ -73,9 +73,9 @@ impl Bf16 {
         self.panels.bytes()
     }
 
-    /// The picture's, in f32, and room to begin at a cache line.
+    /// The picture's, in f32.
     pub(in crate::engine::cpu) fn scratch_len(&self, work: &Work) -> usize {
-        self.layout.len(work).div_ceil(2) + 16
+        self.layout.len(work).div_ceil(2)
     }
 
     fn cut(&self) -> Cut {
@@ -88,20 +88,44 @@ impl Bf16 {
         Cut { tiles, panels }
     }
 
+    /// Clip by clip: there is one clip's picture at a time.
     pub(in crate::engine::cpu) fn run(
+        &self,
+        isa: Isa,
+        team: &Team,
+        batch: Batch<'_>,
+        input: &[f32],
+        target: Target<'_>,
+        scratch: &mut [f32],
+    ) {
+        for clip in 0..batch.clips {
+            let begin = clip * batch.pitch;
+            self.run_clip(
+                isa,
+                team,
+                batch.work,
+                &input[begin..],
+                begin,
+                target,
+                scratch,
+            );
+        }
+    }
+
+    fn run_clip(
         &self,
         isa: Isa,
         team: &Team,
         work: &Work,
         input: &[f32],
+        place: usize,
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
         let reads = work.reads();
         let frame_len = self.geometry.input_frame_len();
         let input = &input[reads.start * frame_len..reads.end * frame_len];
-        let line = scratch.as_ptr().align_offset(64).min(16);
-        let picture: &mut [u16] = bytemuck::cast_slice_mut(&mut scratch[line..]);
+        let picture: &mut [u16] = bytemuck::cast_slice_mut(scratch);
         for band in self.layout.bands(work) {
             let mut filled = 0;
             for class in work.classes() {
@@ -117,6 +141,7 @@ impl Bf16 {
                     }
                     let beat = Beat {
                         conv: self,
+                        place,
                         reads: reads.start,
                         band: &band,
                         taps: &class.taps,
@@ -133,19 +158,29 @@ impl Bf16 {
 
 /// Frames of one class that are computed together.
 #[derive(Clone, Copy)]
-struct Beat<'a> {
-    conv: &'a Bf16,
+pub(super) struct Beat<'a> {
+    pub(super) conv: &'a Bf16,
+    /// Where the clip's output begins.
+    pub(super) place: usize,
     /// The first frame of the picture.
-    reads: usize,
-    band: &'a Band,
-    taps: &'a Range<usize>,
-    frames: &'a [FrameJob],
-    picture: &'a [u16],
-    target: Target<'a>,
+    pub(super) reads: usize,
+    pub(super) band: &'a Band,
+    pub(super) taps: &'a Range<usize>,
+    pub(super) frames: &'a [FrameJob],
+    pub(super) picture: &'a [u16],
+    pub(super) target: Target<'a>,
 }
 
 impl Beat<'_> {
     fn run(self, isa: Isa, team: &Team) {
+        match self.conv.unit {
+            Unit::Tiles(tiler) => self.by_tiles(tiler, isa, team),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Vectors(unit) => self.by_vectors(unit, isa, team),
+        }
+    }
+
+    fn by_tiles(self, tiler: Tiler, isa: Isa, team: &Team) {
         let cut = self.conv.cut();
         let tiles = self.frames.len() * self.band.tiles;
         let panels = self.conv.panels.count();
@@ -155,9 +190,26 @@ impl Beat<'_> {
                 number * size..all.min((number + 1) * size)
             };
             isa.run(Tiles {
+                tiler,
                 beat: self,
                 tiles: part(number / by_panels, cut.tiles, tiles),
                 panels: part(number % by_panels, cut.panels, panels),
+                scratch,
+            });
+        });
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn by_vectors(self, unit: Avx512, isa: Isa, team: &Team) {
+        let columns = self.conv.geometry.output[2];
+        let all = self.frames.len() * self.band.rows.len() * columns;
+        team.each(all.div_ceil(POSITIONS), |number, scratch| {
+            let first = number * POSITIONS;
+            isa.run(Positions {
+                unit,
+                beat: self,
+                first,
+                count: POSITIONS.min(all - first),
                 scratch,
             });
         });
@@ -166,6 +218,7 @@ impl Beat<'_> {
 
 /// Tiles by panels: what one task does.
 struct Tiles<'a> {
+    tiler: Tiler,
     beat: Beat<'a>,
     tiles: Range<usize>,
     panels: Range<usize>,
@@ -181,6 +234,7 @@ impl Task for Tiles<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let Self {
+            tiler,
             beat,
             tiles,
             panels,
@@ -215,13 +269,15 @@ impl Task for Tiles<'_> {
             let area = frame.output * geometry.area();
             let positions = layout.positions(band, tile);
             places.extend(positions.map(|position| {
-                position.map_or(NOWHERE, |position| (area + position) * geometry.filters)
+                position.map_or(NOWHERE, |position| {
+                    beat.place + (area + position) * geometry.filters
+                })
             }));
         }
-        let left = Left::new(beat.picture, layout.tile_row, deltas, run);
+        let left = Left::new(beat.picture, layout.tile_row, deltas);
         let first = beat.taps.start * kh * run.div_ceil(STEP);
         let panel = |panel| conv.panels.steps(panel, first, deltas.len());
-        let ready = conv.unit.prepare();
+        let ready = tiler.prepare();
         let mut sums = Sums([0.0; 4 * TILE * TILE]);
         let mut number = panels.start;
         while number < panels.end {

@@ -3,9 +3,9 @@
 //! As in `direct.rs`, a convolution is a matrix product, output positions by
 //! channels out, summed over taps and channels in. `picture.rs` rounds the input
 //! once a layer, with zeros around each frame, so that every row of the left
-//! matrix can be read where it lies; `panels.rs` packs the weights; `conv.rs`
-//! shares out the tiles of the product. K, the depth of the sums, is taken in
-//! steps of 32:
+//! matrix can be read where it lies; `panels.rs` packs the weights; `conv.rs` and
+//! `vectors.rs` share out the product, in tiles or row by row. K, the depth of the
+//! sums, is kept in steps of 32:
 //!
 //! ```text
 //! K           [kt][kh] runs of kw * C values, each filled up to whole steps
@@ -18,13 +18,13 @@
 //!               ...                                              16 such lines
 //! ```
 //!
-//! A run is followed by zeros in the right matrix; in the left one, by whatever the
+//! A run is followed by zeros in the right matrix; in the left tile, by whatever the
 //! picture holds there. Every tap in time begins with a step of its own, since at
 //! the ends of a clip only some take part. Sums run over K in one order, whatever
 //! the thread, the rows beside a row, or the batch.
 //!
-//! The products are those of AMX where the processor has it (`amx.rs`), else of
-//! AVX-512 with bfloat16 (`avx512.rs`); `plain.rs` says what both compute.
+//! The products are those of AMX where the processor has it (`amx.rs`; `plain.rs` says
+//! what it computes), else of AVX-512 with bfloat16 (`avx512.rs`).
 //! Where there is neither, convolutions are computed in f32, from weights that are
 //! kept in bfloat16.
 
@@ -36,6 +36,8 @@ mod conv;
 mod panels;
 mod picture;
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 pub(super) use conv::Bf16;
 
@@ -47,21 +49,27 @@ const TILE: usize = 16;
 /// What multiplies.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unit {
+    /// Whole tiles at once.
+    Tiles(Tiler),
+    /// Vectors of pairs.
+    #[cfg(target_arch = "x86_64")]
+    Vectors(avx512::Avx512),
+}
+
+/// What multiplies tiles.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tiler {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Amx, avx512::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
     /// The reference: too slow for anything but tests.
     #[cfg_attr(not(test), allow(dead_code, reason = "the reference of the tests"))]
     Plain,
 }
 
-/// A unit that is set up on this thread.
+/// A tiler that is set up on this thread.
 enum Ready {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Tiles),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
     Plain,
 }
 
@@ -75,8 +83,6 @@ struct Left<'a> {
     steps: &'a [usize],
     /// The furthest of them.
     furthest: usize,
-    /// Values of a run: what is not filled up.
-    run: usize,
 }
 
 /// Sums of the tiles that are computed at once.
@@ -90,8 +96,8 @@ impl Unit {
         {
             let vectors = avx512::Avx512::try_new()?;
             match amx::Amx::try_new() {
-                Some(tiles) => Some(Self::Amx(tiles, vectors)),
-                None => avx512::Avx512::is_fast().then_some(Self::Avx512(vectors)),
+                Some(tiles) => Some(Self::Tiles(Tiler::Amx(tiles, vectors))),
+                None => avx512::Avx512::is_fast().then_some(Self::Vectors(vectors)),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -101,11 +107,11 @@ impl Unit {
     /// Every one that this machine can execute.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Plain];
+        let mut all = vec![Self::Tiles(Tiler::Plain)];
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(avx512::Avx512::try_new().map(Self::Avx512));
-            all.extend(Self::detect().filter(|unit| matches!(unit, Self::Amx(..))));
+            all.extend(avx512::Avx512::try_new().map(Self::Vectors));
+            all.extend(Self::detect().filter(|unit| unit.has_tiles()));
         }
         all
     }
@@ -114,42 +120,26 @@ impl Unit {
     pub(super) fn method(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(..) => "AMX bf16",
+            Self::Tiles(Tiler::Amx(..)) => "AMX bf16",
+            Self::Tiles(Tiler::Plain) => "plain bf16",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => "AVX-512 bf16",
-            Self::Plain => "plain bf16",
+            Self::Vectors(_) => "AVX-512 bf16",
         }
     }
 
     /// Whether it multiplies whole tiles at once.
     pub(super) fn has_tiles(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx(..) => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => false,
-            Self::Plain => true,
-        }
+        matches!(self, Self::Tiles(_))
     }
 
     /// Products in the time that one takes in f32, about.
     fn speed(self) -> u64 {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(..) => 8,
+            Self::Tiles(Tiler::Amx(..)) => 8,
+            Self::Tiles(Tiler::Plain) => 1,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 2,
-            Self::Plain => 1,
-        }
-    }
-
-    fn prepare(self) -> Ready {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx(tiles, _) => Ready::Amx(tiles.prepare()),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(vectors) => Ready::Avx512(vectors),
-            Self::Plain => Ready::Plain,
+            Self::Vectors(_) => 2,
         }
     }
 
@@ -157,12 +147,24 @@ impl Unit {
     fn narrow(self, from: &[f32], to: &mut [u16]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(_, vectors) | Self::Avx512(vectors) => vectors.narrow(from, to),
-            Self::Plain => {
+            Self::Tiles(Tiler::Amx(_, vectors)) | Self::Vectors(vectors) => {
+                vectors.narrow(from, to);
+            }
+            Self::Tiles(Tiler::Plain) => {
                 for (from, to) in from.iter().zip(to) {
                     *to = half::bf16::from_f32(*from).to_bits();
                 }
             }
+        }
+    }
+}
+
+impl Tiler {
+    fn prepare(self) -> Ready {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(tiles, _) => Ready::Amx(tiles.prepare()),
+            Self::Plain => Ready::Plain,
         }
     }
 }
@@ -179,7 +181,6 @@ impl Ready {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(unit) => unit.square(left, tiles, panels, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(unit) => unit.square(left, tiles, panels, sums),
             Self::Plain => plain::multiply(left, tiles, panels, sums),
         }
     }
@@ -194,20 +195,18 @@ impl Ready {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(unit) => unit.tall(left, tiles, panel, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(unit) => unit.tall(left, tiles, panel, sums),
             Self::Plain => plain::multiply(left, tiles, [panel], sums),
         }
     }
 }
 
 impl<'a> Left<'a> {
-    fn new(picture: &'a [u16], pitch: usize, steps: &'a [usize], run: usize) -> Self {
+    fn new(picture: &'a [u16], pitch: usize, steps: &'a [usize]) -> Self {
         Self {
             picture,
             pitch,
             steps,
             furthest: steps.iter().copied().max().unwrap_or(0),
-            run,
         }
     }
 

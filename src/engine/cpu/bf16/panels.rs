@@ -1,6 +1,6 @@
 //! The right matrix: weights of a convolution, in panels of 16 channels out.
 
-use super::super::product::HalfLine;
+use super::super::lines::HalfLine;
 use super::{STEP, TILE};
 
 /// See the module above for what lies where.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use pulp::Simd;
 
+use super::super::lines::OnLines;
 use super::super::product::Task;
 use super::super::team::Parts;
 use super::points::{PATCH, TILE, input_points};
@@ -12,7 +13,7 @@ use super::{Band, Winograd, load, store, vector_starts};
 /// `V = B^T d B` for some tiles of one frame.
 pub(super) struct TransformInput<'a> {
     pub(super) conv: &'a Winograd,
-    /// Counted from the first one that is read.
+    /// Counted over all that are read.
     pub(super) frame: usize,
     /// Within the band.
     pub(super) tiles: Range<usize>,
@@ -36,14 +37,17 @@ impl Task for TransformInput<'_> {
         } = self;
         let geometry = &conv.geometry;
         let [_, height, width] = geometry.input;
-        let channels = geometry.channels;
+        let (channels, len) = (geometry.channels, geometry.input_frame_len());
+        let reads = band.batch.work.reads();
+        let (clip, within) = (frame / reads.len(), frame % reads.len());
+        let begin = clip * band.batch.pitch + (reads.start + within) * len;
         let patches = Patches {
-            input: &input[frame * height * width * channels..][..height * width * channels],
+            input: &input[begin..][..len],
             size: [height, width],
             padding: [geometry.padding[1], geometry.padding[2]],
             channels,
             tiles_a_row: conv.tiles[1],
-            plane: band.work.reads().len() * band.count * channels,
+            plane: band.batch.reads() * band.count * channels,
             v,
         };
         let place = frame * band.count + tiles.start;
@@ -73,7 +77,8 @@ impl Patches<'_> {
         let [height, width] = self.size;
         let [top, left] = self.padding;
         // Once for all: filling it takes longer than a tile's arithmetic.
-        let mut half = [[simd.splat_f32s(0.0); PATCH]; PATCH];
+        let mut half = OnLines([[simd.splat_f32s(0.0); PATCH]; PATCH]);
+        let half = &mut half.0;
         for (place, tile) in (place..).zip(tiles) {
             let row = tile / self.tiles_a_row * TILE;
             let column = tile % self.tiles_a_row * TILE;

@@ -31,7 +31,7 @@ use pulp::Simd;
 use super::conv::{Geometry, Target};
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
-use super::work::Work;
+use super::work::Batch;
 use input::TransformInput;
 use output::TransformOutput;
 use points::{G, PATCH, TILE};
@@ -101,9 +101,9 @@ impl Winograd {
     }
 
     /// Tiles that are done together.
-    fn band(&self, work: &Work) -> usize {
+    fn band(&self, batch: Batch<'_>) -> usize {
         let all = self.tiles[0] * self.tiles[1];
-        let tile_values = POINTS * work.reads().len() * self.geometry.channels;
+        let tile_values = POINTS * batch.reads() * self.geometry.channels;
         let weights = self.weight_bytes() / size_of::<f32>();
         let values = weights.clamp(*BAND_VALUES.start(), *BAND_VALUES.end());
         let band = (values / tile_values.max(1)).clamp(1, all);
@@ -111,13 +111,13 @@ impl Winograd {
         all.div_ceil(all.div_ceil(band))
     }
 
-    fn input_len(&self, work: &Work) -> usize {
-        POINTS * work.reads().len() * self.band(work) * self.geometry.channels
+    fn input_len(&self, batch: Batch<'_>) -> usize {
+        POINTS * batch.reads() * self.band(batch) * self.geometry.channels
     }
 
-    pub(super) fn scratch_len(&self, work: &Work) -> usize {
-        let output = work.count() * self.band(work) * self.geometry.filters;
-        self.input_len(work) + POINTS * output
+    pub(super) fn scratch_len(&self, batch: Batch<'_>) -> usize {
+        let output = batch.count() * self.band(batch) * self.geometry.filters;
+        self.input_len(batch) + POINTS * output
     }
 
     pub(super) fn weight_bytes(&self) -> usize {
@@ -128,26 +128,23 @@ impl Winograd {
         &self,
         isa: Isa,
         team: &Team,
-        work: &Work,
+        batch: Batch<'_>,
         input: &[f32],
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
-        let reads = work.reads();
-        let frame_len = self.geometry.input_frame_len();
-        let input = &input[reads.start * frame_len..reads.end * frame_len];
-        let (v, m) = scratch.split_at_mut(self.input_len(work));
+        let (v, m) = scratch.split_at_mut(self.input_len(batch));
         let all = self.tiles[0] * self.tiles[1];
-        let count = self.band(work);
+        let count = self.band(batch);
         for first in (0..all).step_by(count) {
             let band = Band {
-                work,
+                batch,
                 first,
                 count: count.min(all - first),
             };
             let parts = Parts::new(v);
             let chunks = band.count.div_ceil(TILES);
-            team.each(reads.len() * chunks, |number, _| {
+            team.each(batch.reads() * chunks, |number, _| {
                 isa.run(TransformInput {
                     conv: self,
                     frame: number / chunks,
@@ -169,15 +166,15 @@ impl Winograd {
                 });
             });
             let m = &*m;
-            team.each(work.count() * chunks, |number, _| {
+            team.each(batch.count() * chunks, |number, _| {
                 let frame = number / chunks;
-                let Some((_, &job)) = work.jobs().nth(frame) else {
+                let Some((clip, job)) = batch.frame(frame) else {
                     return;
                 };
                 isa.run(TransformOutput {
                     conv: self,
                     frame,
-                    job,
+                    place: clip * batch.pitch + job.output * self.geometry.output_frame_len(),
                     tiles: band.chunk(number % chunks),
                     band,
                     m,
@@ -198,7 +195,7 @@ fn tiles(geometry: &Geometry) -> [usize; 2] {
 /// Tiles that are done together, row after row of them.
 #[derive(Clone, Copy)]
 struct Band<'a> {
-    work: &'a Work,
+    batch: Batch<'a>,
     first: usize,
     count: usize,
 }
@@ -236,10 +233,11 @@ impl Task for Product<'_> {
         let geometry = &conv.geometry;
         let (channels, filters) = (geometry.channels, geometry.filters);
         let tiles = band.count;
-        let work = band.work;
-        let reads = work.reads();
-        let v = &v[point * reads.len() * tiles * channels..][..reads.len() * tiles * channels];
-        let mut m_begin = point * work.count() * tiles * filters;
+        let batch = band.batch;
+        let reads = batch.work.reads();
+        let plane = batch.reads() * tiles * channels;
+        let v = &v[point * plane..][..plane];
+        let mut m_begin = point * batch.count() * tiles * filters;
         let panels = &conv.panels[point];
         let Scratch {
             sums,
@@ -247,10 +245,11 @@ impl Task for Product<'_> {
             deltas,
             ..
         } = scratch;
-        for class in work.classes() {
+        for class in batch.work.classes() {
             bases.clear();
-            for frame in &class.frames {
-                let first = frame.input.saturating_sub(reads.start);
+            for number in 0..batch.frames_of(class) {
+                let (clip, frame) = batch.frame_of(class, number);
+                let first = clip * reads.len() + frame.input.saturating_sub(reads.start);
                 bases.extend((0..tiles).map(|tile| (first * tiles + tile) * channels));
             }
             deltas.clear();

@@ -5,8 +5,8 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::super::conv::Target;
+use super::super::lines::OnLines;
 use super::super::product::Task;
-use super::super::work::FrameJob;
 use super::points::{PATCH, TILE, output_values};
 use super::{Band, Winograd, load, vector_starts};
 
@@ -15,7 +15,8 @@ pub(super) struct TransformOutput<'a> {
     pub(super) conv: &'a Winograd,
     /// Counted over all that are computed.
     pub(super) frame: usize,
-    pub(super) job: FrameJob,
+    /// Where its values begin.
+    pub(super) place: usize,
     /// Within the band.
     pub(super) tiles: Range<usize>,
     pub(super) band: Band<'a>,
@@ -31,7 +32,7 @@ impl Task for TransformOutput<'_> {
         let Self {
             conv,
             frame,
-            job,
+            place,
             tiles,
             band,
             m,
@@ -42,9 +43,9 @@ impl Task for TransformOutput<'_> {
         let filters = geometry.filters;
         let products = Products {
             m: &m[(frame * band.count + tiles.start) * filters..],
-            plane: band.work.count() * band.count * filters,
+            plane: band.batch.count() * band.count * filters,
             size: [height, width],
-            frame: job.output * height * width,
+            place,
             tiles_a_row: conv.tiles[1],
             filters,
             target,
@@ -62,8 +63,8 @@ struct Products<'a> {
     plane: usize,
     /// Rows and columns of the output.
     size: [usize; 2],
-    /// The position at which its frame begins.
-    frame: usize,
+    /// Where the frame's values begin.
+    place: usize,
     tiles_a_row: usize,
     filters: usize,
     target: Target<'a>,
@@ -75,7 +76,8 @@ impl Products<'_> {
     fn transform<S: Simd>(&self, simd: S, tiles: Range<usize>) {
         let [height, width] = self.size;
         let zero = simd.splat_f32s(0.0);
-        let mut half = [[zero; PATCH]; TILE];
+        let mut half = OnLines([[zero; PATCH]; TILE]);
+        let half = &mut half.0;
         for channel in vector_starts(self.filters, S::F32_LANES) {
             let finish = self.target.of(simd, channel..channel + S::F32_LANES);
             for (number, tile) in tiles.clone().enumerate() {
@@ -94,7 +96,7 @@ impl Products<'_> {
                 }
                 let top = tile / self.tiles_a_row * TILE;
                 let left = tile % self.tiles_a_row * TILE;
-                let place = (self.frame + top * width + left) * self.filters;
+                let place = self.place + (top * width + left) * self.filters;
                 let [rows, columns] = [height - top, width - left].map(|size| size.min(TILE));
                 // Said twice: of whole tiles, the loops' ends are constants.
                 if rows == TILE && columns == TILE {
