@@ -6,7 +6,8 @@ environment and runs this; it prints the table of benches/README.md, and writes
 benches/results/stream.json and two pictures beside it.
 
 Every figure is CPU milliseconds a window on one thread: the median of a round,
-and of those the smallest. hepaflow's windows are compared with whole clips in the
+and of those the smallest. hepaflow is timed with one stream, and with several whose
+windows are due together. hepaflow's windows are compared with whole clips in the
 same run, bit by bit, and the peers' logits with PyTorch's in f32.
 """
 
@@ -32,9 +33,9 @@ PLOTTED = {"hepaflow": "#0b6e4f", "hepaflow, whole clips": "#7fb69e",
 class Streams(Own):
     """hepaflow with sessions: a report for each stride."""
 
-    def __init__(self, binary, model, strides):
+    def __init__(self, binary, model, strides, streams):
         self.command = [binary, "stream-bench", "--json", "--model", model]
-        self.command += ["--stride", ",".join(map(str, strides))]
+        self.command += ["--stride", ",".join(map(str, strides)), "--streams", str(streams)]
 
     def measure(self, seconds):
         command = [*self.command, "--duration", f"{int(seconds * 1000)}ms"]
@@ -50,14 +51,16 @@ def measure(kind, frames, strides, options):
         folder = Path(folder)
         shape = (frames, options.size, options.size)
         model, expected, _ = prepare(kind, folder, options.hepaflow, shape)
-        streams = Streams(options.hepaflow, model, strides)
+        streams = Streams(options.hepaflow, model, strides, 1)
+        many = Streams(options.hepaflow, model, strides, options.streams)
         peers, errors = {}, {}
         for runtime in options.peers:
             peers[runtime] = Peer(runtime, kind, "f32", 1, folder)
             errors[runtime] = difference(np.load(folder / "logits.npy"), expected[:1])
-        own, others = [], {runtime: [] for runtime in peers}
+        own, together, others = [], [], {runtime: [] for runtime in peers}
         for _ in range(options.rounds):
             own.append(streams.measure(options.seconds))
+            together.append(many.measure(options.seconds))
             for runtime, peer in peers.items():
                 others[runtime].append(statistics.median(peer.measure(options.seconds)["cpu"]))
         for peer in peers.values():
@@ -69,30 +72,35 @@ def measure(kind, frames, strides, options):
         row = {
             "model": kind, "frames": frames, "stride": stride,
             "shared_ms": best("shared_ms"), "whole_ms": best("whole_ms"),
-            "early_ms": best("early_ms"), "mac_ratio": reports[0]["mac_ratio"],
+            "early_ms": best("early_ms"), "streams": options.streams,
+            "together_ms": min(reports[number]["shared_ms"] for reports in together),
+            "mac_ratio": reports[0]["mac_ratio"],
             "session_bytes": reports[0]["session_bytes"],
             "clip_by_clip": reports[0]["clip_by_clip"],
-            "largest_difference": max(report["largest_difference"] for report in reports),
+            "largest_difference": max(reports[number]["largest_difference"]
+                                      for reports in own + together),
             "peers_ms": {runtime: min(times) for runtime, times in others.items()},
             "peers_logit_difference": errors,
         }
         rows.append(row)
         print(f"{kind:14} W {frames:2} S {stride:2} {row['shared_ms']:8.2f} ms, whole "
-              f"{row['whole_ms']:8.2f} ms, " + ", ".join(f"{runtime} {ms:.2f} ms"
+              f"{row['whole_ms']:8.2f} ms, {options.streams} streams "
+              f"{row['together_ms']:8.2f} ms, " + ", ".join(f"{runtime} {ms:.2f} ms"
               for runtime, ms in row["peers_ms"].items()), file=sys.stderr, flush=True)
     return rows
 
 
 def table(report, options):
-    lines = ["| model | W | S | hepaflow | early | whole clip | "
+    lines = [f"| model | W | S | hepaflow | early | {options.streams} streams | whole clip | "
              + " | ".join(options.peers) + " | of the fastest peer | kB a session |",
-             "|---|---:|---:|" + "---:|" * (len(options.peers) + 5)]
+             "|---|---:|---:|" + "---:|" * (len(options.peers) + 6)]
     for row in report["rows"]:
         peers = row["peers_ms"]
         share = row["shared_ms"] / min(peers.values())
         early = row["shared_ms"] - row["early_ms"]
         cells = [row["model"], row["frames"], row["stride"], f"{row['shared_ms']:.2f}",
-                 f"{max(0, early) / row['shared_ms']:.0%}", f"{row['whole_ms']:.2f}",
+                 f"{max(0, early) / row['shared_ms']:.0%}", f"{row['together_ms']:.2f}",
+                 f"{row['whole_ms']:.2f}",
                  *(f"{peers[name]:.2f}" for name in options.peers), f"**{share:.2f}**",
                  f"{row['session_bytes'] / 1e3:.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -140,6 +148,8 @@ def main():
     parser.add_argument("--strides", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--windows", nargs="+", type=int, default=[8, 16, 32],
                         help="lengths that are measured at S = 4")
+    parser.add_argument("--streams", type=int, default=8,
+                        help="how many are due together, beside one alone")
     parser.add_argument("--size", type=int, default=112, help="rows and columns of a frame")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)

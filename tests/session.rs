@@ -127,51 +127,6 @@ fn windows_have_the_bits_of_clips(precision: Precision) {
     assert!(shared > 0, "no network shared anything");
 }
 
-/// Streams that begin and break off at other times than each other, of two strides:
-/// whatever is due at the same time, each has its own windows' bits.
-#[test]
-fn streams_that_are_computed_together_have_the_bits_that_they_have_alone() {
-    const STREAMS: usize = 19;
-    for name in ["fibro2d_lstm", "fibro3d", "r2plus1d_18", "resnet18"] {
-        for precision in [Precision::F32, Precision::Bf16] {
-            let (model, engine) = engine_in(precision, name);
-            let length = model.spec().input.frames;
-            let plans = [plan(&engine, 2, false), plan(&engine, 3, true)];
-            let video = video(&model, (2 * length + 4 + STREAMS) as u64);
-            let mut workspace = engine.workspace();
-            let plan_of = |stream: usize| &plans[usize::from(stream % 5 == 0)];
-            let mut sessions: Vec<_> = (0..STREAMS)
-                .map(|stream| engine.session(plan_of(stream)))
-                .collect();
-            let mut found = vec![0; STREAMS];
-            for turn in 0..2 * length + 4 {
-                let (mut numbers, mut arrivals) = (Vec::new(), Vec::new());
-                for (stream, session) in sessions.iter_mut().enumerate() {
-                    // Most begin together; all of them look at other pictures.
-                    let begins = if stream % 4 == 0 { stream % 3 } else { 0 };
-                    if turn >= begins {
-                        numbers.push(stream);
-                        arrivals.push((session, &video[turn - begins + stream]));
-                    }
-                }
-                let answers = engine.push_all(&mut workspace, &mut arrivals);
-                for (stream, answer) in numbers.into_iter().zip(answers) {
-                    let Some(logits) = answer.unwrap() else {
-                        continue;
-                    };
-                    let stride = plan_of(stream).options().stride;
-                    let first = stream + found[stream] * stride;
-                    let window = &video[first..first + length];
-                    let expected = by_clips(&engine, window, length, 1);
-                    assert_eq!(logits, expected[0], "{name}, stream {stream}");
-                    found[stream] += 1;
-                }
-            }
-            assert!(found.iter().all(|windows| *windows > 2), "{found:?}");
-        }
-    }
-}
-
 #[test]
 fn networks_without_padding_in_time_pay_for_new_frames_only() {
     for name in ["fibro3d", "fibro2d", "fibro2d_lstm", "resnet18_lstm"] {

@@ -656,3 +656,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

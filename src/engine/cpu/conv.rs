@@ -227,7 +227,7 @@ impl Convolution {
         match &self.method {
             Method::Direct(direct) => direct.scratch_len(batch),
             Method::Winograd(winograd) => winograd.scratch_len(batch),
-            Method::Bf16(bf16) => bf16.scratch_len(batch.work),
+            Method::Bf16(bf16) => bf16.scratch_len(batch),
         }
     }
 

@@ -46,8 +46,9 @@ use step::{Kind, Operation};
 pub(super) use team::{Helpers, Team};
 use work::{TimeWindow, Work};
 
-/// Bytes of weights that stay in the caches between two frames, about.
-const CACHED_WEIGHTS: usize = 16 << 20;
+/// Bytes of weights that stay in the caches between two frames, about; none in tests,
+/// whose networks are small.
+const CACHED_WEIGHTS: usize = if cfg!(test) { 0 } else { 16 << 20 };
 /// Streams that share the way of the weights: with more of them, little is won.
 const STREAMS: usize = 8;
 

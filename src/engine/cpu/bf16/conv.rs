@@ -7,7 +7,7 @@ use pulp::Simd;
 use super::super::conv::{Geometry, Target};
 use super::super::product::{Isa, Task};
 use super::super::team::{Scratch, Team};
-use super::super::work::{Batch, FrameJob, Work};
+use super::super::work::{Batch, FrameJob};
 use super::panels::Panels;
 use super::picture::{Band, Layout};
 use super::{Left, STEP, Sums, TILE, Tiler, Unit};
@@ -73,9 +73,9 @@ impl Bf16 {
         self.panels.bytes()
     }
 
-    /// The picture's, in f32.
-    pub(in crate::engine::cpu) fn scratch_len(&self, work: &Work) -> usize {
-        self.layout.len(work).div_ceil(2)
+    /// The pictures', in f32.
+    pub(in crate::engine::cpu) fn scratch_len(&self, batch: Batch<'_>) -> usize {
+        (batch.clips * self.layout.len(batch.work)).div_ceil(2)
     }
 
     fn cut(&self) -> Cut {
@@ -88,7 +88,6 @@ impl Bf16 {
         Cut { tiles, panels }
     }
 
-    /// Clip by clip: there is one clip's picture at a time.
     pub(in crate::engine::cpu) fn run(
         &self,
         isa: Isa,
@@ -98,55 +97,38 @@ impl Bf16 {
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
-        for clip in 0..batch.clips {
-            let begin = clip * batch.pitch;
-            self.run_clip(
-                isa,
-                team,
-                batch.work,
-                &input[begin..],
-                begin,
-                target,
-                scratch,
-            );
-        }
-    }
-
-    fn run_clip(
-        &self,
-        isa: Isa,
-        team: &Team,
-        work: &Work,
-        input: &[f32],
-        place: usize,
-        target: Target<'_>,
-        scratch: &mut [f32],
-    ) {
+        let work = batch.work;
         let reads = work.reads();
-        let frame_len = self.geometry.input_frame_len();
-        let input = &input[reads.start * frame_len..reads.end * frame_len];
-        let picture: &mut [u16] = bytemuck::cast_slice_mut(scratch);
+        let input = &input[reads.start * self.geometry.input_frame_len()..];
+        let pictures: &mut [u16] = bytemuck::cast_slice_mut(scratch);
         for band in self.layout.bands(work) {
+            let clip_len = self.layout.len_of(&band, work);
             let mut filled = 0;
             for class in work.classes() {
-                for frames in class.frames.chunks(band.frames()) {
+                let frames_at_once = band.frames().div_ceil(batch.clips);
+                for frames in class.frames.chunks(frames_at_once) {
                     // Those that the taps lie on, if any do.
                     let needed = |frame: &FrameJob| frame.input + class.taps.len() - reads.start;
                     let taken = frames.iter().filter(|_| !class.taps.is_empty());
                     let end = taken.map(needed).max().unwrap_or(0);
                     if filled < end {
                         let new = filled..end;
-                        self.layout.fill(team, work, &band, new, input, picture);
+                        for clip in 0..batch.clips {
+                            let input = &input[clip * batch.pitch..];
+                            let picture = &mut pictures[clip * clip_len..][..clip_len];
+                            self.layout
+                                .fill(team, work, &band, new.clone(), input, picture);
+                        }
                         filled = end;
                     }
                     let beat = Beat {
                         conv: self,
-                        place,
-                        reads: reads.start,
+                        batch,
                         band: &band,
                         taps: &class.taps,
                         frames,
-                        picture,
+                        pictures,
+                        clip_len,
                         target,
                     };
                     beat.run(isa, team);
@@ -156,22 +138,39 @@ impl Bf16 {
     }
 }
 
-/// Frames of one class that are computed together.
+/// Frames of one class, in all clips, that are computed together.
 #[derive(Clone, Copy)]
 pub(super) struct Beat<'a> {
     pub(super) conv: &'a Bf16,
-    /// Where the clip's output begins.
-    pub(super) place: usize,
-    /// The first frame of the picture.
-    pub(super) reads: usize,
+    batch: Batch<'a>,
     pub(super) band: &'a Band,
     pub(super) taps: &'a Range<usize>,
-    pub(super) frames: &'a [FrameJob],
-    pub(super) picture: &'a [u16],
+    frames: &'a [FrameJob],
+    /// One for each clip, of so many values.
+    pub(super) pictures: &'a [u16],
+    clip_len: usize,
     pub(super) target: Target<'a>,
 }
 
 impl Beat<'_> {
+    /// Output frames, clip by clip.
+    fn count(&self) -> usize {
+        self.batch.clips * self.frames.len()
+    }
+
+    /// Where an output frame's first tap begins in the pictures, and where its values
+    /// go.
+    pub(super) fn frame(&self, number: usize) -> (usize, usize) {
+        let (clip, frame) = (number / self.frames.len(), number % self.frames.len());
+        let frame = self.frames[frame];
+        // A window in the padding of time alone has no first frame.
+        let first = frame.input.saturating_sub(self.batch.work.reads().start);
+        (
+            clip * self.clip_len + first * self.band.frame,
+            clip * self.batch.pitch + frame.output * self.conv.geometry.output_frame_len(),
+        )
+    }
+
     fn run(self, isa: Isa, team: &Team) {
         match self.conv.unit {
             Unit::Tiles(tiler) => self.by_tiles(tiler, isa, team),
@@ -182,7 +181,7 @@ impl Beat<'_> {
 
     fn by_tiles(self, tiler: Tiler, isa: Isa, team: &Team) {
         let cut = self.conv.cut();
-        let tiles = self.frames.len() * self.band.tiles;
+        let tiles = self.count() * self.band.tiles;
         let panels = self.conv.panels.count();
         let by_panels = panels.div_ceil(cut.panels);
         team.each(tiles.div_ceil(cut.tiles) * by_panels, |number, scratch| {
@@ -202,7 +201,7 @@ impl Beat<'_> {
     #[cfg(target_arch = "x86_64")]
     fn by_vectors(self, unit: Avx512, isa: Isa, team: &Team) {
         let columns = self.conv.geometry.output[2];
-        let all = self.frames.len() * self.band.rows.len() * columns;
+        let all = self.count() * self.band.rows.len() * columns;
         team.each(all.div_ceil(POSITIONS), |number, scratch| {
             let first = number * POSITIONS;
             isa.run(Positions {
@@ -262,19 +261,15 @@ impl Task for Tiles<'_> {
         bases.clear();
         places.clear();
         for tile in tiles {
-            let (frame, tile) = (&beat.frames[tile / band.tiles], tile % band.tiles);
-            // A window in the padding of time alone has no first frame.
-            let first = frame.input.saturating_sub(beat.reads);
-            bases.push(first * band.frame + layout.begin(tile));
-            let area = frame.output * geometry.area();
+            let (first, place) = beat.frame(tile / band.tiles);
+            let tile = tile % band.tiles;
+            bases.push(first + layout.begin(tile));
             let positions = layout.positions(band, tile);
             places.extend(positions.map(|position| {
-                position.map_or(NOWHERE, |position| {
-                    beat.place + (area + position) * geometry.filters
-                })
+                position.map_or(NOWHERE, |position| place + position * geometry.filters)
             }));
         }
-        let left = Left::new(beat.picture, layout.tile_row, deltas);
+        let left = Left::new(beat.pictures, layout.tile_row, deltas);
         let first = beat.taps.start * kh * run.div_ceil(STEP);
         let panel = |panel| conv.panels.steps(panel, first, deltas.len());
         let ready = tiler.prepare();

@@ -136,7 +136,8 @@ impl Layout {
         bands.max().unwrap_or(0)
     }
 
-    fn len_of(&self, band: &Band, work: &Work) -> usize {
+    /// Values of the picture of one band.
+    pub(super) fn len_of(&self, band: &Band, work: &Work) -> usize {
         work.reads().len() * band.frame + self.beyond(band)
     }
 

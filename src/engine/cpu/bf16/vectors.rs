@@ -71,14 +71,11 @@ impl Task for Positions<'_> {
             let (frame, h) = (line / band.rows.len(), line % band.rows.len());
             let end = columns.min(w + first + count - next);
             next += end - w;
-            let frame = beat.frames[frame];
-            // A window in the padding of time alone has no first frame.
-            let begin = frame.input.saturating_sub(beat.reads) * band.frame
-                + h * geometry.stride[1] * layout.row;
+            let (begin, place) = beat.frame(frame);
+            let begin = begin + h * geometry.stride[1] * layout.row;
             bases.extend((w..end).map(|w| begin + w * layout.tile_row));
-            let position = frame.output * geometry.area() + (band.rows.start + h) * columns;
-            let place = |w: usize| beat.place + (position + w) * geometry.filters;
-            places.extend((w..end).map(place));
+            let position = (band.rows.start + h) * columns;
+            places.extend((w..end).map(|w| place + (position + w) * geometry.filters));
         }
         let steps_a_run = run.div_ceil(STEP);
         let at_once = (DEPTH_AT_ONCE / run).max(1);
@@ -97,10 +94,10 @@ impl Task for Positions<'_> {
                 for (bases, sums) in groups {
                     if both {
                         let panels = [steps(number), steps(number + 1)];
-                        unit.multiply(beat.picture, bases, deltas, run, panels, sums, turn == 0);
+                        unit.multiply(beat.pictures, bases, deltas, run, panels, sums, turn == 0);
                     } else {
                         let panels = [steps(number)];
-                        unit.multiply(beat.picture, bases, deltas, run, panels, sums, turn == 0);
+                        unit.multiply(beat.pictures, bases, deltas, run, panels, sums, turn == 0);
                     }
                 }
             }

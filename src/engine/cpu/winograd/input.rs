@@ -8,7 +8,7 @@ use super::super::lines::OnLines;
 use super::super::product::Task;
 use super::super::team::Parts;
 use super::points::{PATCH, TILE, input_points};
-use super::{Band, Winograd, load, store, vector_starts};
+use super::{Band, Winograd, load, plane, store, vector_starts};
 
 /// `V = B^T d B` for some tiles of one frame.
 pub(super) struct TransformInput<'a> {
@@ -47,7 +47,7 @@ impl Task for TransformInput<'_> {
             padding: [geometry.padding[1], geometry.padding[2]],
             channels,
             tiles_a_row: conv.tiles[1],
-            plane: band.batch.reads() * band.count * channels,
+            plane: plane(band.batch.reads() * band.count * channels),
             v,
         };
         let place = frame * band.count + tiles.start;

@@ -29,6 +29,7 @@ use std::ops::{Range, RangeInclusive};
 use pulp::Simd;
 
 use super::conv::{Geometry, Target};
+use super::lines::LINE;
 use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
 use super::work::Batch;
@@ -112,11 +113,11 @@ impl Winograd {
     }
 
     fn input_len(&self, batch: Batch<'_>) -> usize {
-        POINTS * batch.reads() * self.band(batch) * self.geometry.channels
+        POINTS * plane(batch.reads() * self.band(batch) * self.geometry.channels)
     }
 
     pub(super) fn scratch_len(&self, batch: Batch<'_>) -> usize {
-        let output = batch.count() * self.band(batch) * self.geometry.filters;
+        let output = plane(batch.count() * self.band(batch) * self.geometry.filters);
         self.input_len(batch) + POINTS * output
     }
 
@@ -192,6 +193,12 @@ fn tiles(geometry: &Geometry) -> [usize; 2] {
     ]
 }
 
+/// From one point's values to the next one's: an odd number of cache lines, so that a
+/// tile's points do not push each other out of the same set of the cache.
+fn plane(values: usize) -> usize {
+    (values.div_ceil(LINE) | 1) * LINE
+}
+
 /// Tiles that are done together, row after row of them.
 #[derive(Clone, Copy)]
 struct Band<'a> {
@@ -235,9 +242,9 @@ impl Task for Product<'_> {
         let tiles = band.count;
         let batch = band.batch;
         let reads = batch.work.reads();
-        let plane = batch.reads() * tiles * channels;
-        let v = &v[point * plane..][..plane];
-        let mut m_begin = point * batch.count() * tiles * filters;
+        let values = batch.reads() * tiles * channels;
+        let v = &v[point * plane(values)..][..values];
+        let mut m_begin = point * plane(batch.count() * tiles * filters);
         let panels = &conv.panels[point];
         let Scratch {
             sums,

@@ -8,7 +8,7 @@ use super::super::conv::Target;
 use super::super::lines::OnLines;
 use super::super::product::Task;
 use super::points::{PATCH, TILE, output_values};
-use super::{Band, Winograd, load, vector_starts};
+use super::{Band, Winograd, load, plane, vector_starts};
 
 /// `output = A^T M A` and what follows, for some tiles of one frame.
 pub(super) struct TransformOutput<'a> {
@@ -43,7 +43,7 @@ impl Task for TransformOutput<'_> {
         let filters = geometry.filters;
         let products = Products {
             m: &m[(frame * band.count + tiles.start) * filters..],
-            plane: band.batch.count() * band.count * filters,
+            plane: plane(band.batch.count() * band.count * filters),
             size: [height, width],
             place,
             tiles_a_row: conv.tiles[1],
