@@ -299,32 +299,29 @@ impl Engine {
         let mut dues = vec![None; arrivals.len()];
         let mut wholes = Vec::new();
         for (number, (session, frame)) in arrivals.iter_mut().enumerate() {
-            answers.push(session.take(self, frame).and_then(|()| {
-                let stride = session.stride;
-                match &mut session.state {
-                    State::Cpu(session) => {
+            answers.push(session.take(self, frame).map(|()| None));
+            if answers[number].is_err() {
+                continue;
+            }
+            let stride = session.stride;
+            let mut whole = |window: &mut Window| {
+                let clip = window.push(frame, self.input.frames, stride);
+                wholes.extend(clip.map(|clip| Whole { number, clip }));
+            };
+            match &mut session.state {
+                State::Cpu(session) => dues[number] = session.push(&frame.pixels),
+                State::Card {
+                    session,
+                    window,
+                    failed,
+                } => {
+                    whole(window);
+                    if !*failed {
                         dues[number] = session.push(&frame.pixels);
-                        Ok(None)
-                    }
-                    State::Card {
-                        session,
-                        window,
-                        failed,
-                    } => {
-                        let clip = window.push(frame, self.input.frames, stride);
-                        if !*failed {
-                            dues[number] = session.push(&frame.pixels);
-                        }
-                        wholes.extend(clip.map(|clip| Whole { number, clip }));
-                        Ok(None)
-                    }
-                    State::Clips(window) => {
-                        let clip = window.push(frame, self.input.frames, stride);
-                        wholes.extend(clip.map(|clip| Whole { number, clip }));
-                        Ok(None)
                     }
                 }
-            }));
+                State::Clips(window) => whole(window),
+            }
         }
         self.run_stages(workspace, arrivals, &mut dues, &mut answers);
         // What the card has answered needs a map at most.

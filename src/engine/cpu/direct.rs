@@ -280,7 +280,7 @@ impl Task for Tile<'_> {
             let (number, h) = (line / height, line % height);
             let end = width.min(w + chunk.end - next);
             next += end - w;
-            let (clip, frame) = batch.frame_of(class, number);
+            let (clip, frame) = class.frame(number);
             let first = clip * clip_pitch + frame.input.saturating_sub(begin) * frame_len;
             let position = frame.output * area + h * width;
             let place = |w: usize| clip * batch.pitch + (position + w) * geometry.filters;

@@ -88,7 +88,9 @@ impl Task for Slide<'_> {
                     }
                 }
                 if matches!(of, Of::Mean) {
-                    output.iter_mut().for_each(|value| *value /= count);
+                    for value in output {
+                        *value /= count;
+                    }
                 }
             }
         }

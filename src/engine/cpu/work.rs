@@ -21,6 +21,15 @@ pub(super) struct FrameClass {
     pub(super) frames: Vec<FrameJob>,
 }
 
+impl FrameClass {
+    /// The clip and the frame of this number, where several clips are computed: clip by
+    /// clip.
+    pub(super) fn frame(&self, number: usize) -> (usize, FrameJob) {
+        let frames = self.frames.len();
+        (number / frames, self.frames[number % frames])
+    }
+}
+
 /// Output frames to be computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Work {
@@ -139,18 +148,12 @@ impl<'a> Batch<'a> {
         self.clips * class.frames.len()
     }
 
-    /// The clip and the frame of this number in a class: clip by clip.
-    pub(super) fn frame_of(&self, class: &FrameClass, number: usize) -> (usize, FrameJob) {
-        let frames = class.frames.len();
-        (number / frames, class.frames[number % frames])
-    }
-
     /// The clip and the frame of this number: class by class, and then clip by clip.
     pub(super) fn frame(&self, mut number: usize) -> Option<(usize, FrameJob)> {
         for class in &self.work.classes {
             let frames = self.frames_of(class);
             if number < frames {
-                return Some(self.frame_of(class, number));
+                return Some(class.frame(number));
             }
             number -= frames;
         }

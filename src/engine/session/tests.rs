@@ -56,7 +56,7 @@ fn streams_that_are_computed_together_answer_as_they_do_alone() {
             assert!(engine.streams() > 1, "they are not computed together");
             let length = model.spec().input.frames;
             let plans = [plan(&engine, 2, false), plan(&engine, 3, true)];
-            let plan_of = |stream: usize| &plans[usize::from(stream % 5 == 0)];
+            let plan_of = |stream: usize| &plans[usize::from(stream.is_multiple_of(5))];
             let video = video(&model, (2 * length + 4 + STREAMS) as u64);
             let (mut workspace, mut alone) = (engine.workspace(), engine.workspace());
             let mut sessions: Vec<_> = (0..STREAMS)
@@ -67,7 +67,11 @@ fn streams_that_are_computed_together_answer_as_they_do_alone() {
                 let (mut numbers, mut arrivals) = (Vec::new(), Vec::new());
                 for (stream, session) in sessions.iter_mut().enumerate() {
                     // Most begin together; all of them look at other pictures.
-                    let begins = if stream % 4 == 0 { stream % 3 } else { 0 };
+                    let begins = if stream.is_multiple_of(4) {
+                        stream % 3
+                    } else {
+                        0
+                    };
                     if turn >= begins {
                         numbers.push(stream);
                         arrivals.push((session, &video[turn - begins + stream]));

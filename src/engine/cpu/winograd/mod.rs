@@ -255,7 +255,7 @@ impl Task for Product<'_> {
         for class in batch.work.classes() {
             bases.clear();
             for number in 0..batch.frames_of(class) {
-                let (clip, frame) = batch.frame_of(class, number);
+                let (clip, frame) = class.frame(number);
                 let first = clip * reads.len() + frame.input.saturating_sub(reads.start);
                 bases.extend((0..tiles).map(|tile| (first * tiles + tile) * channels));
             }
