@@ -392,6 +392,34 @@ fn rows(path: &Path) -> Vec<csv::StringRecord> {
 }
 
 #[test]
+fn numerics_are_those_of_recordings() {
+    let folder = TempDir::new().unwrap();
+    // Two windows and a bit; one and a bit.
+    record(folder.path(), "long.mp4", MP4, 2 * LENGTH as u32 + 4);
+    record(folder.path(), "short.avi", AVI, LENGTH as u32 + 1);
+    record(folder.path(), "none.avi", AVI, LENGTH as u32 - 1);
+    let model = small_model();
+    let numerics = |files: &[&str]| {
+        let command = ["model", "numerics", model.to_str().unwrap(), "--json"];
+        let command = [&command[..], &["--recording"], files].concat();
+        hepaflow(&command, folder.path())
+    };
+    let output = numerics(&["long.mp4", "none.avi", "short.avi"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["agreement"]["clips"], 3);
+    assert_eq!(report["clips_are_noise"], false);
+    let error = report["agreement"]["largest_error"].as_f64().unwrap();
+    assert!(0.0 < error && error < 0.1, "{error}");
+
+    let output = numerics(&["none.avi"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(error.contains("looks at 9 frames in a row"), "{error}");
+    assert_eq!(numerics(&["nothing.mp4"]).status.code(), Some(2));
+}
+
+#[test]
 fn explain_draws_every_frame_and_says_where_the_model_looked() {
     let folder = TempDir::new().unwrap();
     // Two windows and a bit, which the third one overlaps.

@@ -3,23 +3,18 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::BadInput;
+use super::recording::{self, Source};
 use super::results::print;
-use crate::config::IngestConfig;
-use crate::domain::{Clip, Crop, Frame, FrameSize, PatientId, StreamId};
+use crate::domain::{Clip, Crop, Frame, FrameSize, StreamId};
 use crate::engine::{Device, Engine, EngineOptions, Workspace, softmax};
-use crate::ingest::sandbox::Sandbox;
-use crate::ingest::{Arrival, Look, Media, SourceRequest, Stream, StreamHeader, USUAL_INTERVAL};
-use crate::metrics::Metrics;
-use crate::model::{InputSpec, Model};
+use crate::ingest::{Look, USUAL_INTERVAL};
+use crate::model::Model;
 use crate::study::heat::{enlarged, painted, write_png};
 use crate::study::video::{Encoder, Format};
 use crate::study::{Picture, Pixels};
@@ -81,8 +76,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         height: input.height,
         width: input.width,
     };
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let sandbox = Sandbox::new(program, IngestConfig::default().worker_memory);
+    let sandbox = recording::sandbox()?;
 
     // Once as the model sees it, and once as people do.
     // Nothing is left out, so that both give the same frames.
@@ -204,73 +198,6 @@ fn even(crop: Crop) -> Crop {
 
 pub(super) fn unwritable(path: &Path) -> String {
     format!("cannot write {}", path.display())
-}
-
-/// A recording that is waited for.
-struct Source {
-    stream: Stream,
-    path: PathBuf,
-}
-
-impl Source {
-    fn open(
-        path: &Path,
-        (crop, look, size): (Option<Crop>, Look, FrameSize),
-        input: &InputSpec,
-        sandbox: &Sandbox,
-    ) -> anyhow::Result<Self> {
-        let request = SourceRequest {
-            name: "explain".into(),
-            media: Media::File(path.to_owned()),
-            patient: Some(PatientId::new("explain")),
-            crop,
-            look,
-            size,
-            queue: 8,
-            live: false,
-            reconnect: None,
-            first_frame_timeout: Duration::from_secs(20),
-            frame_interval: Some(USUAL_INTERVAL),
-            pace: input.pace(),
-        };
-        let reader = thread::current();
-        let wake = Arc::new(move || reader.unpark());
-        let metrics = Metrics::new()?.source("explain");
-        Ok(Self {
-            stream: Stream::open_in(sandbox.clone(), request, wake, metrics),
-            path: path.to_owned(),
-        })
-    }
-
-    fn wait(&self) -> Arrival {
-        loop {
-            if let Some(arrival) = self.stream.try_next() {
-                return arrival;
-            }
-            thread::park();
-        }
-    }
-
-    fn header(&mut self) -> anyhow::Result<StreamHeader> {
-        match self.wait() {
-            Arrival::Opened(header) => Ok(header),
-            Arrival::Ended(Err(error)) => Err(BadInput::new(error).into()),
-            Arrival::Frame(_) | Arrival::Ended(Ok(())) => {
-                let path = self.path.display();
-                Err(BadInput(anyhow!("{path}: there is no picture in it")).into())
-            }
-        }
-    }
-
-    /// The next frame; None at the end.
-    fn next(&mut self) -> anyhow::Result<Option<Frame>> {
-        match self.wait() {
-            Arrival::Frame(frame) => Ok(Some(frame)),
-            Arrival::Ended(Ok(())) => Ok(None),
-            Arrival::Ended(Err(error)) => Err(BadInput::new(error).into()),
-            Arrival::Opened(_) => self.next(),
-        }
-    }
 }
 
 /// What is written, window by window.

@@ -43,6 +43,8 @@ mod progress;
 mod pseudonym;
 #[cfg(feature = "gstreamer")]
 mod pull;
+#[cfg(feature = "gstreamer")]
+mod recording;
 mod results;
 #[cfg(feature = "gstreamer")]
 mod run;
