@@ -148,7 +148,8 @@ pub struct EngineOptions {
 pub struct Memory {
     /// Weights as the engine lays them out, once.
     pub weights: usize,
-    /// Intermediate values and scratch, once a workspace.
+    /// Intermediate values and scratch of one clip, once a workspace: on the CPU, for each
+    /// of the [`Engine::streams`] that are computed together.
     pub workspace: usize,
 }
 

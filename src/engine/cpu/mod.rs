@@ -209,7 +209,7 @@ impl Program {
         self.steps.iter().map(|step| step.kind.weight_bytes()).sum()
     }
 
-    /// Bytes of memory that each thread that scores clips takes.
+    /// Bytes of memory that each thread that scores clips takes for one at a time.
     pub(super) fn workspace_bytes(&self) -> usize {
         (self.buffers.iter().sum::<usize>() + self.scratch) * size_of::<f32>()
     }
