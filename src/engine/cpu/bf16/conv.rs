@@ -55,7 +55,13 @@ impl Bf16 {
         Self {
             unit,
             layout: Layout::of(unit, &geometry),
-            panels: Panels::pack(kt * kh, run, geometry.filters, weights),
+            panels: Panels::pack(
+                kt * kh,
+                run,
+                geometry.filters,
+                unit.takes_fours(run),
+                weights,
+            ),
             geometry,
         }
     }

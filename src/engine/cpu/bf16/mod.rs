@@ -132,6 +132,15 @@ impl Unit {
         matches!(self, Self::Tiles(_))
     }
 
+    /// Whether a panel that is multiplied alone is to lie in fours.
+    fn takes_fours(self, run: usize) -> bool {
+        match self {
+            Self::Tiles(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Vectors(_) => avx512::Avx512::takes_fours(run),
+        }
+    }
+
     /// Products in the time that one takes in f32, about.
     fn speed(self) -> u64 {
         match self {

@@ -16,8 +16,14 @@ pub(super) struct Panels {
 const STEP_LINES: usize = STEP * TILE / 32;
 
 impl Panels {
-    /// `weights` are `[runs, run, filters]`.
-    pub(super) fn pack(runs: usize, run: usize, filters: usize, weights: &[f32]) -> Self {
+    /// `weights` are `[runs, run, filters]`; see `avx512.rs` for what lies in fours.
+    pub(super) fn pack(
+        runs: usize,
+        run: usize,
+        filters: usize,
+        fours: bool,
+        weights: &[f32],
+    ) -> Self {
         let steps_a_run = run.div_ceil(STEP);
         let steps = runs * steps_a_run;
         let panels = filters.div_ceil(TILE);
@@ -26,9 +32,15 @@ impl Panels {
             let (panel, column) = (filter / TILE, filter % TILE);
             for k in 0..runs * run {
                 let (step, within) = (k / run * steps_a_run + k % run / STEP, k % run % STEP);
-                let line = (panel * steps + step) * STEP_LINES + within / 2;
+                let (line, place) = if fours && panel + 1 == panels && panels % 2 == 1 {
+                    let line = within / 4 * 2 + column / 8;
+                    (line, column % 8 * 4 + within % 4)
+                } else {
+                    (within / 2, 2 * column + within % 2)
+                };
+                let line = (panel * steps + step) * STEP_LINES + line;
                 let value = half::bf16::from_f32(weights[k * filters + filter]);
-                lines[line].0[2 * column + within % 2] = value.to_bits();
+                lines[line].0[place] = value.to_bits();
             }
         }
         Self {

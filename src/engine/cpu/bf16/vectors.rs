@@ -11,7 +11,7 @@ use pulp::Simd;
 
 use super::super::product::Task;
 use super::super::team::Scratch;
-use super::avx512::Avx512;
+use super::avx512::{Avx512, Left};
 use super::conv::Beat;
 use super::{STEP, TILE};
 
@@ -92,12 +92,18 @@ impl Task for Positions<'_> {
                 let steps = |panel| panels.steps(panel, step, deltas.len() * steps_a_run);
                 let groups = bases.chunks(ROWS).zip(sums.chunks_exact_mut(ROWS * width));
                 for (bases, sums) in groups {
+                    let left = Left {
+                        picture: beat.pictures,
+                        bases,
+                        deltas,
+                        run,
+                    };
+                    let fresh = turn == 0;
                     if both {
                         let panels = [steps(number), steps(number + 1)];
-                        unit.multiply(beat.pictures, bases, deltas, run, panels, sums, turn == 0);
+                        unit.multiply(left, panels, sums, fresh);
                     } else {
-                        let panels = [steps(number)];
-                        unit.multiply(beat.pictures, bases, deltas, run, panels, sums, turn == 0);
+                        unit.multiply(left, [steps(number)], sums, fresh);
                     }
                 }
             }
