@@ -168,25 +168,26 @@ fn choose<P>(
     }
 }
 
-/// Takes those that are due for the same stage and alike, so many at most: their
-/// numbers, and the states of the sessions.
+/// Takes those that are due for the same stage and alike, as many as the first one is
+/// to have for company: their numbers, and the states of the sessions.
 fn together<'s, T>(
     arrivals: &'s mut [(&mut Session, &Frame)],
     dues: &mut [Option<Due>],
     due: Due,
-    most: usize,
+    most: impl Fn(&T) -> usize,
     state: impl Fn(&'s mut State) -> Option<&'s mut T>,
     is_like: impl Fn(&T, &T) -> bool,
 ) -> (Vec<usize>, Vec<&'s mut T>) {
     let (mut numbers, mut sessions): (Vec<_>, Vec<&mut T>) = Default::default();
     for (number, (session, _)) in arrivals.iter_mut().enumerate() {
-        if dues[number] != Some(due) || sessions.len() == most {
+        if dues[number] != Some(due) {
             continue;
         }
         let Some(session) = state(&mut session.state) else {
             continue;
         };
-        if sessions.first().is_none_or(|first| is_like(first, session)) {
+        let fits = |first: &&mut T| is_like(first, session) && sessions.len() < most(first);
+        if sessions.first().is_none_or(fits) {
             dues[number] = None;
             numbers.push(number);
             sessions.push(session);
@@ -350,8 +351,8 @@ impl Engine {
                         _ => None,
                     };
                     let like = cpu::Session::is_like;
-                    let (numbers, mut sessions) =
-                        together(arrivals, dues, due, program.streams(), state, like);
+                    let most = |session: &cpu::Session| session.company(program, due);
+                    let (numbers, mut sessions) = together(arrivals, dues, due, most, state, like);
                     let is_last = program.run_stage(buffers, due, &mut sessions, &self.grey);
                     for (clip, number) in numbers.into_iter().enumerate().filter(|_| is_last) {
                         let logits = program.output(buffers, clip).to_vec();
@@ -369,7 +370,7 @@ impl Engine {
                     };
                     let like = cuda::Session::is_like;
                     let (numbers, mut sessions) =
-                        together(arrivals, dues, due, usize::MAX, state, like);
+                        together(arrivals, dues, due, |_| usize::MAX, state, like);
                     let rows = backend.run_stage(scratch, due, &mut sessions);
                     for (number, row) in numbers.into_iter().zip(rows) {
                         match row {

@@ -1,5 +1,5 @@
 //! Memory in cache lines: a vector of as many bytes crosses none, if it begins a whole
-//! number of vectors from the beginning. Crossing them costs a fifth of a convolution.
+//! number of vectors from the beginning. One that does is loaded as two.
 
 use std::ops::{Deref, DerefMut};
 

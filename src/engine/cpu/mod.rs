@@ -51,6 +51,8 @@ use work::{TimeWindow, Work};
 const CACHED_WEIGHTS: usize = if cfg!(test) { 0 } else { 16 << 20 };
 /// Streams that share the way of the weights: with more of them, little is won.
 const STREAMS: usize = 8;
+/// New frames of theirs altogether: with as many, weights are the smaller part.
+const FRAMES: usize = 16;
 
 /// A network, ready for this machine.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::lines::{LINE, Lines};
 use super::work::Work;
-use super::{Buffers, Program, normalise};
+use super::{Buffers, FRAMES, Program, normalise};
 use crate::engine::course::{Course, Due, Slice, Slots};
 use crate::engine::plan::Value;
 use crate::engine::reuse::{Cost, Link, Schedule, Sliding, Source};
@@ -155,6 +155,12 @@ impl Session {
     /// the next picture.
     pub(in crate::engine) fn push(&mut self, picture: &Arc<[u8]>) -> Option<Due> {
         self.course.push(&self.plan.schedule, picture)
+    }
+
+    /// Sessions whose stages are better computed together than one after the other.
+    pub(in crate::engine) fn company(&self, program: &Program, due: Due) -> usize {
+        let frames = due.of(&self.plan.schedule).input.len().max(1);
+        (FRAMES / frames).clamp(1, program.streams())
     }
 
     /// Whether two sessions' stages can be computed together.
