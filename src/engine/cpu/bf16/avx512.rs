@@ -31,8 +31,8 @@ impl Avx512 {
     }
 
     /// Whether there are twice as many products a cycle as in f32. There are on AMD's
-    /// Zen 4 and 5, as AMD says; Intel's processors with tiles take so
-    /// long for the instruction that f32 is faster.
+    /// Zen 4 and 5; Intel's processors with tiles take so long for the instruction that
+    /// f32 is faster.
     pub(super) fn is_fast() -> bool {
         let vendor = __cpuid(0);
         let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
