@@ -137,6 +137,8 @@ impl Exams {
     /// The pipeline file has changed.
     pub(super) fn file_says(&self, sources: &[SourceConfig]) {
         let mut book = self.lock();
+        // What is closed here may be opened again at once.
+        let _kept_open = self.0.control.keep_open();
         let Book { pages, .. } = &mut *book;
         for page in &mut *pages {
             let new = sources.iter().find(|source| source.name == page.name);
@@ -224,9 +226,10 @@ impl Exams {
     }
 
     fn turn(&self, book: &mut Book, now: SystemTime) {
-        // Taken before a stream is closed, so that the run does not end with it.
+        // Taken before a stream is closed, so that the run does not end between that and
+        // the next one's opening, nor while any is waited for.
+        let kept_open = self.0.control.keep_open();
         let waits = book.pages.iter().any(|page| page.waits(now));
-        let kept_open = waits.then(|| self.0.control.keep_open());
         for page in &mut book.pages {
             match page.said_by {
                 SaidBy::File => {
@@ -260,7 +263,7 @@ impl Exams {
         }
         book.pages
             .retain(|page| page.file.is_some() || page.said_by == SaidBy::Request);
-        book.kept_open = kept_open;
+        book.kept_open = waits.then_some(kept_open);
     }
 
     fn close_page(&self, page: &mut Page) {
