@@ -70,7 +70,7 @@ impl Pair {
     ) -> anyhow::Result<()> {
         let spaces = self.engines.iter().zip(&mut self.spaces);
         for ((engine, space), logits) in spaces.zip(&mut self.logits) {
-            logits.extend(answer(engine, space).map_err(BadInput::new)?);
+            logits.extend(answer(engine, space)?);
         }
         Ok(())
     }

@@ -136,14 +136,7 @@ unsafe fn multiply<const M: usize, const PANELS: usize>(
             }
         }
     }
-    let last = left.bases.len() - 1;
-    let mut rows = [left.picture.as_ptr(); M];
-    for row in 0..M {
-        rows[row] = left
-            .picture
-            .as_ptr()
-            .wrapping_add(left.bases[row.min(last)]);
-    }
+    let rows = left.rows::<M>();
     let mut right = panels.map(<[u16]>::as_ptr);
     for &delta in left.deltas {
         for pair in 0..left.run.div_ceil(2) {
