@@ -124,8 +124,8 @@ pub enum Media {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamHeader {
     /// What the stream is. For a file, the SHA-256 of its bytes; for a launch
-    /// line that is live, a digest of the line and the instant of opening,
-    /// since no two openings are alike; for one that is not, of the line alone.
+    /// line that is live, a digest of the line and of a random number, since no
+    /// two openings are alike; for one that is not, of the line alone.
     pub content: ContentHash,
     /// Whose liver it is.
     pub patient: PatientId,

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
@@ -224,8 +223,27 @@ fn launch_content(line: &str, live: bool) -> ContentHash {
     digest.update(b"launch line\0");
     digest.update(line.as_bytes());
     if live {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        digest.update(now.unwrap_or_default().as_nanos().to_le_bytes());
+        // Not the time of day: two scanners may be opened in one tick of a coarse
+        // clock, and a clock that is set back tells an hour again.
+        digest.update(rand::random::<u128>().to_le_bytes());
     }
     ContentHash::from_digest(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::launch_content;
+
+    #[test]
+    fn live_lines_opened_at_one_instant_are_not_alike() {
+        let opened = |_| std::thread::spawn(|| [(); 500].map(|()| launch_content("line", true)));
+        let threads = [(); 4].map(opened);
+        let contents: HashSet<_> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
+        assert_eq!(contents.len(), 4 * 500);
+    }
 }
