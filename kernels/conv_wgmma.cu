@@ -1,27 +1,16 @@
-// Convolution in f16 and bf16 with sums in f32, for Hopper (sm_90a).
+// Convolution in f16 and bf16 with sums in f32, for Hopper (sm_90a): any number of
+// channels.
 //
-// The tiling of `conv_mma.cu` with the products of Hopper's warpgroups: a block
-// of two warpgroups computes 128 positions by BN = 64 or 128 channels, 64 of k at
-// a time, through a ring of four stages that cp.async fills. The products of a
-// tile run while the next tiles are fetched: nothing goes through registers on
-// its way to the tensor cores.
-//
-// A stage holds rows of 128 bytes, eight chunks of eight values. Chunk c of row r
-// lies at c ^ (r % 8), which is the swizzle that `describe_matrix` names; so every
-// stage begins at a multiple of 1024 bytes.
+// The tiling of `conv_mma.cu` with the products of Hopper's warpgroups, whose stages
+// cp.async fills. The products of a tile run while the next tiles are fetched: nothing
+// goes through registers on its way to the tensor cores.
 //
 // Segments of k are as in `conv_mma.cu`: the same bits whatever the batch.
 //
 // weights: [channels_out, k], k innermost, padded to 64 with zeros.
-#include "conv.cuh"
-#include "hopper.cuh"
+#include "conv_group.cuh"
 
 namespace {
-
-constexpr int BM = 128;
-constexpr int BK = 64;
-constexpr int kStages = 4;
-constexpr int kRowBytes = BK * 2;
 
 __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return row * kRowBytes + (chunk ^ row % 8) * 16;
@@ -30,7 +19,6 @@ __device__ __forceinline__ int chunk_at(int row, int chunk) {
 template <typename E, int BN, bool SEGMENTED>
 __device__ __forceinline__ void conv_wgmma(const Conv& p) {
     constexpr int kStageBytes = (BM + BN) * kRowBytes;
-    constexpr int kFragments = BN / 8;
     unsigned char* shared = shared_bytes();
     const int thread = threadIdx.x;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
@@ -70,65 +58,20 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
         copies_commit();
     };
 
-    float sum[kFragments][4] = {};
-    float total[SEGMENTED ? kFragments : 1][4] = {};
+    GroupSums<E, BN, SEGMENTED> sums;
 #pragma unroll
     for (int slot = 0; slot < kStages - 1; ++slot) load(slot);
-
-    const int group = thread / 128;
     for (int tile = 0; tile < tiles; ++tile) {
-        products_wait<0>();
-        settle(sum);
-        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) {
-#pragma unroll
-            for (int j = 0; j < kFragments; ++j) {
-#pragma unroll
-                for (int r = 0; r < 4; ++r) total[j][r] += sum[j][r], sum[j][r] = 0.0f;
-            }
-        }
+        sums.template wait<0>();
+        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) sums.end_segment();
         copies_wait<kStages - 2>();
         show_to_products();
         __syncthreads();  // this tile has come for all, and all have left the last one
-        const unsigned char* a = shared + tile % kStages * kStageBytes + group * 64 * kRowBytes;
-        const unsigned char* b = shared + tile % kStages * kStageBytes + BM * kRowBytes;
-        settle(sum);
-        products_begin();
-#pragma unroll
-        for (int step = 0; step < BK / 16; ++step) {
-            ProductGroup<E, BN>::multiply_add(sum, describe_matrix(a + 32 * step),
-                                              describe_matrix(b + 32 * step));
-        }
-        products_commit();
+        sums.multiply_add(shared + tile % kStages * kStageBytes);
         load((tile + kStages - 1) % kStages);
     }
-    products_wait<0>();
-    settle(sum);
-
-    const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
-    const int warp = thread / 32, lane = thread % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int m = m0 + 16 * warp + 8 * half + lane / 4;
-        if (m >= rows) continue;
-#pragma unroll
-        for (int j = 0; j < kFragments; ++j) {
-            const int n = n0 + 8 * j + lane % 4 * 2;
-            if (n >= p.channels_out) continue;
-            float x = sum[j][2 * half], y = sum[j][2 * half + 1];
-            if (SEGMENTED && p.is_split) {
-                const long long row = static_cast<long long>(blockIdx.z) * rows + m;
-                float* partial = p.partial + row * p.channels_out + n;
-                partial[0] = x;
-                partial[1] = y;
-                continue;
-            }
-            if (SEGMENTED) {
-                x += total[j][2 * half];
-                y += total[j][2 * half + 1];
-            }
-            finish<E>(p, m, n, x, y);
-        }
-    }
+    sums.template wait<0>();
+    sums.store(p, m0, n0);
 }
 
 }  // namespace

@@ -195,15 +195,15 @@ def checked(folder: Path, device: str) -> dict[str, float]:
 def table(ours: list[dict], theirs: list[dict]) -> str:
     names = ("eager", "channels_last", "cuda_graph", "compile")
     titles = [f"PyTorch {name}" for name in names]
-    lines = [f"| network | precision | batch | hepaflow ms | clips/s | {' | '.join(titles)} |",
-             "|" + "---|" * (5 + len(names))]
+    lines = [f"| network | precision | batch | by | hepaflow ms | clips/s | {' | '.join(titles)} |",
+             "|" + "---|" * (6 + len(names))]
     for row in ours:
         key = {k: row[k] for k in ("network", "precision", "batch")}
         peers = []
         for mode in names:
             found = [r for r in theirs if r["mode"] == mode and all(r[k] == v for k, v in key.items())]
             peers.append(f"{found[0]['milliseconds']:.3f}" if found and "milliseconds" in found[0] else "-")
-        cells = [row["network"], row["precision"], str(row["batch"]),
+        cells = [row["network"], row["precision"], str(row["batch"]), row["by"],
                  f"{row['milliseconds']:.3f}", f"{row['clips_per_second']:.0f}"]
         lines.append("| " + " | ".join(cells + peers) + " |")
     return "\n".join(lines) + "\n"

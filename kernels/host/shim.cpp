@@ -50,6 +50,21 @@ struct Products {
     int open_group = 0;
 };
 
+// A copy of a tile, row by row: where each comes from, or null for zeros.
+struct TileCopy {
+    unsigned char* to;
+    std::vector<const unsigned char*> rows;
+};
+
+// A barrier in shared memory, whose own bytes nobody reads.
+struct Phased {
+    unsigned count = 0;
+    unsigned pending = 0;  // arrivals that this phase waits for
+    long long bytes = 0;   // and bytes
+    unsigned phase = 0;
+    std::vector<TileCopy> copies;  // not yet performed, oldest first
+};
+
 namespace {
 
 constexpr size_t kStack = 128 * 1024;
@@ -85,6 +100,7 @@ struct Barrier {
 struct Block {
     unsigned char* shared = nullptr;
     Barrier barriers[kBarriers];
+    std::map<uint64_t*, Phased> phased;
     int finished = 0;
 };
 
@@ -467,6 +483,151 @@ void wait_for_products(int groups_left_pending) {
     }
 }
 
+static Phased& phased(uint64_t* barrier) {
+    auto& all = launch->blocks[current->resident].phased;
+    const auto found = all.find(barrier);
+    if (found == all.end()) fail("mbarrier: there is none at this place");
+    return found->second;
+}
+
+static void end_phase_if_over(Phased& barrier) {
+    if (barrier.pending == 0 && barrier.bytes == 0) {
+        barrier.pending = barrier.count;
+        ++barrier.phase;
+    }
+}
+
+constexpr int kRow = 128;  // bytes
+
+static void perform_oldest(Phased& barrier) {
+    const TileCopy copy = barrier.copies.front();
+    barrier.copies.erase(barrier.copies.begin());
+    for (size_t r = 0; r < copy.rows.size(); ++r) {
+        for (unsigned chunk = 0; chunk < kRow / 16; ++chunk) {
+            unsigned char* to = copy.to + r * kRow + (chunk ^ r % 8) * 16;
+            if (copy.rows[r]) {
+                std::memcpy(to, copy.rows[r] + chunk * 16, 16);
+            } else {
+                std::memset(to, 0, 16);
+            }
+        }
+    }
+    barrier.bytes -= static_cast<long long>(copy.rows.size()) * kRow;
+    end_phase_if_over(barrier);
+}
+
+void barrier_init(uint64_t* barrier, unsigned count) {
+    check_shared(barrier, 8, 8, "mbarrier");
+    auto& all = launch->blocks[current->resident].phased;
+    if (all.count(barrier)) fail("mbarrier: begun twice");
+    all[barrier].count = all[barrier].pending = count;
+}
+
+void barrier_arrive(uint64_t* at, unsigned bytes) {
+    Phased& barrier = phased(at);
+    if (barrier.pending == 0) fail("mbarrier: more arrivals than a phase waits for");
+    --barrier.pending;
+    barrier.bytes += bytes;
+    end_phase_if_over(barrier);
+    // Others may see it before this thread goes on.
+    if (launch->order == Order::Random && draw() % 2) yield();
+}
+
+void barrier_wait(uint64_t* at, unsigned parity) {
+    struct Wait {
+        Phased* barrier;
+        unsigned parity;
+    } wait{&phased(at), parity};
+    wait_until(
+        "an mbarrier",
+        [](const void* p) {
+            const auto* wait = static_cast<const Wait*>(p);
+            Phased& barrier = *wait->barrier;
+            while (barrier.phase % 2 == wait->parity && !barrier.copies.empty()) {
+                perform_oldest(barrier);
+            }
+            return barrier.phase % 2 != wait->parity;
+        },
+        &wait);
+}
+
+static void issue_tile(TileCopy copy, uint64_t* at) {
+    const int bytes = static_cast<int>(copy.rows.size()) * kRow;
+    check_shared(copy.to, bytes, 1024, "cp.async.bulk.tensor");
+    Phased& barrier = phased(at);
+    std::memset(copy.to, 0xff, bytes);
+    barrier.copies.push_back(std::move(copy));
+    // The hardware is free to be early.
+    if (launch->order == Order::Random && draw() % 2) perform_oldest(barrier);
+}
+
+static Map read_map(const void* words, bool is_matrix) {
+    Map map;
+    std::memcpy(&map, words, sizeof map);
+    if (map.is_matrix != is_matrix) fail("cp.async.bulk.tensor: a map of the other kind");
+    if (map.address % 16) fail("cp.async.bulk.tensor: the values are not aligned to 16 bytes");
+    for (int axis = 0; axis < (is_matrix ? 1 : 4); ++axis) {
+        if (map.pitch[axis] % 16) fail("cp.async.bulk.tensor: a pitch is no multiple of 16 bytes");
+    }
+    return map;
+}
+
+void copy_rows(void* to, const void* words, int column, int row, uint64_t* barrier) {
+    const Map map = read_map(words, true);
+    TileCopy copy{static_cast<unsigned char*>(to), {}};
+    if (column < 0 || column + kRow / 2 > static_cast<int>(map.extent[0])) {
+        fail("cp.async.bulk.tensor: columns from %d on of %u", column, map.extent[0]);
+    }
+    const auto* values = reinterpret_cast<const unsigned char*>(map.address);
+    for (unsigned i = 0; i < map.count; ++i) {
+        const bool inside = row + i < map.extent[1];
+        copy.rows.push_back(inside ? values + (row + i) * map.pitch[0] + column * 2 : nullptr);
+    }
+    issue_tile(std::move(copy), barrier);
+}
+
+// PTX ISA 5.5.4, im2col mode: the box of first corners goes from `lower` to the
+// extent less one plus `upper`, on each axis; positions follow each other within it.
+void copy_positions(void* to, const void* words, int channel, const int (&start)[4],
+                    const int (&taps)[3], uint64_t* barrier) {
+    const Map map = read_map(words, false);
+    TileCopy copy{static_cast<unsigned char*>(to), {}};
+    if (channel < 0 || channel + kRow / 2 > static_cast<int>(map.extent[0])) {
+        fail("cp.async.bulk.tensor: channels from %d on of %u", channel, map.extent[0]);
+    }
+    int at[4] = {start[0], start[1], start[2], start[3]};
+    int last[3];
+    for (int axis = 0; axis < 3; ++axis) {
+        last[axis] = static_cast<int>(map.extent[axis + 1]) - 1 + map.upper[axis];
+        if (at[axis] < map.lower[axis] || at[axis] > last[axis]) {
+            fail("cp.async.bulk.tensor: begins at %d, beside a box from %d to %d", at[axis],
+                 map.lower[axis], last[axis]);
+        }
+        if (taps[axis] < 0 || taps[axis] > 31) fail("cp.async.bulk.tensor: a tap of %d", taps[axis]);
+    }
+    for (unsigned i = 0; i < map.count; ++i) {
+        bool inside = at[3] < static_cast<int>(map.extent[4]);
+        const auto* from = reinterpret_cast<const unsigned char*>(map.address) + channel * 2 +
+                           at[3] * map.pitch[3];
+        for (int axis = 0; axis < 3; ++axis) {
+            const int place = at[axis] + taps[axis];
+            inside = inside && place >= 0 && place < static_cast<int>(map.extent[axis + 1]);
+            from += static_cast<long long>(place) * static_cast<long long>(map.pitch[axis]);
+        }
+        copy.rows.push_back(inside ? from : nullptr);
+        for (int axis = 0;; ++axis) {
+            if (axis == 3) {
+                ++at[3];
+                break;
+            }
+            at[axis] += map.stride[axis];
+            if (at[axis] <= last[axis]) break;
+            at[axis] = map.lower[axis];
+        }
+    }
+    issue_tile(std::move(copy), barrier);
+}
+
 float half_to_float(uint16_t bits) {
     const uint32_t sign = (bits & 0x8000u) << 16;
     const uint32_t exponent = bits >> 10 & 31;
@@ -566,6 +727,12 @@ void run_blocks(unsigned first, unsigned count) {
             if (!l.failed && barrier.arrived) {
                 l.failed = true;
                 l.error = "threads were left behind at a barrier";
+            }
+        }
+        for (const auto& [at, barrier] : block.phased) {
+            if (!l.failed && !barrier.copies.empty()) {
+                l.failed = true;
+                l.error = "a copy was under way when its block ended";
             }
         }
         free(block.shared);

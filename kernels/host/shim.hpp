@@ -12,7 +12,8 @@
 // - Shared memory is one arena per block of exactly the bytes that the launch
 //   asks for, filled with NaNs when the block begins.
 // - Asynchronous copies poison their target with NaNs when they are issued and
-//   are performed as late as the rules allow.
+//   are performed as late as the rules allow; those that complete a barrier, when
+//   somebody waits for it.
 //
 // What it is not: a model of time, of caches, or of memory ordering between
 // blocks.
@@ -85,6 +86,26 @@ void wait_for_copies(int groups_left_pending);
 void issue_product(float* sums, int columns, uint64_t a, uint64_t b, const float* values);
 void commit_products();
 void wait_for_products(int groups_left_pending);
+
+// Barriers in shared memory, and the copies of whole tiles that complete them, see
+// tma.cuh. `TensorMap` in tma.cuh has the words of a `Map`.
+struct Map {
+    uint64_t address;    // of the values, 16 bits each
+    uint64_t pitch[4];   // bytes from one to the next along each axis but the first
+    uint32_t extent[5];  // of a matrix: columns, rows; else channels, W, H, T, clips
+    int8_t lower[3], upper[3];  // corners, for W, H, T
+    uint8_t stride[3];
+    uint8_t is_matrix;
+    uint32_t count;      // rows or positions of a tile
+};
+static_assert(sizeof(Map) <= 128, "a map is 128 bytes");
+
+void barrier_init(uint64_t* barrier, unsigned count);
+void barrier_arrive(uint64_t* barrier, unsigned bytes);
+void barrier_wait(uint64_t* barrier, unsigned parity);
+void copy_rows(void* to, const void* map, int column, int row, uint64_t* barrier);
+void copy_positions(void* to, const void* map, int channel, const int (&start)[4],
+                    const int (&taps)[3], uint64_t* barrier);
 
 // Ends the launch with an error; does not return.
 [[noreturn]] void fail(const char* format, ...);

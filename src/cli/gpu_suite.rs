@@ -89,9 +89,10 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
         if wants(Part::Timings) {
             for timing in suite::timings(name, &model, &BATCHES)? {
                 println!(
-                    "     {name}, {}, batch {}: {:.3} ms, {:.0} clips/s; {:.3} ms with copies",
+                    "     {name}, {}, batch {}, {}: {:.3} ms, {:.0} clips/s; {:.3} ms with copies",
                     timing.precision,
                     timing.batch,
+                    timing.by,
                     timing.milliseconds,
                     timing.clips_per_second,
                     timing.answer_milliseconds
@@ -122,15 +123,16 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
 
 /// The timings, for people; `scripts/gpu_peer.py` adds PyTorch's.
 fn table(report: &suite::Report) -> String {
-    let mut text = "| network | precision | batch | ms | clips/s | ms with copies |\n\
-                    |---|---|---|---|---|---|\n"
+    let mut text = "| network | precision | batch | by | ms | clips/s | ms with copies |\n\
+                    |---|---|---|---|---|---|---|\n"
         .to_owned();
     for timing in &report.timings {
         text += &format!(
-            "| {} | {} | {} | {:.3} | {:.0} | {:.3} |\n",
+            "| {} | {} | {} | {} | {:.3} | {:.0} | {:.3} |\n",
             timing.network,
             timing.precision,
             timing.batch,
+            timing.by,
             timing.milliseconds,
             timing.clips_per_second,
             timing.answer_milliseconds

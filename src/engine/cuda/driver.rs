@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
@@ -16,8 +17,11 @@ use cudarc::driver::{CudaContext, sys};
 use super::CudaError;
 use super::compile::{self, Cache};
 use super::kernels::sources_for;
-use super::launch::{Card, Launch, Limits, Recording};
+use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles};
 use super::suite;
+
+/// The first CUDA whose drivers describe memory to the tensor memory accelerator.
+const FIRST_WITH_MAPS: i32 = 12000;
 
 /// Shared memory that a block may have without asking.
 const ORDINARY_SHARED_BYTES: usize = 48 * 1024;
@@ -112,6 +116,7 @@ impl DriverCard {
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
             warpgroups: false,
+            tma: false,
         };
         let mut card = Self {
             context,
@@ -129,25 +134,34 @@ impl DriverCard {
         Ok(card)
     }
 
-    /// Opens a card, and on Hopper tries its products of whole warpgroups: where
-    /// they do not do what the kernels rest on, the kernels for older cards
-    /// compute.
+    /// Opens a card, and on Hopper tries its products of whole warpgroups and its tensor
+    /// memory accelerator: where they do not do what the kernels rest on, the kernels for
+    /// older cards compute, or copy.
     pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
         let plain = Self::open(ordinal)?;
         if !plain.has_warpgroup_kernels {
             return Ok(Arc::new(plain));
         }
-        let probed: Arc<dyn Card> = Arc::new(plain);
-        let conforms = suite::products_conform(&probed);
-        drop(probed);
-        // Opened anew: a failed probe may have left the context in its error.
-        let mut card = Self::open(ordinal)?;
-        match conforms {
-            Ok(true) => card.limits.warpgroups = true,
-            Ok(false) => tracing::warn!("wgmma does not conform: the kernels for sm_80 compute"),
-            Err(error) => tracing::warn!(%error, "wgmma fails: the kernels for sm_80 compute"),
+        let mut limits = plain.limits;
+        if !tried("wgmma", Arc::new(plain), suite::products_conform) {
+            return Ok(Arc::new(Self::open(ordinal)?));
         }
-        Ok(Arc::new(card))
+        // Opened anew each time: a failed probe may have left the context in its error.
+        limits.warpgroups = true;
+        let open = |tma| {
+            let card = Self::open_within(ordinal, Limits { tma, ..limits })?;
+            Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
+        };
+        let tma = Self::driver_version() >= FIRST_WITH_MAPS
+            && tried("TMA", open(true)?, suite::copies_conform);
+        open(tma)
+    }
+
+    /// Opens a card to use no more of it than this, which was found to conform.
+    pub(crate) fn open_within(ordinal: usize, limits: Limits) -> Result<Self, CudaError> {
+        let mut card = Self::open(ordinal)?;
+        card.limits = limits;
+        Ok(card)
     }
 
     /// The newest CUDA that the driver knows, such as 13000; where a card is open.
@@ -219,6 +233,20 @@ impl DriverCard {
     }
 }
 
+/// Whether a card's instructions do what the kernels rest on.
+fn tried(
+    what: &str,
+    card: Arc<dyn Card>,
+    probe: fn(&Arc<dyn Card>) -> Result<bool, CudaError>,
+) -> bool {
+    match probe(&card) {
+        Ok(true) => return true,
+        Ok(false) => tracing::warn!("{what} does not conform: kernels that do without compute"),
+        Err(error) => tracing::warn!(%error, "{what} fails: kernels that do without compute"),
+    }
+    false
+}
+
 /// Loads all modules; one that the driver refuses is compiled anew, once.
 fn load(architecture: &str) -> Result<Vec<LoadedModule>, CudaError> {
     let cache = Cache::usual();
@@ -248,6 +276,80 @@ fn load(architecture: &str) -> Result<Vec<LoadedModule>, CudaError> {
                 })
         })
         .collect()
+}
+
+/// The driver's own form of a map: values of 16 bits, rows of 128 bytes swizzled, zeros
+/// for what lies outside.
+fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
+    use sys::CUtensorMapDataType_enum::CU_TENSOR_MAP_DATA_TYPE_UINT16 as TYPE;
+    use sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE as ZEROS;
+    use sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE as APART;
+    use sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_L2_256B as PROMOTION;
+    use sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B as SWIZZLE;
+    /// Values of a row.
+    const ROW: u32 = 64;
+    let bytes = |values: usize| 2 * values as u64;
+    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
+    // SAFETY: the arrays have as many numbers as the rank asks for, which is one fewer of
+    // pitches and three of corners; the driver writes the map, or refuses.
+    let (status, map) = unsafe {
+        let status = match *tiles {
+            Tiles::Matrix {
+                address,
+                rows,
+                columns,
+                count,
+            } => sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                TYPE,
+                2,
+                address as *mut c_void,
+                [columns as u64, rows as u64].as_ptr(),
+                [bytes(columns)].as_ptr(),
+                [ROW, count as u32].as_ptr(),
+                [1, 1].as_ptr(),
+                APART,
+                SWIZZLE,
+                PROMOTION,
+                ZEROS,
+            ),
+            Tiles::Positions {
+                address,
+                clips,
+                clip,
+                extent: [t, h, w],
+                channels,
+                count,
+                stride: [along_t, along_h, along_w],
+                lower: [lower_t, lower_h, lower_w],
+                upper: [upper_t, upper_h, upper_w],
+            } => sys::cuTensorMapEncodeIm2col(
+                map.as_mut_ptr(),
+                TYPE,
+                5,
+                address as *mut c_void,
+                [channels, w, h, t, clips].map(|axis| axis as u64).as_ptr(),
+                [channels, w * channels, h * w * channels, clip]
+                    .map(bytes)
+                    .as_ptr(),
+                [lower_w, lower_h, lower_t].as_ptr(),
+                [upper_w, upper_h, upper_t].as_ptr(),
+                ROW,
+                count as u32,
+                [1, along_w, along_h, along_t, 1]
+                    .map(|axis| axis as u32)
+                    .as_ptr(),
+                APART,
+                SWIZZLE,
+                PROMOTION,
+                ZEROS,
+            ),
+        };
+        (status, map)
+    };
+    status.result()?;
+    // SAFETY: the driver has said that it wrote it.
+    Ok(TensorMap(unsafe { map.assume_init() }.opaque))
 }
 
 impl Lane {
@@ -346,6 +448,11 @@ impl Card for DriverCard {
         // A thread without a stream has begun nothing.
         let lane = lock(&self.lanes).get(&thread).cloned();
         lane.map_or(Ok(()), |lane| lock(&lane).wait())
+    }
+
+    fn map(&self, tiles: &Tiles) -> Result<TensorMap, CudaError> {
+        self.bind()?;
+        encode(tiles).map_err(failed)
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {

@@ -21,7 +21,44 @@ pub(crate) struct Limits {
     pub(crate) shared_bytes: usize,
     /// Whether it has Hopper's products of whole warpgroups, and they conform.
     pub(crate) warpgroups: bool,
+    /// Whether its tensor memory accelerator, too, does what the kernels rest on.
+    pub(crate) tma: bool,
 }
+
+/// What the copies of `tma.cuh` read of memory, whose values have 16 bits: tiles of
+/// rows of 64 values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tiles {
+    /// Of a matrix, `[rows, columns]`: 64 columns of `count` rows.
+    Matrix {
+        address: u64,
+        rows: usize,
+        columns: usize,
+        count: usize,
+    },
+    /// Of activations, `[clips, T, H, W, channels]`: 64 channels at `count` positions, as
+    /// a convolution's kernel sees them under one of its taps.
+    Positions {
+        address: u64,
+        clips: usize,
+        /// Values from one clip's to the next one's.
+        clip: usize,
+        extent: [usize; 3],
+        channels: usize,
+        count: usize,
+        stride: [usize; 3],
+        /// Where the kernel's corner is first, along each axis: less than zero in the
+        /// padding.
+        lower: [i32; 3],
+        /// Where it is last, less the place of the last value.
+        upper: [i32; 3],
+    },
+}
+
+/// The same for the card's own reading, as `TensorMap` of `tma.cuh`.
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TensorMap(pub(crate) [u64; 16]);
 
 /// A kernel's parameters: one struct, given by value.
 #[derive(Clone, Copy)]
@@ -86,6 +123,10 @@ pub(crate) trait Card: Debug + Send + Sync {
 
     /// Waits until what a thread has begun, this or another, has ended.
     fn wait_for(&self, thread: ThreadId) -> Result<(), CudaError>;
+
+    /// Describes memory to the tensor memory accelerator; only where
+    /// [`Limits::tma`] is so.
+    fn map(&self, tiles: &Tiles) -> Result<TensorMap, CudaError>;
 
     /// Begins a kernel, in order with this thread's launches before.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;

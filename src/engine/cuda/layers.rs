@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{self, Activations, Conv, Grey, Of, Recurrence, Window};
+use super::kernels::{self, Activations, Conv, Grey, Of, Recurrence, Way, Window};
 use super::launch::{Card, Memory};
 use super::weights::{self, CHANNELS, Matrix};
 use super::{CudaError, Precision};
@@ -291,7 +291,7 @@ impl Builder<'_> {
             bias: self.upload(&bias, Precision::F32)?,
             k: packed.k,
             segment: segment_of(packed.k, step.output.positions(), outputs),
-            by_warpgroups: self.card.limits().warpgroups,
+            way: Way::of(self.card.limits()),
             relu: step.relu,
             output_is_f32: false,
             grey: None,
@@ -344,7 +344,7 @@ impl Builder<'_> {
             bias: self.upload(&bias, Precision::F32)?,
             k: packed.k,
             segment: packed.k,
-            by_warpgroups: self.card.limits().warpgroups,
+            way: Way::of(self.card.limits()),
             relu: false,
             output_is_f32: true,
             grey: None,

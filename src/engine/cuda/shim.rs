@@ -14,7 +14,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread::ThreadId;
 
 use super::CudaError;
-use super::launch::{Card, Launch, Limits, Recording};
+use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles};
 pub(crate) use library::Patch;
 
 /// In what order the shim lets threads run.
@@ -44,6 +44,21 @@ struct ShimLaunch {
     parameter_bytes: u32,
     order: u32,
     seed: u64,
+}
+
+/// `shim::Map` of `shim.hpp`.
+#[repr(C)]
+struct Map {
+    address: u64,
+    pitch: [u64; 4],
+    extent: [u32; 5],
+    lower: [i8; 3],
+    upper: [i8; 3],
+    stride: [u8; 3],
+    is_matrix: u8,
+    _gap: [u8; 2],
+    count: u32,
+    _end: [u32; 13],
 }
 
 type LaunchFunction = unsafe extern "C" fn(*const ShimLaunch, *mut c_char, u32) -> i32;
@@ -97,15 +112,19 @@ struct OwnedLaunch {
     block: usize,
     shared_bytes: usize,
     together: bool,
-    /// Aligned as any struct wants it.
-    parameters: Vec<u128>,
+    parameters: Vec<Aligned>,
     parameter_bytes: usize,
 }
+
+/// As any struct of the kernels wants it.
+#[repr(C, align(128))]
+#[derive(Clone, Copy)]
+struct Aligned([u8; 128]);
 
 impl OwnedLaunch {
     fn of(launch: &Launch<'_>) -> Self {
         let bytes = launch.parameters.bytes;
-        let mut parameters = vec![0_u128; bytes.div_ceil(16)];
+        let mut parameters = vec![Aligned([0; 128]); bytes.div_ceil(128)];
         // SAFETY: the parameters are a struct of so many bytes, and the copy has
         // room for them.
         unsafe {
@@ -154,6 +173,7 @@ impl Shim {
                 multiprocessors: 4,
                 shared_bytes: 227 * 1024,
                 warpgroups: true,
+                tma: true,
             },
             memory: Mutex::default(),
             begun: Mutex::default(),
@@ -173,6 +193,7 @@ impl Shim {
         let mut shim = Self::new(schedule);
         shim.limits.shared_bytes = 99 * 1024;
         shim.limits.warpgroups = false;
+        shim.limits.tma = false;
         shim
     }
 
@@ -349,6 +370,58 @@ impl Card for Shim {
 
     fn wait_for(&self, thread: ThreadId) -> Result<(), CudaError> {
         self.perform(thread)
+    }
+
+    fn map(&self, tiles: &Tiles) -> Result<TensorMap, CudaError> {
+        assert!(self.limits.tma);
+        let short = |value: usize| u32::try_from(value).unwrap();
+        let corner = |[t, h, w]: [i32; 3]| [w, h, t].map(|axis| i8::try_from(axis).unwrap());
+        let map = match *tiles {
+            Tiles::Matrix {
+                address,
+                rows,
+                columns,
+                count,
+            } => Map {
+                address,
+                pitch: [2 * columns as u64, 0, 0, 0],
+                extent: [short(columns), short(rows), 0, 0, 0],
+                lower: [0; 3],
+                upper: [0; 3],
+                stride: [0; 3],
+                is_matrix: 1,
+                count: short(count),
+                _gap: [0; 2],
+                _end: [0; 13],
+            },
+            Tiles::Positions {
+                address,
+                clips,
+                clip,
+                extent: [t, h, w],
+                channels,
+                count,
+                stride: [along_t, along_h, along_w],
+                lower,
+                upper,
+            } => Map {
+                address,
+                pitch: [channels, w * channels, h * w * channels, clip].map(|it| 2 * it as u64),
+                extent: [channels, w, h, t, clips].map(short),
+                lower: corner(lower),
+                upper: corner(upper),
+                stride: [along_w, along_h, along_t].map(|axis| u8::try_from(axis).unwrap()),
+                is_matrix: 0,
+                count: short(count),
+                _gap: [0; 2],
+                _end: [0; 13],
+            },
+        };
+        // SAFETY: both are 128 bytes, and every pattern of bits is one of `u64`; there is
+        // no padding in `Map`.
+        Ok(TensorMap(unsafe {
+            std::mem::transmute::<Map, [u64; 16]>(map)
+        }))
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {

@@ -1,4 +1,5 @@
 mod streams;
+mod wide;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

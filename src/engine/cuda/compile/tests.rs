@@ -48,6 +48,8 @@ fn budget(kernel: &str) -> usize {
         name if name.starts_with("conv128") => 128,
         name if name.starts_with("conv64") || name.starts_with("stem64") => 128,
         name if name.starts_with("hopper") => 128,
+        // A ninth warp: 288 threads a block.
+        name if name.starts_with("tma") => 112,
         name if name.starts_with("conv_f32") => 96,
         _ => 64,
     }
@@ -178,7 +180,7 @@ fn modules_come_from_a_filled_cache_without_a_compiler() {
         cache.put(source, "sm_99", source.name.as_bytes());
     }
     let modules = modules(&cache, "sm_99").unwrap();
-    assert_eq!(modules.len(), SOURCES.len() - 1);
+    assert_eq!(modules.len(), SOURCES.len() - 2);
     for module in modules {
         assert_eq!(module.cubin, module.source.as_bytes());
     }

@@ -1,6 +1,6 @@
-//! Convolutions: `conv_f32.cu`, `conv_mma.cu` and `conv_wgmma.cu`.
+//! Convolutions: `conv_f32.cu`, `conv_mma.cu`, `conv_wgmma.cu` and `conv_tma.cu`.
 
-use super::super::launch::Card;
+use super::super::launch::{Card, Limits, TensorMap, Tiles};
 use super::super::{CudaError, Precision};
 use super::{Activations, Window, int, ints, run, suffix};
 
@@ -36,6 +36,56 @@ struct ConvParameters {
     _end: i32,
 }
 
+/// `struct ConvTma` of `conv_tma.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TmaParameters {
+    conv: ConvParameters,
+    positions: TensorMap,
+    rows: TensorMap,
+}
+
+/// What multiplies, and what brings the values; the last two give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Warps, and each thread's own copies: any card.
+    Warps,
+    /// Hopper's warpgroups, and each thread's own copies.
+    Warpgroups,
+    /// Hopper's warpgroups, and its tensor memory accelerator where the convolution is
+    /// one that it can bring.
+    Tma,
+}
+
+impl Way {
+    /// All that a card has.
+    pub(crate) fn all(limits: Limits) -> impl Iterator<Item = Self> {
+        let has = move |way: &Self| match way {
+            Self::Warps => true,
+            Self::Warpgroups => limits.warpgroups,
+            Self::Tma => limits.warpgroups && limits.tma,
+        };
+        [Self::Warps, Self::Warpgroups, Self::Tma]
+            .into_iter()
+            .filter(has)
+    }
+
+    /// The best that a card has.
+    pub(crate) fn of(limits: Limits) -> Self {
+        Self::all(limits).last().unwrap_or(Self::Warps)
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Warps => "mma",
+            Self::Warpgroups => "wgmma",
+            Self::Tma => "wgmma, TMA",
+        })
+    }
+}
+
 /// A convolution whose weights are on a card; packed by `weights.rs`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conv {
@@ -47,8 +97,8 @@ pub(crate) struct Conv {
     pub(crate) k: usize,
     /// Of `k`, summed on its own; a multiple of 64.
     pub(crate) segment: usize,
-    /// Whether Hopper's products of whole warpgroups compute it.
-    pub(crate) by_warpgroups: bool,
+    /// What computes it, in f16 and bf16.
+    pub(crate) way: Way,
     pub(crate) relu: bool,
     pub(crate) output_is_f32: bool,
     /// For a stem that reads grey pictures.
@@ -94,6 +144,56 @@ pub(crate) struct ConvIo {
     pub(crate) output: Activations,
     /// Memory of [`Conv::partial_bytes`].
     pub(crate) partial: u64,
+}
+
+/// Values of a row that the accelerator brings.
+const TMA_ROW: usize = 64;
+/// Taps and strides along an axis, and corners of its box, that fit into the map and the
+/// instruction of five dimensions.
+const TMA_TAPS: usize = 32;
+const TMA_STRIDE: usize = 8;
+const TMA_BOX: std::ops::Range<i64> = -16..16;
+
+/// What the accelerator brings of a convolution's input, `count` positions at a time;
+/// none where it cannot, be it for the channels or for the few bits of its box.
+fn positions(
+    window: Window,
+    clips: usize,
+    input: Activations,
+    output: Activations,
+    count: usize,
+) -> Option<Tiles> {
+    let Window {
+        kernel,
+        stride,
+        padding,
+    } = window;
+    let axes = || 0..3;
+    let lower = padding.map(|padding| -(padding as i64));
+    let upper = |axis: usize| {
+        let last = (output.extent[axis] as i64 - 1) * stride[axis] as i64 + lower[axis];
+        last - (input.extent[axis] as i64 - 1)
+    };
+    let upper = [upper(0), upper(1), upper(2)];
+    let is_aligned = input.address.is_multiple_of(16) && input.clip.is_multiple_of(8);
+    let fits = input.channels.is_multiple_of(TMA_ROW)
+        && is_aligned
+        && axes().all(|axis| kernel[axis] <= TMA_TAPS && stride[axis] <= TMA_STRIDE)
+        && lower
+            .iter()
+            .chain(&upper)
+            .all(|corner| TMA_BOX.contains(corner));
+    fits.then_some(Tiles::Positions {
+        address: input.address,
+        clips,
+        clip: input.clip,
+        extent: input.extent,
+        channels: input.channels,
+        count,
+        stride,
+        lower: lower.map(|corner| corner as i32),
+        upper: upper.map(|corner| corner as i32),
+    })
 }
 
 /// `output = relu?(conv(input) + bias + residual?)`.
@@ -152,26 +252,52 @@ pub(crate) fn conv(
     let is_wide = conv.segments() == 1
         && output.channels.is_multiple_of(128)
         && wide_blocks >= 2 * multiprocessors;
-    // Kernel, channels and bytes of k of a stage's rows.
-    let (kernel, width, row_bytes) = match (conv.grey, conv.by_warpgroups, is_wide) {
-        (Some(_), ..) => ("stem64", 64, 64),
-        (None, false, true) => ("conv128", 128, 64),
-        (None, false, false) => ("conv64", 64, 64),
-        (None, true, true) => ("hopper128", 128, 128),
-        (None, true, false) => ("hopper64", 64, 128),
+    let brought = match (conv.grey, conv.way) {
+        (None, Way::Tma) => positions(conv.window, clips, input, output, 128),
+        _ => None,
+    };
+    // Kernel, and bytes of k of a stage's rows.
+    let (kernel, row_bytes) = match (conv.grey, &brought, conv.way) {
+        (Some(_), ..) => ("stem", 64),
+        (None, Some(_), _) => ("tma", 128),
+        (None, None, Way::Warps) => ("conv", 64),
+        (None, None, _) => ("hopper", 128),
+    };
+    let width = if is_wide && conv.grey.is_none() {
+        128
+    } else {
+        64
     };
     let suffix = suffix(precision);
+    let name = format!("{kernel}{width}_{suffix}");
     let splits = if is_split { conv.segments() } else { 1 };
     let grid = [rows.div_ceil(128), output.channels.div_ceil(width), splits];
     let shared = STAGES * (128 + width) * row_bytes;
-    run(
-        card,
-        &format!("{kernel}_{suffix}"),
-        grid,
-        256,
-        shared,
-        &parameters,
-    )?;
+    match brought {
+        Some(positions) => {
+            let rows = Tiles::Matrix {
+                address: conv.weights,
+                rows: output.channels,
+                columns: conv.k,
+                count: width,
+            };
+            let parameters = TmaParameters {
+                conv: parameters,
+                positions: card.map(&positions)?,
+                rows: card.map(&rows)?,
+            };
+            // Two barriers a stage, and a warp that asks for the copies.
+            run(
+                card,
+                &name,
+                grid,
+                256 + 32,
+                shared + STAGES * 16,
+                &parameters,
+            )?;
+        }
+        None => run(card, &name, grid, 256, shared, &parameters)?,
+    }
     if is_split {
         let blocks = (rows * output.channels / 2).div_ceil(256);
         run(

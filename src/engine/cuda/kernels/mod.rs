@@ -17,7 +17,7 @@ mod slices;
 use super::launch::{Card, Launch, Parameters};
 use super::{CudaError, Precision};
 
-pub(crate) use conv::{Conv, ConvIo, Grey, conv};
+pub(crate) use conv::{Conv, ConvIo, Grey, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
 pub(crate) use input::{Incoming, lay_out};
 pub(crate) use lstm::{LSTM_CLIPS, Recurrence, Sequence, lstm, lstm_shared_bytes};
@@ -41,9 +41,10 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 11] = sources![
+pub(crate) const SOURCES: [Source; 12] = sources![
     "conv_f32.cu",
     "conv_mma.cu",
+    "conv_tma.cu",
     "conv_wgmma.cu",
     "dense.cu",
     "input.cu",
@@ -56,13 +57,23 @@ pub(crate) const SOURCES: [Source; 11] = sources![
 ];
 
 /// What the sources include.
-pub(crate) const HEADERS: [Source; 4] = sources!["common.cuh", "conv.cuh", "hopper.cuh", "ptx.cuh"];
+pub(crate) const HEADERS: [Source; 6] = sources![
+    "common.cuh",
+    "conv.cuh",
+    "conv_group.cuh",
+    "hopper.cuh",
+    "ptx.cuh",
+    "tma.cuh"
+];
 
-/// Sources for an architecture: some instructions are Hopper's alone.
+/// Sources of instructions that are Hopper's alone.
+const HOPPER: [&str; 2] = ["conv_tma.cu", "conv_wgmma.cu"];
+
+/// Sources for an architecture.
 pub(crate) fn sources_for(architecture: &str) -> impl Iterator<Item = Source> {
     let is_hopper = architecture == "sm_90a";
     let all = SOURCES.into_iter();
-    all.filter(move |source| is_hopper || source.name != "conv_wgmma.cu")
+    all.filter(move |source| is_hopper || !HOPPER.contains(&source.name))
 }
 
 /// An `int` of the sources; what does not fit is refused.

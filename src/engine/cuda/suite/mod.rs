@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::CudaError;
 use super::launch::Card;
 
+pub(super) use cases::copies_conform;
 pub(super) use probes::products_conform;
 pub use run::{
     KernelResult, NetworkResult, Report, SuiteError, Timing, identify, kernels, network, timings,

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::super::CudaError;
 use super::super::kernels;
 use super::super::launch::{Card, Memory};
-use super::Case;
+use super::{Case, copies_conform};
 
 /// Runs a probe of one warp on words; gives `[32][4]` words.
 fn run(card: &Arc<dyn Card>, kernel: &str, input: &[u32]) -> Result<Vec<u32>, CudaError> {
@@ -60,6 +60,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         exact("conversions", conversions),
         exact("wgmma", products),
+        exact("TMA", copies),
     ]
 }
 
@@ -95,6 +96,14 @@ fn products(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
         return Ok(0.0);
     }
     Ok(if products_conform(card)? { 0.0 } else { 1.0 })
+}
+
+/// Nothing to see on a card without it.
+fn copies(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    if !card.limits().tma {
+        return Ok(0.0);
+    }
+    Ok(if copies_conform(card)? { 0.0 } else { 1.0 })
 }
 
 /// Register `i` of lane `l` holds row `l / 4` of matrix `i`, columns `2 (l % 4)`

@@ -1,10 +1,13 @@
 //! The suite on a card: every kernel, whole networks against the CPU, timings.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
 use super::super::driver::DriverCard;
+use super::super::kernels::Way;
+use super::super::launch::{Card, Limits};
 use super::super::network::{Clips, Kind, Network};
 use super::super::{CudaError, compile};
 use crate::engine::plan::Plan;
@@ -71,6 +74,9 @@ pub struct Timing {
     pub precision: String,
     /// Clips at once.
     pub batch: usize,
+    /// What computes convolutions: `mma`; on Hopper `wgmma`, too, and `wgmma, TMA`, which
+    /// engines use there.
+    pub by: String,
     /// Milliseconds of the card a batch, many in a row: the median of five.
     pub milliseconds: f64,
     /// The same, in clips.
@@ -221,9 +227,22 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
 pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timing>, SuiteError> {
     let input = &model.spec().input;
     let plan = Plan::compile(model.graph(), model.weights())?;
-    let card = DriverCard::open_checked(0)?;
+    let limits = DriverCard::open_checked(0)?.limits();
     let mut timings = Vec::new();
-    for precision in [Precision::F16, Precision::Bf16] {
+    for (precision, way) in [Precision::F16, Precision::Bf16]
+        .into_iter()
+        .flat_map(|precision| Way::all(limits).map(move |way| (precision, way)))
+    {
+        // What f16 would say of the lesser ways, bf16 says as well.
+        if precision == Precision::F16 && way != Way::of(limits) {
+            continue;
+        }
+        let limits = Limits {
+            warpgroups: way != Way::Warps,
+            tma: way == Way::Tma,
+            ..limits
+        };
+        let card: Arc<dyn Card> = Arc::new(DriverCard::open_within(0, limits)?);
         let network = Network::new(&card, precision, &plan, input)?;
         for &clips in batches {
             let grey = speckle(clips * input.frames * input.height * input.width);
@@ -255,6 +274,7 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
                 network: name.to_owned(),
                 precision: precision.to_string(),
                 batch: clips,
+                by: way.to_string(),
                 milliseconds,
                 clips_per_second: clips as f64 / milliseconds * 1e3,
                 answer_milliseconds: median(&mut answered),

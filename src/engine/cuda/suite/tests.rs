@@ -53,12 +53,12 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 20] = [
+const BUGS: [Bug; 24] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "        products_wait<0>();\n        settle(sum);\n        if (SEG",
+            from: "        sums.template wait<0>();\n        if (SEG",
             to: "        if (SEG",
         },
         cases: "conv",
@@ -67,8 +67,8 @@ const BUGS: [Bug; 20] = [
         name: "sums are read before the products have ended",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "    }\n    products_wait<0>();\n    settle(sum);\n\n    const int rows",
-            to: "    }\n\n    const int rows",
+            from: "    sums.template wait<0>();\n    sums.store",
+            to: "    sums.store",
         },
         cases: "conv",
     },
@@ -102,11 +102,47 @@ const BUGS: [Bug; 20] = [
     Bug {
         name: "a descriptor is off by one step",
         patch: Patch {
-            file: "conv_wgmma.cu",
+            file: "conv_group.cuh",
             from: "describe_matrix(b + 32 * step)",
             to: "describe_matrix(b + 32 * (step ^ 1))",
         },
         cases: "conv",
+    },
+    Bug {
+        name: "a stage is filled again while products still read it",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "if (tile >= kStages) barrier_wait(empty",
+            to: "if (tile < 0) barrier_wait(empty",
+        },
+        cases: "64 channels",
+    },
+    Bug {
+        name: "a stage is released before its products have ended",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "if (tile) release(tile - 1);",
+            to: "release(tile);",
+        },
+        cases: "64 channels",
+    },
+    Bug {
+        name: "the phase of the wrong parity is waited for",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "tile / kStages % 2);\n        sums",
+            to: "(tile / kStages + 1) % 2);\n        sums",
+        },
+        cases: "64 channels",
+    },
+    Bug {
+        name: "a stage is full before all of it has come",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "barrier_expect(full + slot, kStageBytes);",
+            to: "barrier_expect(full + slot, BM * kRowBytes);",
+        },
+        cases: "64 channels",
     },
     Bug {
         name: "a tile is read before all have brought it, and replaced while it is read",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::reference::{self, Tensor};
 use super::{Held, Noise, bytes_each, compare, difference, hold, read, room, wide};
-use crate::engine::cuda::kernels::{self, Activations, Conv, ConvIo, Grey, Window};
+use crate::engine::cuda::kernels::{self, Activations, Conv, ConvIo, Grey, Way, Window};
 use crate::engine::cuda::launch::{Card, Memory, bytes_of};
 use crate::engine::cuda::weights::{self, Matrix};
 use crate::engine::cuda::{CudaError, Precision};
@@ -40,7 +40,7 @@ const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(super) const CONVS: [ConvShape; 9] = [
+pub(super) const CONVS: [ConvShape; 15] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -125,6 +125,68 @@ pub(super) const CONVS: [ConvShape; 9] = [
         relu: true,
         ..PLAIN
     },
+    // From here on, channels in that the tensor memory accelerator brings.
+    ConvShape {
+        name: "conv 3x3x3 of 64 channels",
+        clips: 3,
+        channels: [64, 72],
+        residual: true,
+        relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv of 128 channels, of cropped frames, in segments",
+        clips: 1,
+        extent: [7, 5, 5],
+        channels: [128, 16],
+        window: Window {
+            padding: [0, 1, 1],
+            ..PLAIN.window
+        },
+        residual: true,
+        cropped: 1,
+        segment: 1152,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv of 64 channels in segments that one block adds",
+        clips: 6,
+        extent: [2, 6, 9],
+        channels: [64, 24],
+        segment: 576,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 64 channels in strides",
+        extent: [2, 11, 14],
+        channels: [64, 40],
+        window: Window {
+            kernel: [1, 3, 3],
+            stride: [1, 2, 2],
+            padding: [0, 1, 1],
+        },
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 64 channels, all strides differ",
+        clips: 3,
+        extent: [9, 5, 8],
+        channels: [64, 16],
+        window: Window {
+            kernel: [3, 1, 1],
+            stride: [2, 1, 3],
+            padding: [1, 0, 0],
+        },
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv of 64 to 128 channels",
+        clips: 8,
+        extent: [3, 7, 7],
+        channels: [64, 128],
+        relu: true,
+        ..PLAIN
+    },
 ];
 
 /// A convolution's weights on a card.
@@ -166,7 +228,7 @@ impl Weights {
                 bias: bias.address(),
                 k: packed.k,
                 segment: shape.segment.min(packed.k),
-                by_warpgroups: false,
+                way: Way::Warps,
                 relu: shape.relu,
                 output_is_f32: false,
                 grey: None,
@@ -176,71 +238,140 @@ impl Weights {
     }
 }
 
+/// What a convolution reads, without a pattern.
+struct Sample {
+    shape: ConvShape,
+    precision: Precision,
+    /// Of which the first and the last frames are left out.
+    whole: Tensor,
+    residual: Tensor,
+    values: Vec<f32>,
+    bias: Vec<f32>,
+    /// Of the output.
+    extent: [usize; 3],
+}
+
+impl Sample {
+    fn new(shape: ConvShape, precision: Precision) -> Self {
+        let mut noise = Noise(7);
+        let [channels, outputs] = shape.channels;
+        let whole = noise.tensor(shape.clips, shape.extent, channels, precision);
+        let taps: usize = shape.window.kernel.iter().product();
+        let values = noise.exact(taps * channels * outputs, precision);
+        let bias = noise.values(outputs);
+        let [frames, rows, columns] = shape.extent;
+        let seen = [frames - 2 * shape.cropped, rows, columns];
+        let extent = reference::slid(seen, shape.window);
+        // The residual, too, leaves frames out.
+        let longer = [extent[0] + 2 * shape.cropped, extent[1], extent[2]];
+        Self {
+            residual: noise.tensor(shape.clips, longer, outputs, precision),
+            shape,
+            precision,
+            whole,
+            values,
+            bias,
+            extent,
+        }
+    }
+
+    fn expected(&self) -> Tensor {
+        let shape = self.shape;
+        let seen = |tensor: &Tensor| tensor.frames(shape.cropped, tensor.extent[0] - shape.cropped);
+        let added = seen(&self.residual);
+        reference::conv(
+            &seen(&self.whole),
+            shape.window,
+            &wide(&self.values),
+            &wide(&self.bias),
+            shape.residual.then_some(&added),
+            shape.relu,
+        )
+    }
+
+    /// What a card makes of it, each way.
+    fn outputs(&self, card: &Arc<dyn Card>, ways: &[Way]) -> Result<Vec<Held>, CudaError> {
+        let (shape, precision) = (self.shape, self.precision);
+        let mut layer = Weights::new(card, precision, shape, &self.values, &self.bias)?;
+        let crop = |held: &Held| {
+            let Activations {
+                extent: [frames, rows, columns],
+                channels,
+                ..
+            } = held.activations;
+            let skipped = shape.cropped * rows * columns * channels * bytes_each(precision);
+            Activations {
+                address: held.activations.address + skipped as u64,
+                extent: [frames - 2 * shape.cropped, rows, columns],
+                ..held.activations
+            }
+        };
+        let input = hold(card, &self.whole, precision)?;
+        let residual = hold(card, &self.residual, precision)?;
+        let multiprocessors = card.limits().multiprocessors;
+        let mut outputs = Vec::new();
+        for way in ways {
+            layer.conv.way = *way;
+            let output = room(card, shape.clips, self.extent, shape.channels[1], precision)?;
+            let to = output.activations;
+            let partial = layer.conv.partial_bytes(shape.clips, to, multiprocessors);
+            let partial = Memory::new(card, partial)?;
+            let io = ConvIo {
+                input: crop(&input),
+                residual: shape.residual.then(|| crop(&residual)),
+                output: to,
+                partial: partial.address(),
+            };
+            kernels::conv(card.as_ref(), precision, shape.clips, &layer.conv, io)?;
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+}
+
 pub(super) fn conv(
     card: &Arc<dyn Card>,
     precision: Precision,
     shape: ConvShape,
 ) -> Result<f64, CudaError> {
-    let mut noise = Noise(7);
-    let [channels, outputs] = shape.channels;
-    let whole = noise.tensor(shape.clips, shape.extent, channels, precision);
-    let taps: usize = shape.window.kernel.iter().product();
-    let values = noise.exact(taps * channels * outputs, precision);
-    let bias = noise.values(outputs);
-    let [frames, rows, columns] = shape.extent;
-    let seen = whole.frames(shape.cropped, frames - shape.cropped);
-    let extent = reference::slid(seen.extent, shape.window);
-    // The residual, too, leaves frames out.
-    let longer = [extent[0] + 2 * shape.cropped, extent[1], extent[2]];
-    let residual = noise.tensor(shape.clips, longer, outputs, precision);
-    let added = residual.frames(shape.cropped, longer[0] - shape.cropped);
-    let expected = reference::conv(
-        &seen,
-        shape.window,
-        &wide(&values),
-        &wide(&bias),
-        shape.residual.then_some(&added),
-        shape.relu,
-    );
-
-    let mut layer = Weights::new(card, precision, shape, &values, &bias)?;
-    let crop = |held: &Held, area: usize, extent: [usize; 3]| {
-        let skipped = shape.cropped * area * held.activations.channels * bytes_each(precision);
-        Activations {
-            address: held.activations.address + skipped as u64,
-            extent,
-            ..held.activations
-        }
-    };
-    let input = hold(card, &whole, precision)?;
-    let held_residual = hold(card, &residual, precision)?;
-    let multiprocessors = card.limits().multiprocessors;
-    let mut worst = 0.0_f64;
-    for by_warpgroups in ways(card, precision) {
-        layer.conv.by_warpgroups = by_warpgroups;
-        let output = room(card, shape.clips, extent, outputs, precision)?;
-        let to = output.activations;
-        let partial = layer.conv.partial_bytes(shape.clips, to, multiprocessors);
-        let partial = Memory::new(card, partial)?;
-        let residual = || crop(&held_residual, extent[1] * extent[2], extent);
-        let io = ConvIo {
-            input: crop(&input, rows * columns, seen.extent),
-            residual: shape.residual.then(residual),
-            output: to,
-            partial: partial.address(),
-        };
-        kernels::conv(card.as_ref(), precision, shape.clips, &layer.conv, io)?;
-        worst = worst.max(compare(&output, &expected, precision)?);
-    }
-    Ok(worst)
+    let sample = Sample::new(shape, precision);
+    let expected = sample.expected();
+    let outputs = sample.outputs(card, &ways(card, precision))?;
+    outputs.iter().try_fold(0.0_f64, |worst, output| {
+        Ok(worst.max(compare(output, &expected, precision)?))
+    })
 }
 
-/// Whether by warpgroups: both ways where the card has both.
-fn ways(card: &Arc<dyn Card>, precision: Precision) -> Vec<bool> {
-    if precision != Precision::F32 && card.limits().warpgroups {
-        vec![false, true]
-    } else {
-        vec![false]
+/// Whether convolutions whose values the tensor memory accelerator brings have the bits of
+/// those that bring their own.
+pub(crate) fn copies_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
+    let precision = Precision::F16;
+    for shape in CONVS.into_iter().filter(|shape| shape.channels[0] >= 64) {
+        let sample = Sample::new(shape, precision);
+        let outputs = sample.outputs(card, &[Way::Warpgroups, Way::Tma])?;
+        let values: Result<Vec<_>, _> = outputs
+            .iter()
+            .map(|output| {
+                let count = shape.clips * output.activations.clip;
+                read(&output.memory, count, precision)
+            })
+            .collect();
+        let bits: Vec<Vec<u64>> = values?
+            .iter()
+            .map(|values| values.iter().map(|value| value.to_bits()).collect())
+            .collect();
+        if bits[0] != bits[1] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// All ways that the card has.
+fn ways(card: &Arc<dyn Card>, precision: Precision) -> Vec<Way> {
+    match precision {
+        Precision::F32 => vec![Way::Warps],
+        Precision::F16 | Precision::Bf16 => Way::all(card.limits()).collect(),
     }
 }
 
@@ -285,8 +416,8 @@ pub(super) fn split_is_the_same(
     let mut one = Tensor::zeros(1, extent, 16);
     one.values = input.values[input.values.len() - one.values.len()..].to_vec();
     let mut worst = 0.0_f64;
-    for by_warpgroups in ways(card, precision) {
-        layer.conv.by_warpgroups = by_warpgroups;
+    for way in ways(card, precision) {
+        layer.conv.way = way;
         let together = run(&layer, &input)?;
         let alone = run(&layer, &one)?;
         let last = &together[together.len() - alone.len()..];
@@ -343,7 +474,7 @@ pub(super) fn stem(
         bias: bias.address(),
         k: packed.k,
         segment: packed.k,
-        by_warpgroups: false,
+        way: Way::Warps,
         relu: true,
         output_is_f32: false,
         grey: Some(Grey {

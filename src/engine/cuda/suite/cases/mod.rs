@@ -19,6 +19,7 @@ use super::super::weights;
 use super::super::{CudaError, Precision};
 use super::reference::Tensor;
 use super::{Case, Check};
+pub(crate) use conv::copies_conform;
 use conv::{CONVS, conv, split_is_the_same, stem};
 use dense::{linear, log_mean_softmax};
 use input::lay_out;

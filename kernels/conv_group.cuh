@@ -1,0 +1,85 @@
+// What the convolutions of Hopper's warpgroups have in common: the tile, and what
+// becomes of its sums.
+//
+// Two warpgroups compute 128 positions by BN = 64 or 128 channels, 64 of k at a time,
+// from a ring of stages in shared memory. A stage holds rows of 128 bytes, eight
+// chunks of eight values: those of the positions, then those of the channels. Chunk c
+// of row r lies at c ^ (r % 8), which is the swizzle that `describe_matrix` names; so
+// every stage begins at a multiple of 1024 bytes.
+#pragma once
+
+#include "conv.cuh"
+#include "hopper.cuh"
+
+constexpr int BM = 128;
+constexpr int BK = 64;
+constexpr int kStages = 4;
+constexpr int kRowBytes = BK * 2;
+
+// One block's sums, as `ProductGroup` spreads them over threads.
+template <typename E, int BN, bool SEGMENTED>
+struct GroupSums {
+    static constexpr int kFragments = BN / 8;
+    float sum[kFragments][4] = {};
+    // Of the segments before, where one block adds several.
+    float total[SEGMENTED ? kFragments : 1][4] = {};
+
+    // The products of one stage, begun and not waited for.
+    __device__ __forceinline__ void multiply_add(const unsigned char* stage) {
+        const unsigned char* a = stage + threadIdx.x / 128 * 64 * kRowBytes;
+        const unsigned char* b = stage + BM * kRowBytes;
+        settle(sum);
+        products_begin();
+#pragma unroll
+        for (int step = 0; step < BK / 16; ++step) {
+            ProductGroup<E, BN>::multiply_add(sum, describe_matrix(a + 32 * step),
+                                              describe_matrix(b + 32 * step));
+        }
+        products_commit();
+    }
+
+    // Waits for the products that were begun, but for the latest N stages'.
+    template <int N>
+    __device__ __forceinline__ void wait() {
+        products_wait<N>();
+        settle(sum);
+    }
+
+    // Ends a segment; its products have ended.
+    __device__ __forceinline__ void end_segment() {
+#pragma unroll
+        for (int j = 0; j < kFragments; ++j) {
+#pragma unroll
+            for (int r = 0; r < 4; ++r) total[j][r] += sum[j][r], sum[j][r] = 0.0f;
+        }
+    }
+
+    // Stores the tile at (m0, n0); all products have ended.
+    __device__ __forceinline__ void store(const Conv& p, int m0, int n0) const {
+        const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int m = m0 + 16 * warp + 8 * half + lane / 4;
+            if (m >= rows) continue;
+#pragma unroll
+            for (int j = 0; j < kFragments; ++j) {
+                const int n = n0 + 8 * j + lane % 4 * 2;
+                if (n >= p.channels_out) continue;
+                float x = sum[j][2 * half], y = sum[j][2 * half + 1];
+                if (SEGMENTED && p.is_split) {
+                    const long long row = static_cast<long long>(blockIdx.z) * rows + m;
+                    float* partial = p.partial + row * p.channels_out + n;
+                    partial[0] = x;
+                    partial[1] = y;
+                    continue;
+                }
+                if (SEGMENTED) {
+                    x += total[j][2 * half];
+                    y += total[j][2 * half + 1];
+                }
+                finish<E>(p, m, n, x, y);
+            }
+        }
+    }
+};
