@@ -143,7 +143,10 @@ impl DriverCard {
             return Ok(Arc::new(plain));
         }
         let mut limits = plain.limits;
-        if !tried("wgmma", Arc::new(plain), suite::products_conform) {
+        let plain: Arc<dyn Card> = Arc::new(plain);
+        let conforms = tried("wgmma", &plain, suite::products_conform);
+        drop(plain);
+        if !conforms {
             return Ok(Arc::new(Self::open(ordinal)?));
         }
         // Opened anew each time: a failed probe may have left the context in its error.
@@ -153,7 +156,7 @@ impl DriverCard {
             Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
         };
         let tma = Self::driver_version() >= FIRST_WITH_MAPS
-            && tried("TMA", open(true)?, suite::copies_conform);
+            && tried("TMA", &open(true)?, suite::copies_conform);
         open(tma)
     }
 
@@ -236,10 +239,10 @@ impl DriverCard {
 /// Whether a card's instructions do what the kernels rest on.
 fn tried(
     what: &str,
-    card: Arc<dyn Card>,
+    card: &Arc<dyn Card>,
     probe: fn(&Arc<dyn Card>) -> Result<bool, CudaError>,
 ) -> bool {
-    match probe(&card) {
+    match probe(card) {
         Ok(true) => return true,
         Ok(false) => tracing::warn!("{what} does not conform: kernels that do without compute"),
         Err(error) => tracing::warn!(%error, "{what} fails: kernels that do without compute"),

@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn live_lines_opened_at_one_instant_are_not_alike() {
-        let opened = |_| std::thread::spawn(|| [(); 500].map(|()| launch_content("line", true)));
+        let opened = |()| std::thread::spawn(|| [(); 500].map(|()| launch_content("line", true)));
         let threads = [(); 4].map(opened);
         let contents: HashSet<_> = threads
             .into_iter()
