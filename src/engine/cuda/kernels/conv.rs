@@ -122,7 +122,8 @@ impl Conv {
     /// Whether, for so many clips, each segment gets blocks of its own: where
     /// there would be fewer blocks than multiprocessors otherwise.
     fn is_split(&self, clips: usize, output: Activations, multiprocessors: usize) -> bool {
-        let tiles = (clips * output.positions()).div_ceil(128) * output.channels.div_ceil(64);
+        let tiles =
+            (clips * output.positions()).div_ceil(BLOCK_ROWS) * output.channels.div_ceil(64);
         self.segments() > 1 && tiles < multiprocessors
     }
 
@@ -146,6 +147,8 @@ pub(crate) struct ConvIo {
     pub(crate) partial: u64,
 }
 
+/// Positions that a block computes.
+pub(crate) const BLOCK_ROWS: usize = 128;
 /// Values of a row that the accelerator brings.
 const TMA_ROW: usize = 64;
 /// Taps and strides along an axis, and corners of its box, that fit into the map and the
@@ -154,21 +157,19 @@ const TMA_TAPS: usize = 32;
 const TMA_STRIDE: usize = 8;
 const TMA_BOX: std::ops::Range<i64> = -16..16;
 
-/// What the accelerator brings of a convolution's input, `count` positions at a time;
+/// What the accelerator brings of a convolution's input, a block's positions at a time;
 /// none where it cannot, be it for the channels or for the few bits of its box.
 fn positions(
     window: Window,
     clips: usize,
     input: Activations,
     output: Activations,
-    count: usize,
 ) -> Option<Tiles> {
     let Window {
         kernel,
         stride,
         padding,
     } = window;
-    let axes = || 0..3;
     let lower = padding.map(|padding| -(padding as i64));
     let upper = |axis: usize| {
         let last = (output.extent[axis] as i64 - 1) * stride[axis] as i64 + lower[axis];
@@ -178,7 +179,7 @@ fn positions(
     let is_aligned = input.address.is_multiple_of(16) && input.clip.is_multiple_of(8);
     let fits = input.channels.is_multiple_of(TMA_ROW)
         && is_aligned
-        && axes().all(|axis| kernel[axis] <= TMA_TAPS && stride[axis] <= TMA_STRIDE)
+        && (0..3).all(|axis| kernel[axis] <= TMA_TAPS && stride[axis] <= TMA_STRIDE)
         && lower
             .iter()
             .chain(&upper)
@@ -189,7 +190,7 @@ fn positions(
         clip: input.clip,
         extent: input.extent,
         channels: input.channels,
-        count,
+        count: BLOCK_ROWS,
         stride,
         lower: lower.map(|corner| corner as i32),
         upper: upper.map(|corner| corner as i32),
@@ -243,17 +244,17 @@ pub(crate) fn conv(
         _end: 0,
     };
     // Tiles run over by less than one.
-    int(rows + 128)?;
+    int(rows + BLOCK_ROWS)?;
     if precision == Precision::F32 {
         let grid = [rows.div_ceil(64), output.channels.div_ceil(64), 1];
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
     }
-    let wide_blocks = rows.div_ceil(128) * output.channels.div_ceil(128);
+    let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
     let is_wide = conv.segments() == 1
         && output.channels.is_multiple_of(128)
         && wide_blocks >= 2 * multiprocessors;
     let brought = match (conv.grey, conv.way) {
-        (None, Way::Tma) => positions(conv.window, clips, input, output, 128),
+        (None, Way::Tma) => positions(conv.window, clips, input, output),
         _ => None,
     };
     // Kernel, and bytes of k of a stage's rows.
@@ -271,8 +272,12 @@ pub(crate) fn conv(
     let suffix = suffix(precision);
     let name = format!("{kernel}{width}_{suffix}");
     let splits = if is_split { conv.segments() } else { 1 };
-    let grid = [rows.div_ceil(128), output.channels.div_ceil(width), splits];
-    let shared = STAGES * (128 + width) * row_bytes;
+    let grid = [
+        rows.div_ceil(BLOCK_ROWS),
+        output.channels.div_ceil(width),
+        splits,
+    ];
+    let shared = STAGES * (BLOCK_ROWS + width) * row_bytes;
     match brought {
         Some(positions) => {
             let rows = Tiles::Matrix {

@@ -17,7 +17,7 @@ mod slices;
 use super::launch::{Card, Launch, Parameters};
 use super::{CudaError, Precision};
 
-pub(crate) use conv::{Conv, ConvIo, Grey, Way, conv};
+pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Grey, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
 pub(crate) use input::{Incoming, lay_out};
 pub(crate) use lstm::{LSTM_CLIPS, Recurrence, Sequence, lstm, lstm_shared_bytes};

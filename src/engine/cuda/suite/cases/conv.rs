@@ -14,6 +14,8 @@ use crate::engine::cuda::{CudaError, Precision};
 pub(super) struct ConvShape {
     pub(super) name: &'static str,
     clips: usize,
+    /// Whether there are more clips, so many that each multiprocessor gets two blocks.
+    fills: bool,
     extent: [usize; 3],
     channels: [usize; 2],
     window: Window,
@@ -27,6 +29,7 @@ pub(super) struct ConvShape {
 const PLAIN: ConvShape = ConvShape {
     name: "conv 3x3x3",
     clips: 2,
+    fills: false,
     extent: [3, 6, 7],
     channels: [8, 16],
     window: Window {
@@ -110,7 +113,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv in segments that one block adds",
-        clips: 8,
+        fills: true,
         extent: [4, 5, 5],
         channels: [24, 16],
         residual: true,
@@ -119,7 +122,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of 128 channels",
-        clips: 8,
+        fills: true,
         extent: [3, 7, 7],
         channels: [8, 128],
         relu: true,
@@ -150,7 +153,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of 64 channels in segments that one block adds",
-        clips: 6,
+        fills: true,
         extent: [2, 6, 9],
         channels: [64, 24],
         segment: 576,
@@ -180,14 +183,40 @@ pub(super) const CONVS: [ConvShape; 15] = [
         ..PLAIN
     },
     ConvShape {
-        name: "conv of 64 to 128 channels",
-        clips: 8,
+        name: "conv 1x3x1 of 64 to 128 channels",
+        fills: true,
         extent: [3, 7, 7],
         channels: [64, 128],
+        window: Window {
+            kernel: [1, 3, 1],
+            padding: [0, 1, 0],
+            ..PLAIN.window
+        },
         relu: true,
         ..PLAIN
     },
 ];
+
+impl ConvShape {
+    /// Of the output.
+    fn extent_out(&self) -> [usize; 3] {
+        let [frames, rows, columns] = self.extent;
+        reference::slid([frames - 2 * self.cropped, rows, columns], self.window)
+    }
+
+    /// With as many clips as it wants of this card.
+    fn on(self, card: &Arc<dyn Card>) -> Self {
+        if !self.fills {
+            return self;
+        }
+        let positions: usize = self.extent_out().iter().product();
+        let rows = 2 * card.limits().multiprocessors * kernels::BLOCK_ROWS;
+        Self {
+            clips: rows.div_ceil(positions),
+            ..self
+        }
+    }
+}
 
 /// A convolution's weights on a card.
 struct Weights {
@@ -259,9 +288,7 @@ impl Sample {
         let taps: usize = shape.window.kernel.iter().product();
         let values = noise.exact(taps * channels * outputs, precision);
         let bias = noise.values(outputs);
-        let [frames, rows, columns] = shape.extent;
-        let seen = [frames - 2 * shape.cropped, rows, columns];
-        let extent = reference::slid(seen, shape.window);
+        let extent = shape.extent_out();
         // The residual, too, leaves frames out.
         let longer = [extent[0] + 2 * shape.cropped, extent[1], extent[2]];
         Self {
@@ -334,7 +361,7 @@ pub(super) fn conv(
     precision: Precision,
     shape: ConvShape,
 ) -> Result<f64, CudaError> {
-    let sample = Sample::new(shape, precision);
+    let sample = Sample::new(shape.on(card), precision);
     let expected = sample.expected();
     let outputs = sample.outputs(card, &ways(card, precision))?;
     outputs.iter().try_fold(0.0_f64, |worst, output| {
@@ -346,7 +373,8 @@ pub(super) fn conv(
 /// those that bring their own.
 pub(crate) fn copies_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
     let precision = Precision::F16;
-    for shape in CONVS.into_iter().filter(|shape| shape.channels[0] >= 64) {
+    let wide = CONVS.iter().filter(|shape| shape.channels[0] >= 64);
+    for shape in wide.map(|shape| shape.on(card)) {
         let sample = Sample::new(shape, precision);
         let outputs = sample.outputs(card, &[Way::Warpgroups, Way::Tma])?;
         let values: Result<Vec<_>, _> = outputs
