@@ -81,6 +81,17 @@ __device__ __forceinline__ void advance(const Conv& p, Tap& tap, int k) {
     }
 }
 
+// Which of k this block sums: all, or its own segment.
+struct Share {
+    int begin, end;
+};
+
+__device__ __forceinline__ Share share_of_block(const Conv& p) {
+    if (!p.is_split) return {0, p.k};
+    const int begin = static_cast<int>(blockIdx.z) * p.segment;
+    return {begin, begin + p.segment < p.k ? begin + p.segment : p.k};
+}
+
 // Offset of the input under a tap, or -1 in the padding and behind the end.
 __device__ __forceinline__ long long input_under(const Conv& p, const Origin& origin, const Tap& tap) {
     const int t = origin.t + tap.t, h = origin.h + tap.h, w = origin.w + tap.w;

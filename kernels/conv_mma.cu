@@ -110,16 +110,15 @@ __device__ __forceinline__ void conv_mma(const Conv& p) {
     unsigned char* shared = shared_bytes();
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-    const int k_begin = p.is_split ? static_cast<int>(blockIdx.z) * p.segment : 0;
-    const int k_end = p.is_split && k_begin + p.segment < p.k ? k_begin + p.segment : p.k;
-    const int tiles = (k_end - k_begin) / BK;
+    const Share share = share_of_block(p);
+    const int tiles = (share.end - share.begin) / BK;
     const int tiles_in_segment = p.segment / BK;
 
-    Loader loader(p, m0, k_begin);
-    int k = k_begin;
+    Loader loader(p, m0, share.begin);
+    int k = share.begin;
     auto load = [&](int slot) {
         unsigned char* stage = shared + slot * kStageBytes;
-        if (k < k_end) {
+        if (k < share.end) {
             loader.load(p, stage);
             const E* weights = static_cast<const E*>(p.weights);
 #pragma unroll

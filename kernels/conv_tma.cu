@@ -34,9 +34,8 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     uint64_t* empty = full + kStages;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-    const int k_begin = p.is_split ? static_cast<int>(blockIdx.z) * p.segment : 0;
-    const int k_end = p.is_split && k_begin + p.segment < p.k ? k_begin + p.segment : p.k;
-    const int tiles = (k_end - k_begin) / BK;
+    const Share share = share_of_block(p);
+    const int tiles = (share.end - share.begin) / BK;
     const int tiles_in_segment = p.segment / BK;
     if (threadIdx.x == 0) {
         for (int slot = 0; slot < kStages; ++slot) {
@@ -52,7 +51,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
         const int positions = p.out[0] * p.out[1] * p.out[2];
         const Origin origin = origin_of(p, m0);
         const Corner corner = {m0 / positions, origin.t, origin.h, origin.w};
-        Tap tap = tap_at(p, k_begin);
+        Tap tap = tap_at(p, share.begin);
         for (int tile = 0; tile < tiles; ++tile) {
             const int slot = tile % kStages;
             // The stage's last products are those of the round before.
@@ -60,7 +59,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
             unsigned char* stage = shared + slot * kStageBytes;
             barrier_expect(full + slot, kStageBytes);
             copy_positions(stage, &q.positions, tap.channel, corner, tap.t, tap.h, tap.w, full + slot);
-            copy_rows(stage + BM * kRowBytes, &q.rows, k_begin + tile * BK, n0, full + slot);
+            copy_rows(stage + BM * kRowBytes, &q.rows, share.begin + tile * BK, n0, full + slot);
             advance(p, tap, BK);
         }
         return;

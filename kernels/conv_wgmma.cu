@@ -22,9 +22,8 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
     unsigned char* shared = shared_bytes();
     const int thread = threadIdx.x;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-    const int k_begin = p.is_split ? static_cast<int>(blockIdx.z) * p.segment : 0;
-    const int k_end = p.is_split && k_begin + p.segment < p.k ? k_begin + p.segment : p.k;
-    const int tiles = (k_end - k_begin) / BK;
+    const Share share = share_of_block(p);
+    const int tiles = (share.end - share.begin) / BK;
     const int tiles_in_segment = p.segment / BK;
 
     // Loading: eight threads take the eight chunks of a row, of every 32nd row.
@@ -32,11 +31,11 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
     Origin origin[BM / 32];
 #pragma unroll
     for (int i = 0; i < BM / 32; ++i) origin[i] = origin_of(p, m0 + load_row + 32 * i);
-    Tap tap = tap_at(p, k_begin + load_chunk * 8);
-    int k = k_begin;
+    Tap tap = tap_at(p, share.begin + load_chunk * 8);
+    int k = share.begin;
     auto load = [&](int slot) {
         unsigned char* stage = shared + slot * kStageBytes;
-        if (k < k_end) {
+        if (k < share.end) {
             const E* input = static_cast<const E*>(p.input);
 #pragma unroll
             for (int i = 0; i < BM / 32; ++i) {
