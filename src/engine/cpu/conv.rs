@@ -102,6 +102,45 @@ impl<S: Simd> Finish<'_, S> {
         }
     }
 
+    /// The same of several positions, whose values begin at `places`.
+    ///
+    /// # Safety
+    /// Nobody else may finish any filters there at the same time.
+    #[inline(always)]
+    pub(super) unsafe fn put_all<const NV: usize>(
+        &self,
+        simd: S,
+        places: &[usize],
+        sums: &[[S::f32s; NV]],
+    ) {
+        let full = NV * S::F32_LANES;
+        let pitch = self.target.epilogue.bias.len();
+        let (first, last) = (places[0], places[places.len() - 1]);
+        // Positions side by side, as they nearly always are.
+        if self.filters == full && last - first == (places.len() - 1) * pitch {
+            let (begin, len) = (first + self.first, last - first + full);
+            // SAFETY: as the caller says.
+            let output = unsafe { self.target.output.part(begin, len) };
+            let residual = self.target.residual.map(|values| &values[begin..][..len]);
+            for (i, sums) in sums.iter().enumerate() {
+                let (output, _) = S::as_mut_simd_f32s(&mut output[i * pitch..][..full]);
+                let residual = residual.map(|values| S::as_simd_f32s(&values[i * pitch..][..full]));
+                for j in 0..NV {
+                    let mut value = simd.add_f32s(sums[j], self.bias[j]);
+                    if let Some((residual, _)) = residual {
+                        value = simd.add_f32s(value, residual[j]);
+                    }
+                    output[j] = simd.max_f32s(value, self.floor);
+                }
+            }
+        } else {
+            for (&place, sums) in places.iter().zip(sums) {
+                // SAFETY: as the caller says.
+                unsafe { self.put(simd, place, sums) };
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn store(&self, simd: S, begin: usize, len: usize, sums: &[S::f32s]) {
         let residual = self.target.residual;

@@ -273,8 +273,10 @@ impl AddProduct<'_> {
                 self.sums,
                 #[inline(always)]
                 |row, sums| {
-                    let begin = row * self.matrix.columns() + columns.start;
-                    add::<S>(simd, &mut output[begin..][..columns.len()], sums);
+                    for (row, sums) in (row..).zip(sums) {
+                        let begin = row * self.matrix.columns() + columns.start;
+                        add::<S>(simd, &mut output[begin..][..columns.len()], sums);
+                    }
                 },
             );
         }

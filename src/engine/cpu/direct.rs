@@ -20,7 +20,7 @@ use super::product::{Isa, Panels, Rows, Storage, Task, multiply};
 use super::team::{Parts, Scratch, Team};
 use super::work::Batch;
 
-/// Output positions of one task: their inputs stay in cache while the weights
+/// Output positions of one task, about: their inputs stay in cache while the weights
 /// pass by.
 const POSITIONS: usize = 96;
 
@@ -84,14 +84,42 @@ impl Direct {
         batch.reads() * self.geometry.input_frame_len()
     }
 
-    /// The task of this number; each class of frames begins a new one.
+    /// Positions of one task, of which those of a large picture are in one frame.
+    fn block(&self) -> usize {
+        let area = self.geometry.area();
+        match (area + POSITIONS / 2) / POSITIONS {
+            0 | 1 => POSITIONS,
+            // Whole tiles, be they of 4, 6 or 12 rows.
+            blocks => area.div_ceil(blocks).next_multiple_of(12),
+        }
+    }
+
+    /// Tasks of so many frames of a class.
+    fn chunks_of(&self, frames: usize) -> usize {
+        let (area, block) = (self.geometry.area(), self.block());
+        if block < area {
+            frames * area.div_ceil(block)
+        } else {
+            (frames * area).div_ceil(block)
+        }
+    }
+
+    /// The task of this number; each class of frames begins a new one. Of large pictures,
+    /// the same positions of all frames follow each other: what one frame's tap read, the
+    /// next one's finds in the cache.
     fn chunk(&self, batch: Batch<'_>, mut number: usize) -> Option<Chunk> {
+        let (area, block) = (self.geometry.area(), self.block());
         for (class, frames) in batch.work.classes().iter().enumerate() {
-            let rows = batch.frames_of(frames) * self.geometry.area();
-            let chunks = rows.div_ceil(POSITIONS);
+            let frames = batch.frames_of(frames);
+            let chunks = self.chunks_of(frames);
             if number < chunks {
-                let begin = number * POSITIONS;
-                let end = rows.min(begin + POSITIONS);
+                let (begin, end) = if block < area {
+                    let (first, frame) = (number / frames * block, number % frames * area);
+                    (frame + first, frame + area.min(first + block))
+                } else {
+                    let begin = number * block;
+                    (begin, (frames * area).min(begin + block))
+                };
                 return Some(Chunk { class, begin, end });
             }
             number -= chunks;
@@ -102,7 +130,7 @@ impl Direct {
     fn chunks(&self, batch: Batch<'_>) -> usize {
         let classes = batch.work.classes().iter();
         classes
-            .map(|class| (batch.frames_of(class) * self.geometry.area()).div_ceil(POSITIONS))
+            .map(|class| self.chunks_of(batch.frames_of(class)))
             .sum()
     }
 
@@ -327,12 +355,62 @@ impl Task for Tile<'_> {
                     sums,
                     #[inline(always)]
                     |row, sums| {
+                        let places = &places[row..][..sums.len()];
                         // SAFETY: each row of the product has its own place, and each
                         // row belongs to one task.
-                        unsafe { finish.put(simd, places[row], sums) };
+                        unsafe { finish.put_all(simd, places, sums) };
                     },
                 );
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::cpu::work::{TimeWindow, Work};
+
+    #[test]
+    fn every_position_of_every_frame_is_in_one_chunk() {
+        for size in 1..=30 {
+            let extent = [3, size, size];
+            let geometry = Geometry {
+                kernel: [2, 1, 1],
+                stride: [1; 3],
+                padding: [1, 0, 0],
+                input: extent,
+                output: [4, size, size],
+                channels: 1,
+                filters: 1,
+            };
+            let conv = Direct::new(Isa::Portable, Storage::F32, geometry, &[1.0, 1.0]);
+            let window = TimeWindow {
+                kernel: 2,
+                stride: 1,
+                padding: 1,
+            };
+            let work = Work::whole(window, 3, 4);
+            let batch = Batch {
+                work: &work,
+                clips: 2,
+                pitch: 0,
+            };
+            let mut chunks: Vec<_> = (0..conv.chunks(batch))
+                .map(|number| conv.chunk(batch, number).unwrap())
+                .map(|chunk| (chunk.class, chunk.begin..chunk.end))
+                .collect();
+            assert!(conv.chunk(batch, chunks.len()).is_none());
+            chunks.sort_by_key(|(class, rows)| (*class, rows.start));
+            let mut next = vec![0; work.classes().len()];
+            for (class, rows) in chunks {
+                assert_eq!(rows.start, next[class], "{size}");
+                assert!(rows.len() <= 2 * POSITIONS, "{size}");
+                next[class] = rows.end;
+            }
+            let frames = work.classes().iter().map(|class| batch.frames_of(class));
+            let expected: Vec<_> = frames.map(|frames| frames * size * size).collect();
+            assert_eq!(next, expected, "{size}");
         }
     }
 }

@@ -310,11 +310,11 @@ impl Sums {
 /// KiB of them, which stay in the first level of cache for all rows.
 const DEPTH_AT_ONCE: usize = 256;
 
-/// One panel's columns of the product with every row; `sink` gets each row's
-/// number and its values, a panel's width of them, while they are at hand; it must be
-/// `inline(always)`, or its vectors are compiled for the plainest of processors. The
-/// rows' segments meet the right matrix from its row `first` on. Scratch memory grows as
-/// it must.
+/// One panel's columns of the product with every row; `sink` gets the first one's number
+/// of some rows that follow each other, and their values, a panel's width of each, while
+/// they are at hand; it must be `inline(always)`, or its vectors are compiled for the
+/// plainest of processors. The rows' segments meet the right matrix from its row `first`
+/// on. Scratch memory grows as it must.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
@@ -323,7 +323,7 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
     panel: usize,
     first: usize,
     scratch: &mut Sums,
-    mut sink: impl FnMut(usize, &[S::f32s; NV]),
+    mut sink: impl FnMut(usize, &[[S::f32s; NV]]),
 ) {
     let width = NV * S::F32_LANES;
     assert_eq!(width, panels.width, "packed for other vectors");
@@ -331,17 +331,21 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         tiles: scratch,
         expanded,
     } = scratch;
-    let groups = rows.bases.len().div_ceil(MR);
-    let tile_len = MR * width;
-    scratch.reserve(groups * tile_len);
-    let scratch = &mut scratch[..groups * tile_len];
-    let (tiles, _) = S::as_mut_simd_f32s(scratch);
     let Some(&furthest) = rows.bases.iter().max() else {
         return;
     };
     let at_once = (DEPTH_AT_ONCE / rows.run).max(1);
     // Sums of nothing are sums too.
     let turns = rows.deltas.len().div_ceil(at_once).max(1);
+    // What is done in one turn stays in registers.
+    let groups = if turns == 1 {
+        0
+    } else {
+        rows.bases.len().div_ceil(MR)
+    };
+    scratch.reserve(groups * MR * width);
+    let (tiles, _) = S::as_mut_simd_f32s(&mut scratch[..groups * MR * width]);
+    let (tiles, _) = tiles.as_chunks_mut::<NV>();
     for number in 0..turns {
         let deltas = &rows.deltas[number * at_once..];
         let deltas = &deltas[..at_once.min(deltas.len())];
@@ -353,96 +357,118 @@ pub(super) fn multiply<S: Simd, const MR: usize, const NV: usize>(
         assert!(end <= rows.input.len(), "rows reach behind the input");
         assert!(panel.len() == depth * NV);
         let rows = Rows { deltas, ..rows };
-        let groups = rows.bases.chunks(MR);
-        let tiles = tiles.chunks_exact_mut(MR * NV);
-        for (group, (bases, tile)) in groups.zip(tiles).enumerate() {
-            let fresh = number == 0;
+        let turn = Turn {
+            rows,
+            panel,
+            is_first: number == 0,
+            is_last: number + 1 == turns,
+        };
+        for (group, bases) in rows.bases.chunks(MR).enumerate() {
+            let begin = group * MR;
+            let tile = match turns {
+                1 => &mut [][..],
+                _ => &mut tiles[begin..][..MR],
+            };
             // The last group costs what it holds, not a whole tile.
             // SAFETY: no row of these reaches behind the input, and the panel has
             // a value for each of theirs, see above.
             unsafe {
                 match bases.len() {
-                    1..=2 if 2 < MR => {
-                        accumulate::<S, 2, NV>(simd, rows, bases, panel, tile, fresh);
-                    }
-                    1..=4 if 4 < MR => {
-                        accumulate::<S, 4, NV>(simd, rows, bases, panel, tile, fresh);
-                    }
-                    1..=8 if 8 < MR => {
-                        accumulate::<S, 8, NV>(simd, rows, bases, panel, tile, fresh);
-                    }
-                    _ => accumulate::<S, MR, NV>(simd, rows, bases, panel, tile, fresh),
-                }
-            }
-            if number + 1 == turns {
-                let (sums, _) = tile.as_chunks::<NV>();
-                for (row, sums) in sums.iter().take(bases.len()).enumerate() {
-                    sink(group * MR + row, sums);
+                    1..=2 if 2 < MR => turn.group::<2>(simd, begin, bases, tile, &mut sink),
+                    1..=4 if 4 < MR => turn.group::<4>(simd, begin, bases, tile, &mut sink),
+                    1..=8 if 8 < MR => turn.group::<8>(simd, begin, bases, tile, &mut sink),
+                    _ => turn.group::<MR>(simd, begin, bases, tile, &mut sink),
                 }
             }
         }
     }
 }
 
-/// `tile += rows * panel`, or `tile = rows * panel` to begin with, for those of the
-/// rows that begin at `group`, at most `MR`; the last one fills up what is missing.
-///
-/// # Safety
-/// Every segment of these rows must lie in the input, and the panel must have `NV`
-/// vectors for each value of a row.
-#[inline(always)]
-unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
-    simd: S,
-    rows: Rows<'_>,
-    group: &[usize],
-    panel: &[S::f32s],
-    tile: &mut [S::f32s],
-    fresh: bool,
-) {
-    let Rows {
-        input, deltas, run, ..
-    } = rows;
-    let tile = &mut tile[..MR * NV];
-    let bases: [usize; MR] = match group.first_chunk() {
-        Some(whole) => *whole,
-        None => std::array::from_fn(|i| group[i.min(group.len() - 1)]),
-    };
-    let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
-    if !fresh {
-        for i in 0..MR {
-            for j in 0..NV {
-                sums[i][j] = tile[i * NV + j];
-            }
+/// As much of a product as goes through the tiles at once.
+struct Turn<'a, S: Simd, const NV: usize> {
+    rows: Rows<'a>,
+    /// `NV` vectors for each value of a row.
+    panel: &'a [S::f32s],
+    is_first: bool,
+    is_last: bool,
+}
+
+impl<S: Simd, const NV: usize> Turn<'_, S, NV> {
+    /// Adds to a tile, of which nothing is read in the first turn and nothing written in
+    /// the last one; there its rows, which begin at `bases`, go to the sink.
+    ///
+    /// # Safety
+    /// As [`Turn::sums`] says.
+    #[inline(always)]
+    unsafe fn group<const MR: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        bases: &[usize],
+        tile: &mut [[S::f32s; NV]],
+        sink: &mut impl FnMut(usize, &[[S::f32s; NV]]),
+    ) {
+        let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
+        if !self.is_first {
+            sums.copy_from_slice(&tile[..MR]);
+        }
+        // SAFETY: as the caller says.
+        let sums = unsafe { self.sums(simd, bases, sums) };
+        if !self.is_last {
+            tile[..MR].copy_from_slice(&sums);
+        } else if bases.len() == MR {
+            // Nearly always, and then the length is a constant.
+            sink(first, &sums);
+        } else {
+            sink(first, &sums[..bases.len()]);
         }
     }
-    let mut rows = [input.as_ptr(); MR];
-    for i in 0..MR {
-        // Rows without segments may begin anywhere.
-        rows[i] = input.as_ptr().wrapping_add(bases[i]);
-    }
-    let mut panel = panel.as_ptr();
-    for &delta in deltas {
-        for k in delta..delta + run {
-            let mut right = [simd.splat_f32s(0.0); NV];
-            for j in 0..NV {
-                // SAFETY: there are `NV` vectors for each value of a row.
-                right[j] = unsafe { *panel.add(j) };
-            }
-            // SAFETY: it ends behind the last of them.
-            panel = unsafe { panel.add(NV) };
-            for i in 0..MR {
-                // SAFETY: the row's segments lie in the input.
-                let left = simd.splat_f32s(unsafe { *rows[i].add(k) });
+
+    /// `sums + rows * panel` for those of the rows that begin at `group`, at most `MR`;
+    /// the last one fills up what is missing.
+    ///
+    /// # Safety
+    /// Every segment of these rows must lie in the input, and the panel must have `NV`
+    /// vectors for each value of a row.
+    #[inline(always)]
+    unsafe fn sums<const MR: usize>(
+        &self,
+        simd: S,
+        group: &[usize],
+        mut sums: [[S::f32s; NV]; MR],
+    ) -> [[S::f32s; NV]; MR] {
+        let Rows {
+            input, deltas, run, ..
+        } = self.rows;
+        let bases: [usize; MR] = match group.first_chunk() {
+            Some(whole) => *whole,
+            None => std::array::from_fn(|i| group[i.min(group.len() - 1)]),
+        };
+        let mut rows = [input.as_ptr(); MR];
+        for i in 0..MR {
+            // Rows without segments may begin anywhere.
+            rows[i] = input.as_ptr().wrapping_add(bases[i]);
+        }
+        let mut panel = self.panel.as_ptr();
+        for &delta in deltas {
+            for k in delta..delta + run {
+                let mut right = [simd.splat_f32s(0.0); NV];
                 for j in 0..NV {
-                    sums[i][j] = mul_add(simd, left, right[j], sums[i][j]);
+                    // SAFETY: there are `NV` vectors for each value of a row.
+                    right[j] = unsafe { *panel.add(j) };
+                }
+                // SAFETY: it ends behind the last of them.
+                panel = unsafe { panel.add(NV) };
+                for i in 0..MR {
+                    // SAFETY: the row's segments lie in the input.
+                    let left = simd.splat_f32s(unsafe { *rows[i].add(k) });
+                    for j in 0..NV {
+                        sums[i][j] = mul_add(simd, left, right[j], sums[i][j]);
+                    }
                 }
             }
         }
-    }
-    for i in 0..MR {
-        for j in 0..NV {
-            tile[i * NV + j] = sums[i][j];
-        }
+        sums
     }
 }
 

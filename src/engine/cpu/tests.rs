@@ -365,10 +365,12 @@ impl Task for Multiply<'_> {
     fn run<S: pulp::Simd, const MR: usize, const NV: usize>(self, simd: S) {
         for panel in 0..self.panels.count() {
             let columns = self.panels.columns_of(panel);
-            let sink = |row: usize, sums: &[S::f32s; NV]| {
-                let sums: &[f32] = bytemuck::cast_slice(sums);
-                let begin = row * self.panels.columns() + columns.start;
-                self.output[begin..][..columns.len()].copy_from_slice(&sums[..columns.len()]);
+            let sink = |first: usize, sums: &[[S::f32s; NV]]| {
+                for (row, sums) in (first..).zip(sums) {
+                    let sums: &[f32] = bytemuck::cast_slice(sums);
+                    let begin = row * self.panels.columns() + columns.start;
+                    self.output[begin..][..columns.len()].copy_from_slice(&sums[..columns.len()]);
+                }
             };
             multiply::<S, MR, NV>(
                 simd,

@@ -279,8 +279,12 @@ impl Task for Product<'_> {
                     #[inline(always)]
                     |row, sums| {
                         let begin = m_begin + row * filters + of.start;
-                        // SAFETY: rows are apart, and each point is one task.
-                        put(simd, sums, unsafe { m.part(begin, of.len()) });
+                        let len = (sums.len() - 1) * filters + of.len();
+                        // SAFETY: each point is one task.
+                        let m = unsafe { m.part(begin, len) };
+                        for (i, sums) in sums.iter().enumerate() {
+                            put(simd, sums, &mut m[i * filters..][..of.len()]);
+                        }
                     },
                 );
             }
