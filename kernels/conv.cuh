@@ -92,6 +92,14 @@ __device__ __forceinline__ Share share_of_block(const Conv& p) {
     return {begin, begin + p.segment < p.k ? begin + p.segment : p.k};
 }
 
+// Leaves this block's share to conv_reduce, for two channels beside each other.
+__device__ __forceinline__ void leave(const Conv& p, int m, int n, float x, float y) {
+    const long long rows = static_cast<long long>(p.clips) * p.out[0] * p.out[1] * p.out[2];
+    float* partial = p.partial + (blockIdx.z * rows + m) * p.channels_out + n;
+    partial[0] = x;
+    partial[1] = y;
+}
+
 // Offset of the input under a tap, or -1 in the padding and behind the end.
 __device__ __forceinline__ long long input_under(const Conv& p, const Origin& origin, const Tap& tap) {
     const int t = origin.t + tap.t, h = origin.h + tap.h, w = origin.w + tap.w;

@@ -68,10 +68,7 @@ struct GroupSums {
                 if (n >= p.channels_out) continue;
                 float x = sum[j][2 * half], y = sum[j][2 * half + 1];
                 if (SEGMENTED && p.is_split) {
-                    const long long row = static_cast<long long>(blockIdx.z) * rows + m;
-                    float* partial = p.partial + row * p.channels_out + n;
-                    partial[0] = x;
-                    partial[1] = y;
+                    leave(p, m, n, x, y);
                     continue;
                 }
                 if (SEGMENTED) {

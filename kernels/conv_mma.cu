@@ -191,10 +191,7 @@ __device__ __forceinline__ void conv_mma(const Conv& p) {
                 if (n >= p.channels_out) continue;
                 float x = sum[i][j][2 * half], y = sum[i][j][2 * half + 1];
                 if (SEGMENTED && p.is_split) {
-                    const long long row = static_cast<long long>(blockIdx.z) * rows + m;
-                    float* partial = p.partial + row * p.channels_out + n;
-                    partial[0] = x;
-                    partial[1] = y;
+                    leave(p, m, n, x, y);
                     continue;
                 }
                 if (SEGMENTED) {

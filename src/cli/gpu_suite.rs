@@ -10,9 +10,12 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use super::BadInput;
+use super::bench::noise;
 use crate::engine::cuda::suite;
 use crate::engine::{Device, Engine, EngineOptions, Precision};
-use crate::model::{Architecture, Graph, InputSpec, Lstm, Model, ModelSpec, Op, usual_classes};
+use crate::model::{
+    Architecture, Graph, InputSpec, Lstm, Model, ModelSpec, Op, random_weights, usual_classes,
+};
 
 /// Checks and times the kernels on this machine's NVIDIA card.
 ///
@@ -211,45 +214,14 @@ fn write_model(folder: &Path, spec: &ModelSpec) -> anyhow::Result<Model> {
     let graph = spec.graph().map_err(|problem| anyhow!(problem))?;
     fs::create_dir_all(folder)?;
     fs::write(folder.join("model.toml"), toml::to_string(spec)?)?;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    };
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = graph
-        .parameters()
-        .into_iter()
-        .map(|(name, shape)| {
-            let len: usize = shape.iter().product();
-            // He's initialisation for matrices; batch norm that does nothing.
-            let fan_in: usize = shape[1..].iter().product();
-            let bound = (6.0 / fan_in as f32).sqrt();
-            let is_norm = shape.len() == 1 && !name.contains("bias");
-            let mut value = || match shape.len() {
-                1 if is_norm && name.ends_with("running_mean") => 0.0,
-                1 if is_norm => 1.0,
-                1 => 0.1 * uniform(),
-                _ => bound * uniform(),
-            };
-            let values = (0..len).flat_map(|_| value().to_le_bytes()).collect();
-            (name, shape, values)
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, values)| {
-            Ok((name, TensorView::new(Dtype::F32, shape.clone(), values)?))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, None, &folder.join("weights.safetensors"))?;
+    let weights = random_weights(&graph, 0x9e37_79b9_7f4a_7c15)?;
+    fs::write(folder.join("weights.safetensors"), weights)?;
     let described = json!({ "input": spec.input, "nodes": describe(&graph) });
     fs::write(folder.join("graph.json"), described.to_string())?;
     let model = Model::load(folder)?;
     let input = &spec.input;
     let shape = [2, input.channels, input.frames, input.height, input.width];
-    let clips: Vec<f32> = (0..shape.iter().product()).map(|_| uniform()).collect();
+    let clips = noise(shape.iter().product());
     let options = EngineOptions {
         device: Device::Cpu,
         precision: Precision::F32,

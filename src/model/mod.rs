@@ -11,6 +11,7 @@
 mod graph;
 mod import;
 mod onnx;
+mod random;
 mod seal;
 mod spec;
 mod weights;
@@ -23,6 +24,7 @@ use sha2::{Digest, Sha256};
 pub use graph::{Conv, Graph, Lstm, Node, NodeId, Op, Pool, Shape};
 pub use import::{ImportError, ImportOptions, import, usual_classes};
 pub use onnx::{OnnxError, OnnxOptions, import_onnx, to_onnx};
+pub(crate) use random::random_weights;
 pub use seal::MANIFEST;
 pub(crate) use seal::manifest;
 pub use spec::{Architecture, InputSpec, LayerSpec, ModelSpec, ReferenceSpec, pace};

@@ -3,7 +3,7 @@
 //! Every thread has a stream and pinned memory of its own, so that one thread's
 //! copies run beside another one's kernels.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -136,8 +136,21 @@ impl DriverCard {
 
     /// Opens a card, and on Hopper tries its products of whole warpgroups and its tensor
     /// memory accelerator: where they do not do what the kernels rest on, the kernels for
-    /// older cards compute, or copy.
+    /// older cards compute, or copy. A card is tried once in a process.
     pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
+        /// What was found, by card.
+        static FOUND: Mutex<BTreeMap<usize, Limits>> = Mutex::new(BTreeMap::new());
+        // Held while a card is tried: whoever else wants it waits for the answer.
+        let mut found = lock(&FOUND);
+        if let Some(&limits) = found.get(&ordinal) {
+            return Ok(Arc::new(Self::open_within(ordinal, limits)?));
+        }
+        let card = Self::open_tried(ordinal)?;
+        found.insert(ordinal, card.limits());
+        Ok(card)
+    }
+
+    fn open_tried(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
         let plain = Self::open(ordinal)?;
         if !plain.has_warpgroup_kernels {
             return Ok(Arc::new(plain));
@@ -291,7 +304,7 @@ fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
     use sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B as SWIZZLE;
     /// Values of a row.
     const ROW: u32 = 64;
-    let bytes = |values: usize| 2 * values as u64;
+    let long = |value: usize| value as u64;
     let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
     // SAFETY: the arrays have as many numbers as the rank asks for, which is one fewer of
     // pitches and three of corners; the driver writes the map, or refuses.
@@ -299,16 +312,16 @@ fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
         let status = match *tiles {
             Tiles::Matrix {
                 address,
-                rows,
-                columns,
+                extent,
+                pitch,
                 count,
             } => sys::cuTensorMapEncodeTiled(
                 map.as_mut_ptr(),
                 TYPE,
                 2,
                 address as *mut c_void,
-                [columns as u64, rows as u64].as_ptr(),
-                [bytes(columns)].as_ptr(),
+                extent.map(long).as_ptr(),
+                [long(pitch)].as_ptr(),
                 [ROW, count as u32].as_ptr(),
                 [1, 1].as_ptr(),
                 APART,
@@ -318,25 +331,21 @@ fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
             ),
             Tiles::Positions {
                 address,
-                clips,
-                clip,
-                extent: [t, h, w],
-                channels,
+                extent,
+                pitch,
                 count,
-                stride: [along_t, along_h, along_w],
-                lower: [lower_t, lower_h, lower_w],
-                upper: [upper_t, upper_h, upper_w],
+                stride: [along_w, along_h, along_t],
+                lower,
+                upper,
             } => sys::cuTensorMapEncodeIm2col(
                 map.as_mut_ptr(),
                 TYPE,
                 5,
                 address as *mut c_void,
-                [channels, w, h, t, clips].map(|axis| axis as u64).as_ptr(),
-                [channels, w * channels, h * w * channels, clip]
-                    .map(bytes)
-                    .as_ptr(),
-                [lower_w, lower_h, lower_t].as_ptr(),
-                [upper_w, upper_h, upper_t].as_ptr(),
+                extent.map(long).as_ptr(),
+                pitch.map(long).as_ptr(),
+                lower.as_ptr(),
+                upper.as_ptr(),
                 ROW,
                 count as u32,
                 [1, along_w, along_h, along_t, 1]

@@ -26,25 +26,24 @@ pub(crate) struct Limits {
 }
 
 /// What the copies of `tma.cuh` read of memory, whose values have 16 bits: tiles of
-/// rows of 64 values.
+/// rows of 64 values. Axes come in the order of memory, the one whose values lie side by
+/// side first; pitches are bytes from one value of the next axes to the one after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tiles {
-    /// Of a matrix, `[rows, columns]`: 64 columns of `count` rows.
+    /// Of a matrix, columns by rows: 64 columns of `count` rows.
     Matrix {
         address: u64,
-        rows: usize,
-        columns: usize,
+        extent: [usize; 2],
+        pitch: usize,
         count: usize,
     },
-    /// Of activations, `[clips, T, H, W, channels]`: 64 channels at `count` positions, as
-    /// a convolution's kernel sees them under one of its taps.
+    /// Of activations, channels by W, H, T and clips: 64 channels at `count` positions, as
+    /// a convolution's kernel sees them under one of its taps, which moves along W, H and
+    /// T.
     Positions {
         address: u64,
-        clips: usize,
-        /// Values from one clip's to the next one's.
-        clip: usize,
-        extent: [usize; 3],
-        channels: usize,
+        extent: [usize; 5],
+        pitch: [usize; 4],
         count: usize,
         stride: [usize; 3],
         /// Where the kernel's corner is first, along each axis: less than zero in the

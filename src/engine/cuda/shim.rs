@@ -375,16 +375,16 @@ impl Card for Shim {
     fn map(&self, tiles: &Tiles) -> Result<TensorMap, CudaError> {
         assert!(self.limits.tma);
         let short = |value: usize| u32::try_from(value).unwrap();
-        let corner = |[t, h, w]: [i32; 3]| [w, h, t].map(|axis| i8::try_from(axis).unwrap());
+        let corner = |axes: [i32; 3]| axes.map(|axis| i8::try_from(axis).unwrap());
         let map = match *tiles {
             Tiles::Matrix {
                 address,
-                rows,
-                columns,
+                extent: [columns, rows],
+                pitch,
                 count,
             } => Map {
                 address,
-                pitch: [2 * columns as u64, 0, 0, 0],
+                pitch: [pitch as u64, 0, 0, 0],
                 extent: [short(columns), short(rows), 0, 0, 0],
                 lower: [0; 3],
                 upper: [0; 3],
@@ -396,21 +396,19 @@ impl Card for Shim {
             },
             Tiles::Positions {
                 address,
-                clips,
-                clip,
-                extent: [t, h, w],
-                channels,
+                extent,
+                pitch,
                 count,
-                stride: [along_t, along_h, along_w],
+                stride,
                 lower,
                 upper,
             } => Map {
                 address,
-                pitch: [channels, w * channels, h * w * channels, clip].map(|it| 2 * it as u64),
-                extent: [channels, w, h, t, clips].map(short),
+                pitch: pitch.map(|it| it as u64),
+                extent: extent.map(short),
                 lower: corner(lower),
                 upper: corner(upper),
-                stride: [along_w, along_h, along_t].map(|axis| u8::try_from(axis).unwrap()),
+                stride: stride.map(|axis| u8::try_from(axis).unwrap()),
                 is_matrix: 0,
                 count: short(count),
                 _gap: [0; 2],

@@ -151,6 +151,8 @@ pub(crate) struct ConvIo {
 pub(crate) const BLOCK_ROWS: usize = 128;
 /// Values of a row that the accelerator brings.
 const TMA_ROW: usize = 64;
+/// Of a value.
+const TMA_BYTES: usize = 2;
 /// Taps and strides along an axis, and corners of its box, that fit into the map and the
 /// instruction of five dimensions.
 const TMA_TAPS: usize = 32;
@@ -184,16 +186,17 @@ fn positions(
             .iter()
             .chain(&upper)
             .all(|corner| TMA_BOX.contains(corner));
+    let along = |[t, h, w]: [i64; 3]| [w, h, t].map(|corner| corner as i32);
+    let ([t, h, w], channels) = (input.extent, input.channels);
+    let pitch = [channels, w * channels, h * w * channels, input.clip];
     fits.then_some(Tiles::Positions {
         address: input.address,
-        clips,
-        clip: input.clip,
-        extent: input.extent,
-        channels: input.channels,
+        extent: [channels, w, h, t, clips],
+        pitch: pitch.map(|values| TMA_BYTES * values),
         count: BLOCK_ROWS,
-        stride,
-        lower: lower.map(|corner| corner as i32),
-        upper: upper.map(|corner| corner as i32),
+        stride: [stride[2], stride[1], stride[0]],
+        lower: along(lower),
+        upper: along(upper),
     })
 }
 
@@ -282,8 +285,8 @@ pub(crate) fn conv(
         Some(positions) => {
             let rows = Tiles::Matrix {
                 address: conv.weights,
-                rows: output.channels,
-                columns: conv.k,
+                extent: [conv.k, output.channels],
+                pitch: TMA_BYTES * conv.k,
                 count: width,
             };
             let parameters = TmaParameters {

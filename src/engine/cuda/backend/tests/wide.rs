@@ -1,11 +1,7 @@
 //! A network as wide as those that the tensor memory accelerator serves.
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-
-use super::super::super::launch::bytes_of;
 use super::*;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, random_weights};
 
 /// The small 3D network with 64 channels in every layer.
 fn model() -> Model {
@@ -14,36 +10,14 @@ fn model() -> Model {
         widths: vec![64; 2],
         ..small.spec().clone()
     };
-    let mut seed = 3;
-    let mut uniform = || (f32::from(noise(&mut seed)) - 127.5) / 127.5;
-    let tensors = spec.graph().unwrap().parameters();
-    let tensors = tensors.into_iter().map(|(name, shape)| {
-        let fan_in: usize = shape[1..].iter().product();
-        let bound = (6.0 / fan_in as f32).sqrt();
-        let is_scale = shape.len() == 1 && !name.contains("mean") && !name.contains("bias");
-        let value = || match (shape.len(), is_scale) {
-            (1, true) => 1.0,
-            (1, false) => 0.1 * uniform(),
-            _ => bound * uniform(),
-        };
-        let values: Vec<f32> = std::iter::repeat_with(value)
-            .take(shape.iter().product())
-            .collect();
-        (name, shape, bytes_of(&values))
-    });
-    let tensors: Vec<_> = tensors.collect();
-    let views = tensors.iter().map(|(name, shape, values)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), values).unwrap();
-        (name, view)
-    });
+    let weights = random_weights(&spec.graph().unwrap(), 3).unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("model.toml"),
         toml::to_string(&spec).unwrap(),
     )
     .unwrap();
-    safetensors::serialize_to_file(views, None, &folder.path().join("weights.safetensors"))
-        .unwrap();
+    std::fs::write(folder.path().join("weights.safetensors"), weights).unwrap();
     Model::load(folder.path()).unwrap()
 }
 

@@ -13,9 +13,7 @@ use crate::engine::cuda::{CudaError, Precision};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConvShape {
     pub(super) name: &'static str,
-    clips: usize,
-    /// Whether there are more clips, so many that each multiprocessor gets two blocks.
-    fills: bool,
+    clips: Clips,
     extent: [usize; 3],
     channels: [usize; 2],
     window: Window,
@@ -26,10 +24,17 @@ pub(super) struct ConvShape {
     segment: usize,
 }
 
+/// How many clips.
+#[derive(Clone, Copy, Debug)]
+enum Clips {
+    Few(usize),
+    /// So many that each multiprocessor gets two blocks.
+    Filling,
+}
+
 const PLAIN: ConvShape = ConvShape {
     name: "conv 3x3x3",
-    clips: 2,
-    fills: false,
+    clips: Clips::Few(2),
     extent: [3, 6, 7],
     channels: [8, 16],
     window: Window {
@@ -47,7 +52,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
-        clips: 3,
+        clips: Clips::Few(3),
         extent: [4, 5, 9],
         channels: [5, 21],
         residual: true,
@@ -68,7 +73,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv 1x7x7 in strides",
-        clips: 1,
+        clips: Clips::Few(1),
         extent: [2, 19, 17],
         channels: [3, 9],
         window: Window {
@@ -103,7 +108,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of one position in segments",
-        clips: 1,
+        clips: Clips::Few(1),
         extent: [2, 2, 2],
         channels: [32, 24],
         residual: true,
@@ -113,7 +118,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv in segments that one block adds",
-        fills: true,
+        clips: Clips::Filling,
         extent: [4, 5, 5],
         channels: [24, 16],
         residual: true,
@@ -122,7 +127,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of 128 channels",
-        fills: true,
+        clips: Clips::Filling,
         extent: [3, 7, 7],
         channels: [8, 128],
         relu: true,
@@ -131,7 +136,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     // From here on, channels in that the tensor memory accelerator brings.
     ConvShape {
         name: "conv 3x3x3 of 64 channels",
-        clips: 3,
+        clips: Clips::Few(3),
         channels: [64, 72],
         residual: true,
         relu: true,
@@ -139,7 +144,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of 128 channels, of cropped frames, in segments",
-        clips: 1,
+        clips: Clips::Few(1),
         extent: [7, 5, 5],
         channels: [128, 16],
         window: Window {
@@ -153,7 +158,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv of 64 channels in segments that one block adds",
-        fills: true,
+        clips: Clips::Filling,
         extent: [2, 6, 9],
         channels: [64, 24],
         segment: 576,
@@ -172,7 +177,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv 3x1x1 of 64 channels, all strides differ",
-        clips: 3,
+        clips: Clips::Few(3),
         extent: [9, 5, 8],
         channels: [64, 16],
         window: Window {
@@ -184,7 +189,7 @@ pub(super) const CONVS: [ConvShape; 15] = [
     },
     ConvShape {
         name: "conv 1x3x1 of 64 to 128 channels",
-        fills: true,
+        clips: Clips::Filling,
         extent: [3, 7, 7],
         channels: [64, 128],
         window: Window {
@@ -204,16 +209,15 @@ impl ConvShape {
         reference::slid([frames - 2 * self.cropped, rows, columns], self.window)
     }
 
-    /// With as many clips as it wants of this card.
-    fn on(self, card: &Arc<dyn Card>) -> Self {
-        if !self.fills {
-            return self;
-        }
-        let positions: usize = self.extent_out().iter().product();
-        let rows = 2 * card.limits().multiprocessors * kernels::BLOCK_ROWS;
-        Self {
-            clips: rows.div_ceil(positions),
-            ..self
+    /// As many as it wants of this card.
+    fn clips(&self, card: &Arc<dyn Card>) -> usize {
+        match self.clips {
+            Clips::Few(clips) => clips,
+            Clips::Filling => {
+                let positions: usize = self.extent_out().iter().product();
+                let rows = 2 * card.limits().multiprocessors * kernels::BLOCK_ROWS;
+                rows.div_ceil(positions)
+            }
         }
     }
 }
@@ -270,6 +274,7 @@ impl Weights {
 /// What a convolution reads, without a pattern.
 struct Sample {
     shape: ConvShape,
+    clips: usize,
     precision: Precision,
     /// Of which the first and the last frames are left out.
     whole: Tensor,
@@ -281,10 +286,11 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(shape: ConvShape, precision: Precision) -> Self {
+    fn new(card: &Arc<dyn Card>, shape: ConvShape, precision: Precision) -> Self {
         let mut noise = Noise(7);
+        let clips = shape.clips(card);
         let [channels, outputs] = shape.channels;
-        let whole = noise.tensor(shape.clips, shape.extent, channels, precision);
+        let whole = noise.tensor(clips, shape.extent, channels, precision);
         let taps: usize = shape.window.kernel.iter().product();
         let values = noise.exact(taps * channels * outputs, precision);
         let bias = noise.values(outputs);
@@ -292,8 +298,9 @@ impl Sample {
         // The residual, too, leaves frames out.
         let longer = [extent[0] + 2 * shape.cropped, extent[1], extent[2]];
         Self {
-            residual: noise.tensor(shape.clips, longer, outputs, precision),
+            residual: noise.tensor(clips, longer, outputs, precision),
             shape,
+            clips,
             precision,
             whole,
             values,
@@ -318,7 +325,7 @@ impl Sample {
 
     /// What a card makes of it, each way.
     fn outputs(&self, card: &Arc<dyn Card>, ways: &[Way]) -> Result<Vec<Held>, CudaError> {
-        let (shape, precision) = (self.shape, self.precision);
+        let (shape, clips, precision) = (self.shape, self.clips, self.precision);
         let mut layer = Weights::new(card, precision, shape, &self.values, &self.bias)?;
         let crop = |held: &Held| {
             let Activations {
@@ -339,9 +346,9 @@ impl Sample {
         let mut outputs = Vec::new();
         for way in ways {
             layer.conv.way = *way;
-            let output = room(card, shape.clips, self.extent, shape.channels[1], precision)?;
+            let output = room(card, clips, self.extent, shape.channels[1], precision)?;
             let to = output.activations;
-            let partial = layer.conv.partial_bytes(shape.clips, to, multiprocessors);
+            let partial = layer.conv.partial_bytes(clips, to, multiprocessors);
             let partial = Memory::new(card, partial)?;
             let io = ConvIo {
                 input: crop(&input),
@@ -349,7 +356,7 @@ impl Sample {
                 output: to,
                 partial: partial.address(),
             };
-            kernels::conv(card.as_ref(), precision, shape.clips, &layer.conv, io)?;
+            kernels::conv(card.as_ref(), precision, clips, &layer.conv, io)?;
             outputs.push(output);
         }
         Ok(outputs)
@@ -361,7 +368,7 @@ pub(super) fn conv(
     precision: Precision,
     shape: ConvShape,
 ) -> Result<f64, CudaError> {
-    let sample = Sample::new(shape.on(card), precision);
+    let sample = Sample::new(card, shape, precision);
     let expected = sample.expected();
     let outputs = sample.outputs(card, &ways(card, precision))?;
     outputs.iter().try_fold(0.0_f64, |worst, output| {
@@ -374,13 +381,13 @@ pub(super) fn conv(
 pub(crate) fn copies_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
     let precision = Precision::F16;
     let wide = CONVS.iter().filter(|shape| shape.channels[0] >= 64);
-    for shape in wide.map(|shape| shape.on(card)) {
-        let sample = Sample::new(shape, precision);
+    for shape in wide {
+        let sample = Sample::new(card, *shape, precision);
         let outputs = sample.outputs(card, &[Way::Warpgroups, Way::Tma])?;
         let values: Result<Vec<_>, _> = outputs
             .iter()
             .map(|output| {
-                let count = shape.clips * output.activations.clip;
+                let count = sample.clips * output.activations.clip;
                 read(&output.memory, count, precision)
             })
             .collect();

@@ -1,0 +1,45 @@
+//! Weights that were never trained, for checks and timings.
+
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, serialize};
+
+use super::Graph;
+
+/// Random weights of usual sizes for every parameter of a graph, as a safetensors file:
+/// He's initialisation for matrices, and batch norm that does nothing. The same seed, which
+/// must not be zero, gives the same ones.
+///
+/// # Errors
+/// If the file cannot be put together.
+pub(crate) fn random_weights(graph: &Graph, seed: u64) -> Result<Vec<u8>, SafeTensorError> {
+    let mut state = seed;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = graph
+        .parameters()
+        .into_iter()
+        .map(|(name, shape)| {
+            let len: usize = shape.iter().product();
+            let fan_in: usize = shape[1..].iter().product();
+            let bound = (6.0 / fan_in as f32).sqrt();
+            let is_norm = shape.len() == 1 && !name.contains("bias");
+            let mut value = || match shape.len() {
+                1 if is_norm && name.ends_with("running_mean") => 0.0,
+                1 if is_norm => 1.0,
+                1 => 0.1 * uniform(),
+                _ => bound * uniform(),
+            };
+            let values = (0..len).flat_map(|_| value().to_le_bytes()).collect();
+            (name, shape, values)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, values)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), values)?;
+        Ok::<_, SafeTensorError>((name, view))
+    });
+    serialize(views.collect::<Result<Vec<_>, _>>()?, None)
+}
