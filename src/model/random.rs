@@ -1,24 +1,21 @@
 //! Weights that were never trained, for checks and timings.
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, serialize};
 
 use super::Graph;
 
 /// Random weights of usual sizes for every parameter of a graph, as a safetensors file:
-/// He's initialisation for matrices, and batch norm that does nothing. The same seed, which
-/// must not be zero, gives the same ones.
+/// He's initialisation for matrices, and batch norm that does nothing. The same seed gives
+/// the same ones.
 ///
 /// # Errors
 /// If the file cannot be put together.
 pub(crate) fn random_weights(graph: &Graph, seed: u64) -> Result<Vec<u8>, SafeTensorError> {
-    let mut state = seed;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    };
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut uniform = || random.random_range(-1.0_f32..1.0);
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = graph
         .parameters()
         .into_iter()
