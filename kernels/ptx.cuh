@@ -178,6 +178,27 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+// Keeps the compiler from computing these values early, and what depends on them,
+// where a long unrolled loop would hold more of them than there are registers. Costs
+// no instruction.
+__device__ __forceinline__ void compute_here(int& x, int& y) {
+#if defined(__CUDACC__)
+    asm volatile("" : "+r"(x), "+r"(y)::"memory");
+#endif
+}
+
+// --- barriers ------------------------------------------------------------------
+
+// Waits for `count` threads of the block at one of its barriers, 1 to 15; 0 is
+// that of `__syncthreads`.
+__device__ __forceinline__ void gather_threads(int barrier, int count) {
+#if defined(__CUDACC__)
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
+#else
+    shim::gather_block("bar.sync", barrier, count);
+#endif
+}
+
 // --- between blocks that run together ------------------------------------------
 
 // Reads past the first-level cache, which other blocks do not write through.

@@ -137,3 +137,43 @@ __device__ __forceinline__ void copy_positions(void* to, const TensorMap* map, i
     shim::copy_positions(to, map, channel, start, taps, barrier);
 #endif
 }
+
+// 64 channels from `channel` on of a box of one frame, as many columns and rows as the
+// map says: the first at `corner`. What lies outside is zero.
+__device__ __forceinline__ void copy_box(void* to, const TensorMap* map, int channel, const Corner& corner,
+                                         uint64_t* barrier) {
+#if defined(__CUDACC__)
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared_address(to)),
+        "l"(map), "r"(channel), "r"(corner.w), "r"(corner.h), "r"(corner.t), "r"(corner.clip),
+        "r"(shared_address(barrier))
+        : "memory");
+#else
+    const int start[4] = {corner.w, corner.h, corner.t, corner.clip};
+    shim::copy_box(to, map, channel, start, barrier);
+#endif
+}
+
+// The other way: a box from shared memory; what lies outside is left out.
+__device__ __forceinline__ void store_box(const TensorMap* map, int channel, const Corner& corner,
+                                          const void* from) {
+#if defined(__CUDACC__)
+    asm volatile(
+        "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];" ::"l"(map),
+        "r"(channel), "r"(corner.w), "r"(corner.h), "r"(corner.t), "r"(corner.clip), "r"(shared_address(from))
+        : "memory");
+#else
+    const int start[4] = {corner.w, corner.h, corner.t, corner.clip};
+    shim::store_box(map, channel, start, from);
+#endif
+}
+
+// Waits until this thread's stores have read what they store.
+__device__ __forceinline__ void stores_wait() {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+#else
+    shim::wait_for_stores();
+#endif
+}

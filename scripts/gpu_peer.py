@@ -9,8 +9,12 @@ with CUDA, and nothing else.
 Modes: eager, eager with channels last, torch.compile (max-autotune), and eager
 inside a CUDA graph. Inputs are normalised values on the card already. First every
 network is held to the logits that hepaflow has of the same weights and clips, in
-f32: what computes something else is not timed."""
+f32: what computes something else is not timed. torch.compile takes up to a minute
+for each network, precision and batch, and comes last: `--seconds` ends it where a
+card is lent by the minute, and the table has a dash for what was not reached.
+Where a network has an LSTM, cuDNN's is timed alone, too."""
 
+import argparse
 import json
 import struct
 import sys
@@ -156,23 +160,33 @@ def graphed(network: nn.Module, clips: torch.Tensor):
     return graph.replay
 
 
-def modes(network: Network, dtype: torch.dtype, batch: int):
-    """Name and call of each way to run the network; made one at a time."""
+MODES = ("eager", "channels_last", "cuda_graph", "compile")
+
+
+def way(mode: str, network: Network, dtype: torch.dtype, batch: int):
+    """The call that runs the network in a mode."""
     clips = torch.randn(batch, *network.shape, device="cuda", dtype=dtype)
-    # The last batch left it channels last.
-    network.to(memory_format=torch.contiguous_format)
-    yield "eager", lambda: (lambda: network(clips))
+    if mode == "eager":
+        network.to(memory_format=torch.contiguous_format)
+        return lambda: network(clips)
     last = clips.to(memory_format=torch.channels_last_3d)
     wide = network.to(memory_format=torch.channels_last_3d)
-    yield "channels_last", lambda: (lambda: wide(last))
-    yield "cuda_graph", lambda: graphed(wide, last)
+    if mode == "channels_last":
+        return lambda: wide(last)
+    if mode == "cuda_graph":
+        return graphed(wide, last)
+    torch._dynamo.reset()
+    fast = torch.compile(wide, mode="max-autotune")
+    return lambda: fast(last)
 
-    def compiled():
-        torch._dynamo.reset()
-        fast = torch.compile(wide, mode="max-autotune")
-        return lambda: fast(last)
 
-    yield "compile", compiled
+def recurrence(network: Network, dtype: torch.dtype, batch: int):
+    """The call that runs a network's LSTM alone; none where it has none."""
+    found = [m for m in network.modules() if isinstance(m, nn.LSTM)]
+    if not found:
+        return None
+    rows = torch.randn(batch, network.shape[1], found[0].input_size, device="cuda", dtype=dtype)
+    return graphed(found[0], rows)
 
 
 def checked(folder: Path, device: str) -> dict[str, float]:
@@ -193,14 +207,13 @@ def checked(folder: Path, device: str) -> dict[str, float]:
 
 
 def table(ours: list[dict], theirs: list[dict]) -> str:
-    names = ("eager", "channels_last", "cuda_graph", "compile")
-    titles = [f"PyTorch {name}" for name in names]
+    titles = [f"PyTorch {mode}" for mode in MODES]
     lines = [f"| network | precision | batch | by | hepaflow ms | clips/s | {' | '.join(titles)} |",
-             "|" + "---|" * (6 + len(names))]
+             "|" + "---|" * (6 + len(MODES))]
     for row in ours:
         key = {k: row[k] for k in ("network", "precision", "batch")}
         peers = []
-        for mode in names:
+        for mode in MODES:
             found = [r for r in theirs if r["mode"] == mode and all(r[k] == v for k, v in key.items())]
             peers.append(f"{found[0]['milliseconds']:.3f}" if found and "milliseconds" in found[0] else "-")
         cells = [row["network"], row["precision"], str(row["batch"]), row["by"],
@@ -209,13 +222,42 @@ def table(ours: list[dict], theirs: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def timings(folder: Path, until: float):
+    """Rows of results, those that take long to prepare last."""
+    graphs = sorted(folder.glob("*/graph.json"))
+    for late in (False, True):
+        for graph in graphs:
+            for precision, dtype in PRECISIONS.items():
+                network = Network(graph.parent).eval().cuda().to(dtype)
+                for batch in BATCHES:
+                    calls = {mode: (lambda mode=mode: way(mode, network, dtype, batch))
+                             for mode in MODES if (mode == "compile") == late}
+                    if not late and recurrence(network, dtype, batch):
+                        calls["lstm"] = lambda: recurrence(network, dtype, batch)
+                    for mode, make in calls.items():
+                        if time.monotonic() > until:
+                            return
+                        row = {"network": graph.parent.name, "precision": precision,
+                               "batch": batch, "mode": mode}
+                        try:
+                            row["milliseconds"] = milliseconds(make())
+                        except Exception as error:  # one mode's failure is a result, too
+                            row["error"] = f"{type(error).__name__}: {error}"[:300]
+                        yield row
+
+
 def main() -> int:
-    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--check"]):
-        print(__doc__, file=sys.stderr)
-        return 2
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="what hepaflow gpu-suite wrote")
+    parser.add_argument("--check", action="store_true", help="compare logits, and time nothing")
+    parser.add_argument("--seconds", type=float, default=float("inf"),
+                        help="begin no timing after this many seconds")
+    arguments = parser.parse_args()
+    folder, until = arguments.folder, time.monotonic() + arguments.seconds
     with torch.inference_mode():
-        if sys.argv[2:]:
+        if arguments.check:
             checked(folder, "cuda" if torch.cuda.is_available() else "cpu")
             return 0
         results = {
@@ -227,24 +269,15 @@ def main() -> int:
         }
         print(f"PyTorch {results['torch']}, cuDNN {results['cudnn']}, {results['card']}")
         torch.backends.cudnn.benchmark = True
-        for graph in sorted(folder.glob("*/graph.json")):
-            for precision, dtype in PRECISIONS.items():
-                network = Network(graph.parent).eval().cuda().to(dtype)
-                for batch in BATCHES:
-                    for mode, make in modes(network, dtype, batch):
-                        row = {"network": graph.parent.name, "precision": precision,
-                               "batch": batch, "mode": mode}
-                        try:
-                            row["milliseconds"] = milliseconds(make())
-                        except Exception as error:  # one mode's failure is a result, too
-                            row["error"] = f"{type(error).__name__}: {error}"[:300]
-                        print(row, flush=True)
-                        results["timings"].append(row)
-    file = folder / "results.json"
-    report = json.loads(file.read_text())
-    report["pytorch"] = results
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "table.md").write_text(table(report["timings"], results["timings"]))
+        file = folder / "results.json"
+        report = json.loads(file.read_text())
+        report["pytorch"] = results
+        for row in timings(folder, until):
+            print(row, flush=True)
+            results["timings"].append(row)
+            # Each time: what was measured stays, whatever ends this.
+            file.write_text(json.dumps(report, indent=2) + "\n")
+            (folder / "table.md").write_text(table(report["timings"], results["timings"]))
     return 0
 
 

@@ -50,10 +50,24 @@ struct Products {
     int open_group = 0;
 };
 
-// A copy of a tile, row by row: where each comes from, or null for zeros.
+// A copy of a tile, row by row: where each comes from, or null for zeros. Behind so
+// many bytes of a row there are zeros, too.
 struct TileCopy {
     unsigned char* to;
     std::vector<const unsigned char*> rows;
+    int bytes;
+};
+
+// A copy of a tile to memory: where each row goes to, or null.
+struct TileStore {
+    const unsigned char* from;
+    std::vector<unsigned char*> rows;
+    int bytes;
+};
+
+// A thread's stores of tiles, not yet performed.
+struct Stores {
+    std::vector<TileStore> pending;
 };
 
 // A barrier in shared memory, whose own bytes nobody reads.
@@ -116,6 +130,7 @@ struct Launch {
     std::vector<Thread> fibers;
     std::vector<Copies> copies;
     std::vector<Products> products;
+    std::vector<Stores> stores;
     std::vector<Warp> warps;
     std::vector<Thread*> waiting;  // with a condition
     int warp = 0;                  // that runs
@@ -505,11 +520,9 @@ static void perform_oldest(Phased& barrier) {
     for (size_t r = 0; r < copy.rows.size(); ++r) {
         for (unsigned chunk = 0; chunk < kRow / 16; ++chunk) {
             unsigned char* to = copy.to + r * kRow + (chunk ^ r % 8) * 16;
-            if (copy.rows[r]) {
-                std::memcpy(to, copy.rows[r] + chunk * 16, 16);
-            } else {
-                std::memset(to, 0, 16);
-            }
+            std::memset(to, 0, 16);
+            const int bytes = std::min(copy.bytes - static_cast<int>(chunk) * 16, 16);
+            if (copy.rows[r] && bytes > 0) std::memcpy(to, copy.rows[r] + chunk * 16, bytes);
         }
     }
     barrier.bytes -= static_cast<long long>(copy.rows.size()) * kRow;
@@ -561,20 +574,20 @@ static void issue_tile(TileCopy copy, uint64_t* at) {
     if (launch->order == Order::Random && draw() % 2) perform_oldest(barrier);
 }
 
-static Map read_map(const void* words, bool is_matrix) {
+static Map read_map(const void* words, Kind kind) {
     Map map;
     std::memcpy(&map, words, sizeof map);
-    if (map.is_matrix != is_matrix) fail("cp.async.bulk.tensor: a map of the other kind");
+    if (map.kind != kind) fail("cp.async.bulk.tensor: a map of the other kind");
     if (map.address % 16) fail("cp.async.bulk.tensor: the values are not aligned to 16 bytes");
-    for (int axis = 0; axis < (is_matrix ? 1 : 4); ++axis) {
+    for (int axis = 0; axis < (kind == kMatrix ? 1 : 4); ++axis) {
         if (map.pitch[axis] % 16) fail("cp.async.bulk.tensor: a pitch is no multiple of 16 bytes");
     }
     return map;
 }
 
 void copy_rows(void* to, const void* words, int column, int row, uint64_t* barrier) {
-    const Map map = read_map(words, true);
-    TileCopy copy{static_cast<unsigned char*>(to), {}};
+    const Map map = read_map(words, kMatrix);
+    TileCopy copy{static_cast<unsigned char*>(to), {}, kRow};
     if (column < 0 || column + kRow / 2 > static_cast<int>(map.extent[0])) {
         fail("cp.async.bulk.tensor: columns from %d on of %u", column, map.extent[0]);
     }
@@ -590,8 +603,8 @@ void copy_rows(void* to, const void* words, int column, int row, uint64_t* barri
 // extent less one plus `upper`, on each axis; positions follow each other within it.
 void copy_positions(void* to, const void* words, int channel, const int (&start)[4],
                     const int (&taps)[3], uint64_t* barrier) {
-    const Map map = read_map(words, false);
-    TileCopy copy{static_cast<unsigned char*>(to), {}};
+    const Map map = read_map(words, kPositions);
+    TileCopy copy{static_cast<unsigned char*>(to), {}, kRow};
     if (channel < 0 || channel + kRow / 2 > static_cast<int>(map.extent[0])) {
         fail("cp.async.bulk.tensor: channels from %d on of %u", channel, map.extent[0]);
     }
@@ -626,6 +639,58 @@ void copy_positions(void* to, const void* words, int channel, const int (&start)
         }
     }
     issue_tile(std::move(copy), barrier);
+}
+
+// Where the rows of a box lie, or null, and how many of their bytes there are.
+static std::vector<unsigned char*> rows_of_box(const Map& map, int channel, const int (&start)[4],
+                                               int& bytes) {
+    const auto inside = [&](int place, int axis) {
+        return place >= 0 && place < static_cast<int>(map.extent[axis + 1]);
+    };
+    if (channel < 0) fail("cp.async.bulk.tensor: channels from %d on", channel);
+    bytes = std::clamp(2 * (static_cast<int>(map.extent[0]) - channel), 0, kRow);
+    std::vector<unsigned char*> rows;
+    for (int down = 0; down < map.down; ++down) {
+        for (int across = 0; across < map.across; ++across) {
+            const int at[4] = {start[0] + across, start[1] + down, start[2], start[3]};
+            auto* from = reinterpret_cast<unsigned char*>(map.address) + channel * 2;
+            bool is_there = bytes > 0;
+            for (int axis = 0; axis < 4; ++axis) {
+                is_there = is_there && inside(at[axis], axis);
+                from += static_cast<long long>(at[axis]) * static_cast<long long>(map.pitch[axis]);
+            }
+            rows.push_back(is_there ? from : nullptr);
+        }
+    }
+    return rows;
+}
+
+void copy_box(void* to, const void* words, int channel, const int (&start)[4], uint64_t* barrier) {
+    const Map map = read_map(words, kBoxes);
+    TileCopy copy{static_cast<unsigned char*>(to), {}, 0};
+    for (unsigned char* row : rows_of_box(map, channel, start, copy.bytes)) copy.rows.push_back(row);
+    issue_tile(std::move(copy), barrier);
+}
+
+void store_box(const void* words, int channel, const int (&start)[4], const void* from) {
+    const Map map = read_map(words, kBoxes);
+    TileStore store{static_cast<const unsigned char*>(from), {}, 0};
+    store.rows = rows_of_box(map, channel, start, store.bytes);
+    check_shared(from, static_cast<int>(store.rows.size()) * kRow, 1024, "cp.async.bulk.tensor");
+    current->stores->pending.push_back(std::move(store));
+}
+
+void wait_for_stores() {
+    for (const TileStore& store : current->stores->pending) {
+        for (size_t r = 0; r < store.rows.size(); ++r) {
+            for (int chunk = 0; chunk < kRow / 16; ++chunk) {
+                const int bytes = std::min(store.bytes - chunk * 16, 16);
+                const unsigned char* from = store.from + r * kRow + (chunk ^ r % 8) * 16;
+                if (store.rows[r] && bytes > 0) std::memcpy(store.rows[r] + chunk * 16, from, bytes);
+            }
+        }
+    }
+    current->stores->pending.clear();
 }
 
 float half_to_float(uint16_t bits) {
@@ -693,6 +758,7 @@ void run_blocks(unsigned first, unsigned count) {
     l.fibers.assign(fibers, Thread());
     l.copies.assign(fibers, Copies());
     l.products.assign(fibers, Products());
+    l.stores.assign(fibers, Stores());
     l.warps.assign(fibers / kWarp, Warp());
     l.waiting.clear();
     l.unfinished = static_cast<int>(fibers);
@@ -714,6 +780,7 @@ void run_blocks(unsigned first, unsigned count) {
             thread.waiting_for = "its turn";
             thread.copies = &l.copies[number];
             thread.products = &l.products[number];
+            thread.stores = &l.stores[number];
             prepare(thread, stacks + number * kStack);
             Warp& warp = l.warps[number / kWarp];
             warp.lanes[t % kWarp] = &thread;

@@ -60,6 +60,7 @@ struct Thread {
     const void* condition_argument;
     struct Copies* copies;   // asynchronous ones, not yet performed
     struct Products* products;  // of a warpgroup, likewise
+    struct Stores* stores;      // of boxes, likewise
 };
 
 extern Thread* current;
@@ -95,9 +96,12 @@ struct Map {
     uint32_t extent[5];  // of a matrix: columns, rows; else channels, W, H, T, clips
     int8_t lower[3], upper[3];  // corners, for W, H, T
     uint8_t stride[3];
-    uint8_t is_matrix;
+    uint8_t kind;
+    uint8_t across, down;  // columns and rows of a box
     uint32_t count;      // rows or positions of a tile
 };
+// What a map describes.
+enum Kind : uint8_t { kPositions, kMatrix, kBoxes };
 static_assert(sizeof(Map) <= 128, "a map is 128 bytes");
 
 void barrier_init(uint64_t* barrier, unsigned count);
@@ -106,6 +110,9 @@ void barrier_wait(uint64_t* barrier, unsigned parity);
 void copy_rows(void* to, const void* map, int column, int row, uint64_t* barrier);
 void copy_positions(void* to, const void* map, int channel, const int (&start)[4],
                     const int (&taps)[3], uint64_t* barrier);
+void copy_box(void* to, const void* map, int channel, const int (&start)[4], uint64_t* barrier);
+void store_box(const void* map, int channel, const int (&start)[4], const void* from);
+void wait_for_stores();
 
 // Ends the launch with an error; does not return.
 [[noreturn]] void fail(const char* format, ...);

@@ -164,13 +164,20 @@ impl DriverCard {
         }
         // Opened anew each time: a failed probe may have left the context in its error.
         limits.warpgroups = true;
-        let open = |tma| {
-            let card = Self::open_within(ordinal, Limits { tma, ..limits })?;
+        let open = |limits| {
+            let card = Self::open_within(ordinal, limits)?;
             Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
         };
         let tma = Self::driver_version() >= FIRST_WITH_MAPS
-            && tried("TMA", &open(true)?, suite::copies_conform);
-        open(tma)
+            && tried(
+                "TMA",
+                &open(suite::few(Limits {
+                    tma: true,
+                    ..limits
+                }))?,
+                suite::copies_conform,
+            );
+        open(Limits { tma, ..limits })
     }
 
     /// Opens a card to use no more of it than this, which was found to conform.
@@ -324,6 +331,26 @@ fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
                 [long(pitch)].as_ptr(),
                 [ROW, count as u32].as_ptr(),
                 [1, 1].as_ptr(),
+                APART,
+                SWIZZLE,
+                PROMOTION,
+                ZEROS,
+            ),
+            Tiles::Boxes {
+                address,
+                extent,
+                pitch,
+                columns,
+                rows,
+            } => sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                TYPE,
+                5,
+                address as *mut c_void,
+                extent.map(long).as_ptr(),
+                pitch.map(long).as_ptr(),
+                [ROW, columns as u32, rows as u32, 1, 1].as_ptr(),
+                [1; 5].as_ptr(),
                 APART,
                 SWIZZLE,
                 PROMOTION,

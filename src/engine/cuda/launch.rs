@@ -52,6 +52,14 @@ pub(crate) enum Tiles {
         /// Where it is last, less the place of the last value.
         upper: [i32; 3],
     },
+    /// Of the same, 64 channels of a part of one frame: so many columns and rows.
+    Boxes {
+        address: u64,
+        extent: [usize; 5],
+        pitch: [usize; 4],
+        columns: usize,
+        rows: usize,
+    },
 }
 
 /// The same for the card's own reading, as `TensorMap` of `tma.cuh`.

@@ -1,3 +1,4 @@
+use super::super::kernels::HOPPER;
 use super::*;
 
 /// What a kernel takes of a multiprocessor, as the assembler reports it.
@@ -50,6 +51,8 @@ fn budget(kernel: &str) -> usize {
         name if name.starts_with("hopper") => 128,
         // A ninth warp: 288 threads a block.
         name if name.starts_with("tma") => 112,
+        // One block: its sums are most of its registers.
+        name if name.starts_with("halo") => 168,
         name if name.starts_with("conv_f32") => 96,
         _ => 64,
     }
@@ -180,7 +183,7 @@ fn modules_come_from_a_filled_cache_without_a_compiler() {
         cache.put(source, "sm_99", source.name.as_bytes());
     }
     let modules = modules(&cache, "sm_99").unwrap();
-    assert_eq!(modules.len(), SOURCES.len() - 2);
+    assert_eq!(modules.len(), SOURCES.len() - HOPPER.len());
     for module in modules {
         assert_eq!(module.cubin, module.source.as_bytes());
     }

@@ -45,6 +45,17 @@ struct TmaParameters {
     rows: TensorMap,
 }
 
+/// `struct ConvHalo` of `conv_halo.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct HaloParameters {
+    conv: ConvParameters,
+    input: TensorMap,
+    rows: TensorMap,
+    residual: TensorMap,
+    output: TensorMap,
+}
+
 /// What multiplies, and what brings the values; the last two give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -200,6 +211,63 @@ fn positions(
     })
 }
 
+/// Positions across and down that a warpgroup of `conv_halo.cu` computes, and how far
+/// beyond them it reads.
+const HALO_TILE: [usize; 2] = [28, 8];
+const HALO_RIM: usize = 2;
+
+/// How `conv_halo.cu` goes about a convolution.
+#[derive(Clone, Copy, Debug)]
+struct Halo {
+    /// Channels in, and channels out of a block: 64 or 128.
+    channels: usize,
+    /// Pieces of work, for blocks to share.
+    works: usize,
+}
+
+impl Halo {
+    /// None where it cannot, or where too little of its tiles or of the card would be
+    /// used.
+    fn of(conv: &Conv, clips: usize, io: &ConvIo, multiprocessors: usize) -> Option<Self> {
+        let Window { kernel, stride, .. } = conv.window;
+        let (input, output) = (&io.input, &io.output);
+        let [frames, rows, columns] = output.extent;
+        let is_aligned =
+            |of: &Activations| of.address.is_multiple_of(16) && of.clip.is_multiple_of(8);
+        let channels = input.channels;
+        let fits = kernel[1..] == [3, 3]
+            && stride == [1; 3]
+            && (channels == 64 || channels == 128 && output.channels.is_multiple_of(128))
+            && conv.segments() == 1
+            && !conv.output_is_f32
+            && conv.k == 9 * kernel[0] * channels
+            && [Some(input), Some(output), io.residual.as_ref()]
+                .into_iter()
+                .flatten()
+                .all(is_aligned);
+        let tiles = rows.div_ceil(HALO_TILE[1]) * columns.div_ceil(HALO_TILE[0]);
+        let useful = rows * columns * 4 >= tiles * HALO_TILE[0] * HALO_TILE[1] * 3;
+        let tiles = clips * frames * tiles;
+        // Two tiles at a time where there are 64 channels.
+        let works = tiles.div_ceil(128 / channels) * output.channels.div_ceil(channels);
+        let fills = works * 4 >= multiprocessors * 3;
+        (fits && useful && fills).then_some(Self { channels, works })
+    }
+}
+
+/// Parts of activations, for [`Tiles::Boxes`].
+fn boxes(of: Activations, clips: usize, columns: usize, rows: usize) -> Tiles {
+    let ([t, h, w], channels) = (of.extent, of.channels);
+    let pitch = [channels, w * channels, h * w * channels, of.clip];
+    Tiles::Boxes {
+        address: of.address,
+        extent: [channels, w, h, t, clips],
+        pitch: pitch.map(|values| TMA_BYTES * values),
+        columns,
+        rows,
+    }
+}
+
 /// `output = relu?(conv(input) + bias + residual?)`.
 pub(crate) fn conv(
     card: &dyn Card,
@@ -251,6 +319,30 @@ pub(crate) fn conv(
     if precision == Precision::F32 {
         let grid = [rows.div_ceil(64), output.channels.div_ceil(64), 1];
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
+    }
+    let halo = Halo::of(conv, clips, &io, multiprocessors);
+    if let (None, Way::Tma, Some(Halo { channels, works })) = (conv.grey, conv.way, halo) {
+        let [across, down] = HALO_TILE;
+        let tile = |of| card.map(&boxes(of, clips, across, down));
+        let output = tile(output)?;
+        let parameters = HaloParameters {
+            conv: parameters,
+            input: card.map(&boxes(input, clips, across + HALO_RIM, down + HALO_RIM))?,
+            rows: card.map(&Tiles::Matrix {
+                address: conv.weights,
+                extent: [conv.k, io.output.channels],
+                pitch: TMA_BYTES * conv.k,
+                count: channels,
+            })?,
+            residual: residual.map_or(Ok(output), tile)?,
+            output,
+        };
+        let slots = 8 * 64 / channels;
+        let shared = 4 * 38 * 1024 + slots * channels * 128 + (2 + slots) * 16;
+        let name = format!("halo{channels}_{}", suffix(precision));
+        let grid = [works.min(multiprocessors), 1, 1];
+        // Two warps beside the eight that multiply.
+        return run(card, &name, grid, 256 + 64, shared, &parameters);
     }
     let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
     let is_wide = conv.segments() == 1

@@ -41,8 +41,9 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 12] = sources![
+pub(crate) const SOURCES: [Source; 13] = sources![
     "conv_f32.cu",
+    "conv_halo.cu",
     "conv_mma.cu",
     "conv_tma.cu",
     "conv_wgmma.cu",
@@ -67,7 +68,7 @@ pub(crate) const HEADERS: [Source; 6] = sources![
 ];
 
 /// Sources of instructions that are Hopper's alone.
-const HOPPER: [&str; 2] = ["conv_tma.cu", "conv_wgmma.cu"];
+pub(super) const HOPPER: [&str; 3] = ["conv_halo.cu", "conv_tma.cu", "conv_wgmma.cu"];
 
 /// Sources for an architecture.
 pub(crate) fn sources_for(architecture: &str) -> impl Iterator<Item = Source> {

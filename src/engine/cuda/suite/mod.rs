@@ -12,7 +12,7 @@ mod run;
 use std::sync::Arc;
 
 use super::CudaError;
-use super::launch::Card;
+use super::launch::{Card, Limits};
 
 pub(super) use cases::copies_conform;
 pub(super) use probes::products_conform;
@@ -29,6 +29,15 @@ pub(crate) struct Case {
     /// The largest difference that is allowed.
     pub(crate) tolerance: f64,
     pub(crate) check: Check,
+}
+
+/// A card of which few multiprocessors are used, as many as the host shim has: so a few
+/// clips are work for all blocks, and the same kernels are chosen here and there.
+pub(crate) fn few(limits: Limits) -> Limits {
+    Limits {
+        multiprocessors: 4,
+        ..limits
+    }
 }
 
 /// All cases, the probes first: where those fail, no other says anything.

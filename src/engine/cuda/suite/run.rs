@@ -128,7 +128,10 @@ pub fn identify() -> Result<Report, CudaError> {
 /// # Errors
 /// If the card cannot be opened.
 pub fn kernels(mut seen: impl FnMut(&KernelResult)) -> Result<Vec<KernelResult>, CudaError> {
-    let open = || DriverCard::open_checked(0);
+    let limits = super::few(DriverCard::open_checked(0)?.limits());
+    let open = || -> Result<Arc<dyn Card>, CudaError> {
+        Ok(Arc::new(DriverCard::open_within(0, limits)?))
+    };
     let mut card = open()?;
     let mut results = Vec::new();
     for case in super::all() {

@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 24] = [
+const BUGS: [Bug; 29] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -143,6 +143,51 @@ const BUGS: [Bug; 24] = [
             to: "barrier_expect(full + slot, BM * kRowBytes);",
         },
         cases: "64 channels",
+    },
+    Bug {
+        name: "a box is filled again while products still read it",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "barrier_wait(empty + stage.slot, stage.parity ^ 1);\n                barrier_expect",
+            to: "barrier_expect",
+        },
+        cases: "in tiles",
+    },
+    Bug {
+        name: "weights are released before their products have ended",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "products_wait<1>();",
+            to: "products_wait<2>();",
+        },
+        cases: "in tiles",
+    },
+    Bug {
+        name: "a tap is off by the rim",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "tap / 3 * kBoxColumns",
+            to: "tap / 3 * kColumns",
+        },
+        cases: "in tiles",
+    },
+    Bug {
+        name: "a tile is stored before all of it is there",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "gather_threads(1 + group, 128);",
+            to: "",
+        },
+        cases: "in tiles",
+    },
+    Bug {
+        name: "a stage is given back before its tile is stored",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "            stores_wait();\n",
+            to: "",
+        },
+        cases: "in tiles",
     },
     Bug {
         name: "a tile is read before all have brought it, and replaced while it is read",

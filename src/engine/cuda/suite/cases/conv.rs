@@ -48,7 +48,7 @@ const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(super) const CONVS: [ConvShape; 15] = [
+pub(super) const CONVS: [ConvShape; 19] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -197,6 +197,50 @@ pub(super) const CONVS: [ConvShape; 15] = [
             padding: [0, 1, 0],
             ..PLAIN.window
         },
+        relu: true,
+        ..PLAIN
+    },
+    // From here on, tiles with a rim.
+    ConvShape {
+        name: "conv 3x3x3 of 64 channels in tiles, two at a time",
+        clips: Clips::Few(1),
+        extent: [3, 15, 23],
+        channels: [64, 24],
+        residual: true,
+        relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 64 channels in tiles, over 64 channels",
+        clips: Clips::Few(1),
+        extent: [3, 8, 53],
+        channels: [64, 72],
+        window: Window {
+            kernel: [1, 3, 3],
+            padding: [0, 1, 1],
+            ..PLAIN.window
+        },
+        residual: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x3x3 of 64 channels in tiles, of cropped frames",
+        clips: Clips::Few(5),
+        extent: [5, 10, 30],
+        channels: [64, 64],
+        window: Window {
+            padding: [0, 0, 0],
+            ..PLAIN.window
+        },
+        cropped: 1,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x3x3 of 128 channels in tiles",
+        clips: Clips::Few(2),
+        extent: [2, 8, 24],
+        channels: [128, 128],
+        residual: true,
         relu: true,
         ..PLAIN
     },
