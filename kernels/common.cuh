@@ -15,10 +15,24 @@ typedef unsigned long long uint64_t;
 
 // KERNEL(name, Parameters, threads) { ... p.member ... }
 //
-// A kernel takes one struct by value, and has at most `threads` threads a block.
+// A kernel takes one struct by value, and has at most `threads` threads a block. On
+// Hopper and later cards its blocks may come while the kernel before still runs (see
+// `launch` in driver.rs): they let the next one's come likewise, and wait until all
+// that was begun before has ended and can be seen.
 #if defined(__CUDACC__)
-#define KERNEL(name, Parameters, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p)
+__device__ __forceinline__ void wait_for_the_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+#define KERNEL(name, Parameters, threads)                                                             \
+    static __device__ __forceinline__ void body_of_##name(const Parameters& p);                       \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p) { \
+        wait_for_the_kernel_before();                                                                 \
+        body_of_##name(p);                                                                            \
+    }                                                                                                 \
+    static __device__ __forceinline__ void body_of_##name(const Parameters& p)
 #else
 #define KERNEL(name, Parameters, threads)                                          \
     static void name(const Parameters& p);                                         \

@@ -102,6 +102,10 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
                 );
                 report.timings.push(timing);
             }
+            let ends = [BATCHES[0], BATCHES[BATCHES.len() - 1]];
+            report
+                .layers
+                .extend(suite::layer_timings(name, &model, &ends)?);
         }
     }
     let write = |name: &str, text: String| {

@@ -23,6 +23,9 @@ use super::suite;
 /// The first CUDA whose drivers describe memory to the tensor memory accelerator.
 const FIRST_WITH_MAPS: i32 = 12000;
 
+/// The first CUDA whose drivers record kernels that overlap.
+const FIRST_THAT_OVERLAPS: i32 = 12030;
+
 /// Shared memory that a block may have without asking.
 const ORDINARY_SHARED_BYTES: usize = 48 * 1024;
 
@@ -35,6 +38,8 @@ pub(crate) struct DriverCard {
     modules: Vec<LoadedModule>,
     /// Whether the modules hold kernels for warpgroups.
     has_warpgroup_kernels: bool,
+    /// Whether a kernel's blocks may come before the kernel before has ended.
+    overlaps: bool,
     functions: Mutex<HashMap<String, Function>>,
     lanes: Mutex<HashMap<ThreadId, Arc<Mutex<Lane>>>>,
     recordings: Mutex<Vec<Option<Graph>>>,
@@ -124,6 +129,8 @@ impl DriverCard {
             limits,
             modules: Vec::new(),
             has_warpgroup_kernels: false,
+            // Kernels wait by themselves from this capability on, see `KERNEL`.
+            overlaps: capability >= (9, 0) && Self::driver_version() >= FIRST_THAT_OVERLAPS,
             functions: Mutex::default(),
             lanes: Mutex::default(),
             recordings: Mutex::default(),
@@ -253,6 +260,17 @@ impl DriverCard {
         }
         functions.insert(name.to_owned(), Function(function));
         Ok(Function(function))
+    }
+}
+
+/// Asks that a kernel's blocks may come before the kernel before has ended.
+fn overlapping() -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue {
+            programmaticStreamSerializationAllowed: 1,
+        },
     }
 }
 
@@ -506,7 +524,8 @@ impl Card for DriverCard {
         // SAFETY: the kernel takes one struct of this size by value, as the host
         // shim has checked for every kernel; it is copied before this returns.
         // Addresses inside are allocations that outlive the launch: freeing
-        // waits.
+        // waits. A kernel that is launched to overlap waits by itself for what was
+        // begun before.
         let launched = unsafe {
             if launch.together {
                 result::launch_cooperative_kernel(
@@ -517,6 +536,24 @@ impl Card for DriverCard {
                     stream,
                     &mut parameters,
                 )
+            } else if self.overlaps {
+                let mut overlap = overlapping();
+                let configuration = sys::CUlaunchConfig {
+                    gridDimX: grid.0,
+                    gridDimY: grid.1,
+                    gridDimZ: grid.2,
+                    blockDimX: block.0,
+                    blockDimY: block.1,
+                    blockDimZ: block.2,
+                    sharedMemBytes: shared,
+                    hStream: stream,
+                    attrs: &raw mut overlap,
+                    numAttrs: 1,
+                };
+                let parameters = parameters.as_mut_ptr();
+                let none = std::ptr::null_mut();
+                sys::cuLaunchKernelEx(&raw const configuration, function.0, parameters, none)
+                    .result()
             } else {
                 result::launch_kernel(function.0, grid, block, shared, stream, &mut parameters)
             }

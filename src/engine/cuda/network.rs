@@ -377,6 +377,29 @@ impl Network {
         Ok(())
     }
 
+    /// How many layers there are, and what each is called.
+    pub(super) fn layer_names(&self) -> impl Iterator<Item = &str> {
+        self.facts.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Records a layer's launches for grey pictures, so many times in a row; none where
+    /// the card does not record.
+    pub(super) fn record_layer(
+        &self,
+        batch: &Batch,
+        clips: usize,
+        number: usize,
+        times: usize,
+    ) -> Result<Option<Recording>, CudaError> {
+        let frames = 0..self.layers[number].output().extent[0];
+        let grey = 0..self.input_shape.extent[0];
+        self.card.record(&mut || {
+            (0..times).try_for_each(|_| {
+                self.launch_layer(batch, clips, number, frames.clone(), Some(grey.clone()))
+            })
+        })
+    }
+
     /// Lays out what came in, which is these frames of every clip; nothing where
     /// the first layer reads it as it is.
     pub(super) fn launch_input(

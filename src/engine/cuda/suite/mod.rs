@@ -17,7 +17,8 @@ use super::launch::{Card, Limits};
 pub(super) use cases::copies_conform;
 pub(super) use probes::products_conform;
 pub use run::{
-    KernelResult, NetworkResult, Report, SuiteError, Timing, identify, kernels, network, timings,
+    KernelResult, LayerTiming, NetworkResult, Report, SuiteError, Timing, identify, kernels,
+    layer_timings, network, timings,
 };
 
 /// Compares a card's answer with a reference: gives the largest difference.

@@ -33,6 +33,21 @@ pub struct Report {
     pub networks: Vec<NetworkResult>,
     /// How long networks take.
     pub timings: Vec<Timing>,
+    /// How long each of their layers takes, many times in a row.
+    pub layers: Vec<LayerTiming>,
+}
+
+/// One layer of a network, in f16, by what engines use on this card.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerTiming {
+    /// The network's name.
+    pub network: String,
+    /// Clips at once.
+    pub batch: usize,
+    /// The layer's name.
+    pub layer: String,
+    /// Of the card, a time: what lies in its cache from the last time included.
+    pub milliseconds: f64,
 }
 
 /// One kernel over one shape.
@@ -281,6 +296,49 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
                 milliseconds,
                 clips_per_second: clips as f64 / milliseconds * 1e3,
                 answer_milliseconds: median(&mut answered),
+            });
+        }
+    }
+    Ok(timings)
+}
+
+/// Times a network's layers, each on its own, in batches of these sizes.
+///
+/// # Errors
+/// If the card fails, or the network cannot be compiled.
+pub fn layer_timings(
+    name: &str,
+    model: &Model,
+    batches: &[usize],
+) -> Result<Vec<LayerTiming>, SuiteError> {
+    const TIMES: usize = 20;
+    let plan = Plan::compile(model.graph(), model.weights())?;
+    let card = DriverCard::open_checked(0)?;
+    let network = Network::new(&card, Precision::F16, &plan, &model.spec().input)?;
+    let mut timings = Vec::new();
+    for &clips in batches {
+        let shape = network.input_shape();
+        let grey = speckle(clips * shape.positions());
+        let mut batch = network.batch(clips)?;
+        network.run(&mut batch, clips, Clips::Grey(&grey))?;
+        for (number, layer) in network.layer_names().enumerate() {
+            let Some(recording) = network.record_layer(&batch, clips, number, TIMES)? else {
+                continue;
+            };
+            let mut times = Vec::new();
+            for _ in 0..4 {
+                network.finish(&batch)?;
+                let begin = Instant::now();
+                card.replay(recording)?;
+                network.finish(&batch)?;
+                times.push(begin.elapsed() / TIMES as u32);
+            }
+            card.forget(recording);
+            timings.push(LayerTiming {
+                network: name.to_owned(),
+                batch: clips,
+                layer: layer.to_owned(),
+                milliseconds: median(&mut times),
             });
         }
     }
