@@ -136,7 +136,7 @@ def milliseconds(call) -> float:
     begin = time.perf_counter()
     call()
     torch.cuda.synchronize()
-    repeats = int(min(max(0.1 / (time.perf_counter() - begin), 3), 2000))
+    repeats = int(min(max(0.03 / (time.perf_counter() - begin), 3), 2000))
     times = []
     for _ in range(5):
         begin = time.perf_counter()

@@ -26,6 +26,9 @@ const FIRST_WITH_MAPS: i32 = 12000;
 /// The first CUDA whose drivers record kernels that overlap.
 const FIRST_THAT_OVERLAPS: i32 = 12030;
 
+/// Copied to pinned memory while what was before it is on its way to the card.
+const UPLOAD_BYTES: usize = 1 << 20;
+
 /// Shared memory that a block may have without asking.
 const ORDINARY_SHARED_BYTES: usize = 48 * 1024;
 
@@ -475,13 +478,21 @@ impl Card for DriverCard {
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), CudaError> {
         let lane = self.lane()?;
         let mut lane = lock(&lane);
-        let pinned = lane.pinned(from.len())?;
-        pinned.copy_from_slice(from);
-        let source: *const [u8] = pinned;
+        let stream = lane.stream;
+        let pinned = lane.pinned(from.len())?.as_mut_ptr();
         lane.is_busy = true;
-        // SAFETY: the pinned memory is not touched before the stream is waited
-        // for, since it is marked busy; the target was allocated this long.
-        unsafe { result::memcpy_htod_async(to, &*source, lane.stream) }.map_err(failed)
+        for (number, chunk) in from.chunks(UPLOAD_BYTES).enumerate() {
+            let offset = number * UPLOAD_BYTES;
+            // SAFETY: the pinned memory is as long as `from`, and no part of it is
+            // touched again before the stream is waited for, since it is marked busy;
+            // the target was allocated this long.
+            unsafe {
+                let part = std::slice::from_raw_parts_mut(pinned.add(offset), chunk.len());
+                part.copy_from_slice(chunk);
+                result::memcpy_htod_async(to + offset as u64, part, stream).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), CudaError> {

@@ -268,10 +268,10 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
             for _ in 0..3 {
                 network.run(&mut batch, clips, Clips::Grey(&grey))?;
             }
-            // As many in a row as take a tenth of a second or so.
+            // As many in a row as take some hundredths of a second.
             let begin = Instant::now();
             network.run(&mut batch, clips, Clips::Grey(&grey))?;
-            let repeats = (0.1 / begin.elapsed().as_secs_f64()).clamp(3.0, 2000.0) as usize;
+            let repeats = (0.03 / begin.elapsed().as_secs_f64()).clamp(3.0, 2000.0) as usize;
             let mut computed = Vec::new();
             let mut answered = Vec::new();
             for _ in 0..5 {
