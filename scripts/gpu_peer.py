@@ -42,10 +42,10 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def difference(network: "Network", folder: Path, device: str) -> float:
+def difference(network: "Network", folder: Path, device: str, dtype=torch.float32) -> float:
     """From hepaflow's logits on the CPU, as a part of the largest one."""
     answers = read_safetensors(folder / "answers.safetensors")
-    found = network(answers["clips"].to(device)).float().cpu()
+    found = network.to(dtype)(answers["clips"].to(device, dtype)).float().cpu()
     expected = answers["logits"]
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -206,6 +206,17 @@ def checked(folder: Path, device: str) -> dict[str, float]:
     return found
 
 
+def in_16_bits(folder: Path) -> dict[str, dict[str, float]]:
+    """The same for types that round: what PyTorch makes of these weights in them."""
+    return {
+        graph.parent.name: {
+            precision: difference(Network(graph.parent).eval().cuda(), graph.parent, "cuda", dtype)
+            for precision, dtype in PRECISIONS.items()
+        }
+        for graph in sorted(folder.glob("*/graph.json"))
+    }
+
+
 def table(ours: list[dict], theirs: list[dict]) -> str:
     titles = [f"PyTorch {mode}" for mode in MODES]
     lines = [f"| network | precision | batch | by | hepaflow ms | clips/s | {' | '.join(titles)} |",
@@ -265,6 +276,7 @@ def main() -> int:
             "cudnn": torch.backends.cudnn.version(),
             "card": torch.cuda.get_device_name(),
             "differences": checked(folder, "cuda"),
+            "differences_in_16_bits": in_16_bits(folder),
             "timings": [],
         }
         print(f"PyTorch {results['torch']}, cuDNN {results['cudnn']}, {results['card']}")
