@@ -17,12 +17,12 @@ constexpr int kStages = 4;
 constexpr int kRowBytes = BK * 2;
 
 // One block's sums, as `ProductGroup` spreads them over threads.
-template <typename E, int BN, bool SEGMENTED>
+template <typename E, int BN>
 struct GroupSums {
     static constexpr int kFragments = BN / 8;
     float sum[kFragments][4] = {};
     // Of the segments before, where one block adds several.
-    float total[SEGMENTED ? kFragments : 1][4] = {};
+    float total[kFragments][4] = {};
 
     // The products of one stage, begun and not waited for.
     __device__ __forceinline__ void multiply_add(const unsigned char* stage) {
@@ -66,16 +66,12 @@ struct GroupSums {
             for (int j = 0; j < kFragments; ++j) {
                 const int n = n0 + 8 * j + lane % 4 * 2;
                 if (n >= p.channels_out) continue;
-                float x = sum[j][2 * half], y = sum[j][2 * half + 1];
-                if (SEGMENTED && p.is_split) {
+                const float x = sum[j][2 * half], y = sum[j][2 * half + 1];
+                if (p.is_split) {
                     leave(p, m, n, x, y);
-                    continue;
+                } else {
+                    finish<E>(p, m, n, x + total[j][2 * half], y + total[j][2 * half + 1]);
                 }
-                if (SEGMENTED) {
-                    x += total[j][2 * half];
-                    y += total[j][2 * half + 1];
-                }
-                finish<E>(p, m, n, x, y);
             }
         }
     }

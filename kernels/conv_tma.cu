@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kWarps = 8;  // that multiply
 
-template <typename E, int BN, bool SEGMENTED>
+template <typename E, int BN>
 __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     constexpr int kStageBytes = (BM + BN) * kRowBytes;
     const Conv& p = q.conv;
@@ -65,13 +65,13 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
         return;
     }
 
-    GroupSums<E, BN, SEGMENTED> sums;
+    GroupSums<E, BN> sums;
     auto release = [&](int tile) {
         __syncwarp();
         if (lane == 0) barrier_arrive(empty + tile % kStages);
     };
     for (int tile = 0; tile < tiles; ++tile) {
-        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) {
+        if (!p.is_split && tile && tile % tiles_in_segment == 0) {
             sums.template wait<0>();
             sums.end_segment();
         }
@@ -87,7 +87,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
 
 }  // namespace
 
-KERNEL(tma64_f16, ConvTma, 288) { conv_tma<f16, 64, true>(p); }
-KERNEL(tma64_bf16, ConvTma, 288) { conv_tma<bf16, 64, true>(p); }
-KERNEL(tma128_f16, ConvTma, 288) { conv_tma<f16, 128, false>(p); }
-KERNEL(tma128_bf16, ConvTma, 288) { conv_tma<bf16, 128, false>(p); }
+KERNEL(tma64_f16, ConvTma, 288) { conv_tma<f16, 64>(p); }
+KERNEL(tma64_bf16, ConvTma, 288) { conv_tma<bf16, 64>(p); }
+KERNEL(tma128_f16, ConvTma, 288) { conv_tma<f16, 128>(p); }
+KERNEL(tma128_bf16, ConvTma, 288) { conv_tma<bf16, 128>(p); }

@@ -253,9 +253,14 @@ pub(crate) fn conv(
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
     }
     let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
-    let is_wide = conv.segments() == 1
-        && output.channels.is_multiple_of(128)
-        && wide_blocks >= 2 * multiprocessors;
+    // Warps have no registers for a wide tile's segments. Of warpgroups' tiles a
+    // multiprocessor holds one wide one, or two narrow ones, which bring half as much again
+    // for the same products: those are for where each has a multiprocessor to itself.
+    let fills = match conv.way {
+        Way::Warps => conv.segments() == 1 && wide_blocks >= 2 * multiprocessors,
+        Way::Warpgroups | Way::Tma => 2 * wide_blocks > multiprocessors,
+    };
+    let is_wide = output.channels.is_multiple_of(128) && fills;
     let brought = match (conv.grey, conv.way) {
         (None, Way::Tma) => positions(conv.window, clips, input, output),
         _ => None,

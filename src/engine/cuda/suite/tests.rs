@@ -58,8 +58,8 @@ const BUGS: [Bug; 24] = [
         name: "a stage is replaced while products still read it",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "        sums.template wait<0>();\n        if (SEG",
-            to: "        if (SEG",
+            from: "        sums.template wait<0>();\n        if (!p",
+            to: "        if (!p",
         },
         cases: "conv",
     },

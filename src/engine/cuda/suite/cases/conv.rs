@@ -48,7 +48,7 @@ const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(super) const CONVS: [ConvShape; 15] = [
+pub(super) const CONVS: [ConvShape; 16] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -198,6 +198,20 @@ pub(super) const CONVS: [ConvShape; 15] = [
             ..PLAIN.window
         },
         relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 64 to 128 channels in segments that one block adds",
+        clips: Clips::Filling,
+        extent: [4, 5, 5],
+        channels: [64, 128],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 64,
         ..PLAIN
     },
 ];
