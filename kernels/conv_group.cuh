@@ -24,14 +24,23 @@ struct GroupSums {
     // Of the segments before, where one block adds several.
     float total[kFragments][4] = {};
 
-    // The products of one stage, begun and not waited for.
-    __device__ __forceinline__ void multiply_add(const unsigned char* stage) {
+    // The products of one stage, begun and not waited for: of all its k, or of fewer
+    // steps of 16. Each number of steps has its own code: a branch between two products
+    // would have the first end before the second begins.
+    template <int STEPS = BK / 16>
+    __device__ __forceinline__ void multiply_add(const unsigned char* stage, int steps = BK / 16) {
+        if constexpr (STEPS > 1) {
+            if (steps < STEPS) {
+                multiply_add<STEPS - 1>(stage, steps);
+                return;
+            }
+        }
         const unsigned char* a = stage + threadIdx.x / 128 * 64 * kRowBytes;
         const unsigned char* b = stage + BM * kRowBytes;
         settle(sum);
         products_begin();
 #pragma unroll
-        for (int step = 0; step < BK / 16; ++step) {
+        for (int step = 0; step < STEPS; ++step) {
             ProductGroup<E, BN>::multiply_add(sum, describe_matrix(a + 32 * step),
                                               describe_matrix(b + 32 * step));
         }

@@ -50,9 +50,11 @@ struct Products {
     int open_group = 0;
 };
 
-// A copy of a tile, row by row: where each comes from, or null for zeros.
+// A copy of a tile, row by row: where each comes from, or null for zeros. A row's first
+// `bytes` are there, and zeros follow.
 struct TileCopy {
     unsigned char* to;
+    int bytes;
     std::vector<const unsigned char*> rows;
 };
 
@@ -503,13 +505,10 @@ static void perform_oldest(Phased& barrier) {
     const TileCopy copy = barrier.copies.front();
     barrier.copies.erase(barrier.copies.begin());
     for (size_t r = 0; r < copy.rows.size(); ++r) {
+        unsigned char row[kRow] = {};
+        if (copy.rows[r]) std::memcpy(row, copy.rows[r], copy.bytes);
         for (unsigned chunk = 0; chunk < kRow / 16; ++chunk) {
-            unsigned char* to = copy.to + r * kRow + (chunk ^ r % 8) * 16;
-            if (copy.rows[r]) {
-                std::memcpy(to, copy.rows[r] + chunk * 16, 16);
-            } else {
-                std::memset(to, 0, 16);
-            }
+            std::memcpy(copy.to + r * kRow + (chunk ^ r % 8) * 16, row + chunk * 16, 16);
         }
     }
     barrier.bytes -= static_cast<long long>(copy.rows.size()) * kRow;
@@ -561,6 +560,13 @@ static void issue_tile(TileCopy copy, uint64_t* at) {
     if (launch->order == Order::Random && draw() % 2) perform_oldest(barrier);
 }
 
+// Bytes of a row that are there, of values of 16 bits from `first` on; behind the
+// `extent` there are none.
+static int bytes_within(const char* what, int first, uint32_t extent) {
+    if (first < 0) fail("cp.async.bulk.tensor: %s from %d on", what, first);
+    return std::clamp((static_cast<int>(extent) - first) * 2, 0, kRow);
+}
+
 static Map read_map(const void* words, bool is_matrix) {
     Map map;
     std::memcpy(&map, words, sizeof map);
@@ -574,10 +580,7 @@ static Map read_map(const void* words, bool is_matrix) {
 
 void copy_rows(void* to, const void* words, int column, int row, uint64_t* barrier) {
     const Map map = read_map(words, true);
-    TileCopy copy{static_cast<unsigned char*>(to), {}};
-    if (column < 0 || column + kRow / 2 > static_cast<int>(map.extent[0])) {
-        fail("cp.async.bulk.tensor: columns from %d on of %u", column, map.extent[0]);
-    }
+    TileCopy copy{static_cast<unsigned char*>(to), bytes_within("columns", column, map.extent[0]), {}};
     const auto* values = reinterpret_cast<const unsigned char*>(map.address);
     for (unsigned i = 0; i < map.count; ++i) {
         const bool inside = row + i < map.extent[1];
@@ -591,10 +594,7 @@ void copy_rows(void* to, const void* words, int column, int row, uint64_t* barri
 void copy_positions(void* to, const void* words, int channel, const int (&start)[4],
                     const int (&taps)[3], uint64_t* barrier) {
     const Map map = read_map(words, false);
-    TileCopy copy{static_cast<unsigned char*>(to), {}};
-    if (channel < 0 || channel + kRow / 2 > static_cast<int>(map.extent[0])) {
-        fail("cp.async.bulk.tensor: channels from %d on of %u", channel, map.extent[0]);
-    }
+    TileCopy copy{static_cast<unsigned char*>(to), bytes_within("channels", channel, map.extent[0]), {}};
     int at[4] = {start[0], start[1], start[2], start[3]};
     int last[3];
     for (int axis = 0; axis < 3; ++axis) {

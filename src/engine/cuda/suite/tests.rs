@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 24] = [
+const BUGS: [Bug; 25] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -143,6 +143,15 @@ const BUGS: [Bug; 24] = [
             to: "barrier_expect(full + slot, BM * kRowBytes);",
         },
         cases: "64 channels",
+    },
+    Bug {
+        name: "the last channels' products are left out",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "(tiles_of_tap - 1) * BK + 15) / 16",
+            to: "(tiles_of_tap - 1) * BK) / 16",
+        },
+        cases: "40 channels",
     },
     Bug {
         name: "a tile is read before all have brought it, and replaced while it is read",
