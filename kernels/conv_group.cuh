@@ -63,23 +63,30 @@ struct GroupSums {
         }
     }
 
-    // Stores the tile at (m0, n0); all products have ended.
+    // Stores the tile at (m0, n0); all products have ended. A lane holds two channels of
+    // each fragment. Four lanes exchange theirs, so that each has the eight of one: 16
+    // bytes to read and to write, 64 beside each other.
     __device__ __forceinline__ void store(const Conv& p, int m0, int n0) const {
         const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int m = m0 + 16 * warp + 8 * half + lane / 4;
-            if (m >= rows) continue;
 #pragma unroll
-            for (int j = 0; j < kFragments; ++j) {
-                const int n = n0 + 8 * j + lane % 4 * 2;
-                if (n >= p.channels_out) continue;
-                const float x = sum[j][2 * half], y = sum[j][2 * half + 1];
+            for (int j = 0; j < kFragments; j += 4) {
+                Eight sums;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    const int r = 2 * half + i % 2;
+                    sums.value[i] = sum[j + i / 2][r] + total[j + i / 2][r];
+                }
+                exchange_pairs(sums);
+                const int n = n0 + 8 * (j + lane % 4);
+                if (m >= rows || n >= p.channels_out) continue;
                 if (p.is_split) {
-                    leave(p, m, n, x, y);
+                    leave(p, m, n, sums);
                 } else {
-                    finish<E>(p, m, n, x + total[j][2 * half], y + total[j][2 * half + 1]);
+                    finish<E>(p, m, n, sums);
                 }
             }
         }

@@ -20,8 +20,8 @@
 struct ConvTma {
     Conv conv;
     int tiles_in_segment;  // a tile is what a stage holds of k
-    TensorMap positions;  // of the input, 128 at a time
-    TensorMap rows;       // of the weights, BN at a time
+    TensorMap positions;   // of the input, 128 at a time
+    TensorMap rows;        // of the weights, BN at a time
 };
 
 namespace {

@@ -61,15 +61,14 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
 #pragma unroll
     for (int slot = 0; slot < kStages - 1; ++slot) load(slot);
     for (int tile = 0; tile < tiles; ++tile) {
-        sums.template wait<0>();
         if (!p.is_split && tile && tile % tiles_in_segment == 0) sums.end_segment();
         copies_wait<kStages - 2>();
         show_to_products();
         __syncthreads();  // this tile has come for all, and all have left the last one
         sums.multiply_add(shared + tile % kStages * kStageBytes);
         load((tile + kStages - 1) % kStages);
+        sums.template wait<0>();
     }
-    sums.template wait<0>();
     sums.store(p, m0, n0);
 }
 

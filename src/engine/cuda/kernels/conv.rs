@@ -97,7 +97,8 @@ pub(crate) struct Conv {
     pub(crate) bias: u64,
     /// Taps times channels in, padded as the kernel wants.
     pub(crate) k: usize,
-    /// Of `k`, summed on its own; a multiple of 64.
+    /// Of `k`, summed on its own; a multiple of 64. Of the accelerator's tiles as many
+    /// as give as many segments, or fewer.
     pub(crate) segment: usize,
     /// What computes it, in f16 and bf16.
     pub(crate) way: Way,

@@ -53,24 +53,24 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 25] = [
+const BUGS: [Bug; 26] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "        sums.template wait<0>();\n        if (!p",
-            to: "        if (!p",
+            from: "sums.template wait<0>();",
+            to: "sums.template wait<1>();",
         },
         cases: "conv",
     },
     Bug {
         name: "sums are read before the products have ended",
         patch: Patch {
-            file: "conv_wgmma.cu",
+            file: "conv_tma.cu",
             from: "    sums.template wait<0>();\n    sums.store",
             to: "    sums.store",
         },
-        cases: "conv",
+        cases: "64 channels",
     },
     Bug {
         name: "products begin before all threads have brought the tile",
@@ -152,6 +152,15 @@ const BUGS: [Bug; 25] = [
             to: "(tiles_of_tap - 1) * BK) / 16",
         },
         cases: "40 channels",
+    },
+    Bug {
+        name: "four lanes exchange their channels in another order",
+        patch: Patch {
+            file: "ptx.cuh",
+            from: "exchange(is_upper ? low : high, bit)",
+            to: "exchange(is_upper ? low : high, 3 - bit)",
+        },
+        cases: "64 channels",
     },
     Bug {
         name: "a tile is read before all have brought it, and replaced while it is read",
