@@ -100,6 +100,12 @@ __device__ __forceinline__ void leave(const Conv& p, int m, int n, float x, floa
     partial[1] = y;
 }
 
+// The same for eight.
+__device__ __forceinline__ void leave(const Conv& p, int m, int n, const Eight& sums) {
+    const long long rows = static_cast<long long>(p.clips) * p.out[0] * p.out[1] * p.out[2];
+    store_eight(p.partial + (blockIdx.z * rows + m) * p.channels_out + n, sums);
+}
+
 // Offset of the input under a tap, or -1 in the padding and behind the end.
 __device__ __forceinline__ long long input_under(const Conv& p, const Origin& origin, const Tap& tap) {
     const int t = origin.t + tap.t, h = origin.h + tap.h, w = origin.w + tap.w;
@@ -135,5 +141,32 @@ __device__ __forceinline__ void finish(const Conv& p, int m, int n, float x, flo
         output[1] = y;
     } else {
         *reinterpret_cast<uint32_t*>(static_cast<E*>(p.output) + to) = pack<E>(x, y);
+    }
+}
+
+// The same for eight, which come and go at once.
+template <typename E>
+__device__ __forceinline__ void finish(const Conv& p, int m, int n, Eight sums) {
+    const int positions = p.out[0] * p.out[1] * p.out[2];
+    const int clip = m / positions;
+    const long long place = static_cast<long long>(m % positions) * p.channels_out + n;
+    const Eight bias = load_eight(p.bias + n);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums.value[i] += bias.value[i];
+    if (p.residual) {
+        const E* from = static_cast<const E*>(p.residual) + clip * p.residual_clip + place;
+        const Eight residual = load_eight(from);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums.value[i] += residual.value[i];
+    }
+    if (p.relu) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums.value[i] = relu(sums.value[i]);
+    }
+    const long long to = clip * p.output_clip + place;
+    if (p.output_is_f32) {
+        store_eight(static_cast<float*>(p.output) + to, sums);
+    } else {
+        store_eight(static_cast<E*>(p.output) + to, sums);
     }
 }

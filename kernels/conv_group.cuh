@@ -17,21 +17,30 @@ constexpr int kStages = 4;
 constexpr int kRowBytes = BK * 2;
 
 // One block's sums, as `ProductGroup` spreads them over threads.
-template <typename E, int BN, bool SEGMENTED>
+template <typename E, int BN>
 struct GroupSums {
     static constexpr int kFragments = BN / 8;
     float sum[kFragments][4] = {};
     // Of the segments before, where one block adds several.
-    float total[SEGMENTED ? kFragments : 1][4] = {};
+    float total[kFragments][4] = {};
 
-    // The products of one stage, begun and not waited for.
-    __device__ __forceinline__ void multiply_add(const unsigned char* stage) {
+    // The products of one stage, begun and not waited for: of all its k, or of fewer
+    // steps of 16. Each number of steps has its own code: a branch between two products
+    // would have the first end before the second begins.
+    template <int STEPS = BK / 16>
+    __device__ __forceinline__ void multiply_add(const unsigned char* stage, int steps = BK / 16) {
+        if constexpr (STEPS > 1) {
+            if (steps < STEPS) {
+                multiply_add<STEPS - 1>(stage, steps);
+                return;
+            }
+        }
         const unsigned char* a = stage + threadIdx.x / 128 * 64 * kRowBytes;
         const unsigned char* b = stage + BM * kRowBytes;
         settle(sum);
         products_begin();
 #pragma unroll
-        for (int step = 0; step < BK / 16; ++step) {
+        for (int step = 0; step < STEPS; ++step) {
             ProductGroup<E, BN>::multiply_add(sum, describe_matrix(a + 32 * step),
                                               describe_matrix(b + 32 * step));
         }
@@ -54,28 +63,31 @@ struct GroupSums {
         }
     }
 
-    // Stores the tile at (m0, n0); all products have ended.
+    // Stores the tile at (m0, n0); all products have ended. A lane holds two channels of
+    // each fragment. Four lanes exchange theirs, so that each has the eight of one: 16
+    // bytes to read and to write, 64 beside each other.
     __device__ __forceinline__ void store(const Conv& p, int m0, int n0) const {
         const int rows = p.clips * p.out[0] * p.out[1] * p.out[2];
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int m = m0 + 16 * warp + 8 * half + lane / 4;
-            if (m >= rows) continue;
 #pragma unroll
-            for (int j = 0; j < kFragments; ++j) {
-                const int n = n0 + 8 * j + lane % 4 * 2;
-                if (n >= p.channels_out) continue;
-                float x = sum[j][2 * half], y = sum[j][2 * half + 1];
-                if (SEGMENTED && p.is_split) {
-                    leave(p, m, n, x, y);
-                    continue;
+            for (int j = 0; j < kFragments; j += 4) {
+                Eight sums;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    const int r = 2 * half + i % 2;
+                    sums.value[i] = sum[j + i / 2][r] + total[j + i / 2][r];
                 }
-                if (SEGMENTED) {
-                    x += total[j][2 * half];
-                    y += total[j][2 * half + 1];
+                exchange_pairs(sums);
+                const int n = n0 + 8 * (j + lane % 4);
+                if (m >= rows || n >= p.channels_out) continue;
+                if (p.is_split) {
+                    leave(p, m, n, sums);
+                } else {
+                    finish<E>(p, m, n, sums);
                 }
-                finish<E>(p, m, n, x, y);
             }
         }
     }

@@ -1,15 +1,17 @@
-// Convolution in f16 and bf16 with sums in f32, for Hopper (sm_90a), where the
-// channels in are a multiple of 64.
+// Convolution in f16 and bf16 with sums in f32, for Hopper (sm_90a), with the stages
+// filled by the tensor memory accelerator.
 //
-// The tiling of `conv_wgmma.cu`, with the stages filled by the tensor memory
-// accelerator: 64 of k are 64 channels under one tap, which is one copy of positions
-// and one of weights. A ninth warp asks for them and does nothing else; the two
-// warpgroups only multiply. Each stage has two barriers:
+// The tiling of `conv_wgmma.cu`, but that a stage holds 64 channels under one tap: one
+// copy of positions and one of weights. Where the channels end within the 64, positions
+// are zero from there on, and weights those of the next tap, which meet zeros; what is
+// zero altogether is not multiplied. A ninth warp asks for the copies and does nothing
+// else; the two warpgroups only multiply. Each stage has two barriers:
 //
 //   full:  the stage's bytes have come        the copies -> eight warps
 //   empty: its products have ended            eight warps -> the ninth
 //
-// Sums are those of `conv_wgmma.cu`, bit by bit.
+// Sums are those of `conv_wgmma.cu`, bit by bit, where the channels in are a multiple of
+// 64; of 16, where there is one segment. Else the order differs.
 //
 // weights: [channels_out, k], k innermost.
 #include "conv_group.cuh"
@@ -17,15 +19,16 @@
 
 struct ConvTma {
     Conv conv;
-    TensorMap positions;  // of the input, 128 at a time
-    TensorMap rows;       // of the weights, BN at a time
+    int tiles_in_segment;  // a tile is what a stage holds of k
+    TensorMap positions;   // of the input, 128 at a time
+    TensorMap rows;        // of the weights, BN at a time
 };
 
 namespace {
 
 constexpr int kWarps = 8;  // that multiply
 
-template <typename E, int BN, bool SEGMENTED>
+template <typename E, int BN>
 __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     constexpr int kStageBytes = (BM + BN) * kRowBytes;
     const Conv& p = q.conv;
@@ -34,9 +37,10 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     uint64_t* empty = full + kStages;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-    const Share share = share_of_block(p);
-    const int tiles = (share.end - share.begin) / BK;
-    const int tiles_in_segment = p.segment / BK;
+    const int tiles_of_tap = (p.channels + BK - 1) / BK;
+    const int all = p.kernel[0] * p.kernel[1] * p.kernel[2] * tiles_of_tap;
+    const int begin = p.is_split ? static_cast<int>(blockIdx.z) * q.tiles_in_segment : 0;
+    const int tiles = p.is_split && begin + q.tiles_in_segment < all ? q.tiles_in_segment : all - begin;
     if (threadIdx.x == 0) {
         for (int slot = 0; slot < kStages; ++slot) {
             barrier_init(full + slot, 1);
@@ -51,7 +55,8 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
         const int positions = p.out[0] * p.out[1] * p.out[2];
         const Origin origin = origin_of(p, m0);
         const Corner corner = {m0 / positions, origin.t, origin.h, origin.w};
-        Tap tap = tap_at(p, share.begin);
+        int k = begin / tiles_of_tap * p.channels + begin % tiles_of_tap * BK;
+        Tap tap = tap_at(p, k);
         for (int tile = 0; tile < tiles; ++tile) {
             const int slot = tile % kStages;
             // The stage's last products are those of the round before.
@@ -59,24 +64,28 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
             unsigned char* stage = shared + slot * kStageBytes;
             barrier_expect(full + slot, kStageBytes);
             copy_positions(stage, &q.positions, tap.channel, corner, tap.t, tap.h, tap.w, full + slot);
-            copy_rows(stage + BM * kRowBytes, &q.rows, share.begin + tile * BK, n0, full + slot);
-            advance(p, tap, BK);
+            copy_rows(stage + BM * kRowBytes, &q.rows, k, n0, full + slot);
+            const int left = p.channels - tap.channel, taken = left < BK ? left : BK;
+            advance(p, tap, taken);
+            k += taken;
         }
         return;
     }
 
-    GroupSums<E, BN, SEGMENTED> sums;
+    GroupSums<E, BN> sums;
+    const int last_steps = (p.channels - (tiles_of_tap - 1) * BK + 15) / 16;
     auto release = [&](int tile) {
         __syncwarp();
         if (lane == 0) barrier_arrive(empty + tile % kStages);
     };
     for (int tile = 0; tile < tiles; ++tile) {
-        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) {
+        if (!p.is_split && tile && tile % q.tiles_in_segment == 0) {
             sums.template wait<0>();
             sums.end_segment();
         }
         barrier_wait(full + tile % kStages, tile / kStages % 2);
-        sums.multiply_add(shared + tile % kStages * kStageBytes);
+        const bool is_last = (begin + tile + 1) % tiles_of_tap == 0;
+        sums.multiply_add(shared + tile % kStages * kStageBytes, is_last ? last_steps : BK / 16);
         // The products of the tile before have ended while these began.
         sums.template wait<1>();
         if (tile) release(tile - 1);
@@ -87,7 +96,7 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
 
 }  // namespace
 
-KERNEL(tma64_f16, ConvTma, 288) { conv_tma<f16, 64, true>(p); }
-KERNEL(tma64_bf16, ConvTma, 288) { conv_tma<bf16, 64, true>(p); }
-KERNEL(tma128_f16, ConvTma, 288) { conv_tma<f16, 128, false>(p); }
-KERNEL(tma128_bf16, ConvTma, 288) { conv_tma<bf16, 128, false>(p); }
+KERNEL(tma64_f16, ConvTma, 288) { conv_tma<f16, 64>(p); }
+KERNEL(tma64_bf16, ConvTma, 288) { conv_tma<bf16, 64>(p); }
+KERNEL(tma128_f16, ConvTma, 288) { conv_tma<f16, 128>(p); }
+KERNEL(tma128_bf16, ConvTma, 288) { conv_tma<bf16, 128>(p); }

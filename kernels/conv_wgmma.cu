@@ -16,7 +16,7 @@ __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return row * kRowBytes + (chunk ^ row % 8) * 16;
 }
 
-template <typename E, int BN, bool SEGMENTED>
+template <typename E, int BN>
 __device__ __forceinline__ void conv_wgmma(const Conv& p) {
     constexpr int kStageBytes = (BM + BN) * kRowBytes;
     unsigned char* shared = shared_bytes();
@@ -57,28 +57,27 @@ __device__ __forceinline__ void conv_wgmma(const Conv& p) {
         copies_commit();
     };
 
-    GroupSums<E, BN, SEGMENTED> sums;
+    GroupSums<E, BN> sums;
 #pragma unroll
     for (int slot = 0; slot < kStages - 1; ++slot) load(slot);
     for (int tile = 0; tile < tiles; ++tile) {
-        sums.template wait<0>();
-        if (SEGMENTED && !p.is_split && tile && tile % tiles_in_segment == 0) sums.end_segment();
+        if (!p.is_split && tile && tile % tiles_in_segment == 0) sums.end_segment();
         copies_wait<kStages - 2>();
         show_to_products();
         __syncthreads();  // this tile has come for all, and all have left the last one
         sums.multiply_add(shared + tile % kStages * kStageBytes);
         load((tile + kStages - 1) % kStages);
+        sums.template wait<0>();
     }
-    sums.template wait<0>();
     sums.store(p, m0, n0);
 }
 
 }  // namespace
 
-KERNEL(hopper64_f16, Conv, 256) { conv_wgmma<f16, 64, true>(p); }
-KERNEL(hopper64_bf16, Conv, 256) { conv_wgmma<bf16, 64, true>(p); }
-KERNEL(hopper128_f16, Conv, 256) { conv_wgmma<f16, 128, false>(p); }
-KERNEL(hopper128_bf16, Conv, 256) { conv_wgmma<bf16, 128, false>(p); }
+KERNEL(hopper64_f16, Conv, 256) { conv_wgmma<f16, 64>(p); }
+KERNEL(hopper64_bf16, Conv, 256) { conv_wgmma<bf16, 64>(p); }
+KERNEL(hopper128_f16, Conv, 256) { conv_wgmma<f16, 128>(p); }
+KERNEL(hopper128_bf16, Conv, 256) { conv_wgmma<bf16, 128>(p); }
 
 struct Probe {
     const uint32_t* input;

@@ -178,6 +178,26 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+// Of four lanes beside each other that hold four pairs each, lane q gets pair q of all
+// four, in the order of the lanes.
+__device__ __forceinline__ void exchange_pairs(Eight& pairs) {
+#pragma unroll
+    for (int bit = 1; bit < 4; bit *= 2) {
+        const bool is_upper = threadIdx.x & bit;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            if (i / 2 & bit) continue;
+            float &low = pairs.value[i], &high = pairs.value[i + 2 * bit];
+            const float other = exchange(is_upper ? low : high, bit);
+            if (is_upper) {
+                low = other;
+            } else {
+                high = other;
+            }
+        }
+    }
+}
+
 // Keeps the compiler from computing these values early, and what depends on them,
 // where a long unrolled loop would hold more of them than there are registers. Costs
 // no instruction.

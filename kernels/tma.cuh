@@ -96,7 +96,7 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity)
 // wants them: `to` is a multiple of 1024 bytes.
 
 // A tile of a matrix, as large as the map says: 64 columns from `column` on of the
-// rows from `row` on; rows behind the last one are zero.
+// rows from `row` on; what lies behind the last column or row is zero.
 __device__ __forceinline__ void copy_rows(void* to, const TensorMap* map, int column, int row,
                                           uint64_t* barrier) {
 #if defined(__CUDACC__)
@@ -119,7 +119,7 @@ struct Corner {
 // 64 channels from `channel` on of as many positions as the map says, as a kernel
 // sees them under one tap: the first with its corner at `corner`, then along the
 // rows, the columns, the frames, the clips, in the map's strides. Padding is zero, and
-// so is what lies behind the last clip.
+// so is what lies behind the last channel or clip.
 __device__ __forceinline__ void copy_positions(void* to, const TensorMap* map, int channel,
                                                const Corner& corner, int tap_t, int tap_h, int tap_w,
                                                uint64_t* barrier) {

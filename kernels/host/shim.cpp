@@ -50,12 +50,12 @@ struct Products {
     int open_group = 0;
 };
 
-// A copy of a tile, row by row: where each comes from, or null for zeros. Behind so
-// many bytes of a row there are zeros, too.
+// A copy of a tile, row by row: where each comes from, or null for zeros. A row's first
+// `bytes` are there, and zeros follow.
 struct TileCopy {
     unsigned char* to;
-    std::vector<const unsigned char*> rows;
     int bytes;
+    std::vector<const unsigned char*> rows;
 };
 
 // A copy of a tile to memory: where each row goes to, or null.
@@ -518,11 +518,10 @@ static void perform_oldest(Phased& barrier) {
     const TileCopy copy = barrier.copies.front();
     barrier.copies.erase(barrier.copies.begin());
     for (size_t r = 0; r < copy.rows.size(); ++r) {
+        unsigned char row[kRow] = {};
+        if (copy.rows[r]) std::memcpy(row, copy.rows[r], copy.bytes);
         for (unsigned chunk = 0; chunk < kRow / 16; ++chunk) {
-            unsigned char* to = copy.to + r * kRow + (chunk ^ r % 8) * 16;
-            std::memset(to, 0, 16);
-            const int bytes = std::min(copy.bytes - static_cast<int>(chunk) * 16, 16);
-            if (copy.rows[r] && bytes > 0) std::memcpy(to, copy.rows[r] + chunk * 16, bytes);
+            std::memcpy(copy.to + r * kRow + (chunk ^ r % 8) * 16, row + chunk * 16, 16);
         }
     }
     barrier.bytes -= static_cast<long long>(copy.rows.size()) * kRow;
@@ -574,6 +573,13 @@ static void issue_tile(TileCopy copy, uint64_t* at) {
     if (launch->order == Order::Random && draw() % 2) perform_oldest(barrier);
 }
 
+// Bytes of a row that are there, of values of 16 bits from `first` on; behind the
+// `extent` there are none.
+static int bytes_within(const char* what, int first, uint32_t extent) {
+    if (first < 0) fail("cp.async.bulk.tensor: %s from %d on", what, first);
+    return std::clamp((static_cast<int>(extent) - first) * 2, 0, kRow);
+}
+
 static Map read_map(const void* words, Kind kind) {
     Map map;
     std::memcpy(&map, words, sizeof map);
@@ -587,10 +593,7 @@ static Map read_map(const void* words, Kind kind) {
 
 void copy_rows(void* to, const void* words, int column, int row, uint64_t* barrier) {
     const Map map = read_map(words, kMatrix);
-    TileCopy copy{static_cast<unsigned char*>(to), {}, kRow};
-    if (column < 0 || column + kRow / 2 > static_cast<int>(map.extent[0])) {
-        fail("cp.async.bulk.tensor: columns from %d on of %u", column, map.extent[0]);
-    }
+    TileCopy copy{static_cast<unsigned char*>(to), bytes_within("columns", column, map.extent[0]), {}};
     const auto* values = reinterpret_cast<const unsigned char*>(map.address);
     for (unsigned i = 0; i < map.count; ++i) {
         const bool inside = row + i < map.extent[1];
@@ -604,10 +607,7 @@ void copy_rows(void* to, const void* words, int column, int row, uint64_t* barri
 void copy_positions(void* to, const void* words, int channel, const int (&start)[4],
                     const int (&taps)[3], uint64_t* barrier) {
     const Map map = read_map(words, kPositions);
-    TileCopy copy{static_cast<unsigned char*>(to), {}, kRow};
-    if (channel < 0 || channel + kRow / 2 > static_cast<int>(map.extent[0])) {
-        fail("cp.async.bulk.tensor: channels from %d on of %u", channel, map.extent[0]);
-    }
+    TileCopy copy{static_cast<unsigned char*>(to), bytes_within("channels", channel, map.extent[0]), {}};
     int at[4] = {start[0], start[1], start[2], start[3]};
     int last[3];
     for (int axis = 0; axis < 3; ++axis) {
@@ -647,8 +647,7 @@ static std::vector<unsigned char*> rows_of_box(const Map& map, int channel, cons
     const auto inside = [&](int place, int axis) {
         return place >= 0 && place < static_cast<int>(map.extent[axis + 1]);
     };
-    if (channel < 0) fail("cp.async.bulk.tensor: channels from %d on", channel);
-    bytes = std::clamp(2 * (static_cast<int>(map.extent[0]) - channel), 0, kRow);
+    bytes = bytes_within("channels", channel, map.extent[0]);
     std::vector<unsigned char*> rows;
     for (int down = 0; down < map.down; ++down) {
         for (int across = 0; across < map.across; ++across) {
@@ -667,7 +666,7 @@ static std::vector<unsigned char*> rows_of_box(const Map& map, int channel, cons
 
 void copy_box(void* to, const void* words, int channel, const int (&start)[4], uint64_t* barrier) {
     const Map map = read_map(words, kBoxes);
-    TileCopy copy{static_cast<unsigned char*>(to), {}, 0};
+    TileCopy copy{static_cast<unsigned char*>(to), 0, {}};
     for (unsigned char* row : rows_of_box(map, channel, start, copy.bytes)) copy.rows.push_back(row);
     issue_tile(std::move(copy), barrier);
 }

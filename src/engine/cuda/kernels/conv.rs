@@ -41,6 +41,7 @@ struct ConvParameters {
 #[derive(Clone, Copy)]
 struct TmaParameters {
     conv: ConvParameters,
+    tiles_in_segment: i32,
     positions: TensorMap,
     rows: TensorMap,
 }
@@ -56,7 +57,8 @@ struct HaloParameters {
     output: TensorMap,
 }
 
-/// What multiplies, and what brings the values; the last two give the same bits.
+/// What multiplies, and what brings the values; the last two give the same bits where the
+/// channels in are a multiple of 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// Warps, and each thread's own copies: any card.
@@ -106,7 +108,8 @@ pub(crate) struct Conv {
     pub(crate) bias: u64,
     /// Taps times channels in, padded as the kernel wants.
     pub(crate) k: usize,
-    /// Of `k`, summed on its own; a multiple of 64.
+    /// Of `k`, summed on its own; a multiple of 64. Of the accelerator's tiles as many
+    /// as give as many segments, or fewer.
     pub(crate) segment: usize,
     /// What computes it, in f16 and bf16.
     pub(crate) way: Way,
@@ -164,14 +167,18 @@ pub(crate) const BLOCK_ROWS: usize = 128;
 const TMA_ROW: usize = 64;
 /// Of a value.
 const TMA_BYTES: usize = 2;
+/// Channels in, at the least: with fewer, most of a row would be zeros.
+const TMA_CHANNELS: usize = 32;
 /// Taps and strides along an axis, and corners of its box, that fit into the map and the
 /// instruction of five dimensions.
-const TMA_TAPS: usize = 32;
+const TMA_TAPS: usize = 16;
 const TMA_STRIDE: usize = 8;
 const TMA_BOX: std::ops::Range<i64> = -16..16;
 
 /// What the accelerator brings of a convolution's input, a block's positions at a time;
-/// none where it cannot, be it for the channels or for the few bits of its box.
+/// none where it cannot, be it for the channels or for the few bits of its box. The same
+/// for whole clips and for some of their frames, so that both have the same bits: what lies
+/// behind the last tap of the last position does not matter.
 fn positions(
     window: Window,
     clips: usize,
@@ -183,23 +190,29 @@ fn positions(
         stride,
         padding,
     } = window;
+    let axes = [0, 1, 2];
     let lower = padding.map(|padding| -(padding as i64));
-    let upper = |axis: usize| {
-        let last = (output.extent[axis] as i64 - 1) * stride[axis] as i64 + lower[axis];
-        last - (input.extent[axis] as i64 - 1)
-    };
-    let upper = [upper(0), upper(1), upper(2)];
+    let last =
+        axes.map(|axis| (output.extent[axis] as i64 - 1) * stride[axis] as i64 + lower[axis]);
+    let seen = axes.map(|axis| {
+        let end = last[axis] + kernel[axis] as i64;
+        end.clamp(1, input.extent[axis] as i64)
+    });
+    let upper = axes.map(|axis| last[axis] - (seen[axis] - 1));
     let is_aligned = input.address.is_multiple_of(16) && input.clip.is_multiple_of(8);
-    let fits = input.channels.is_multiple_of(TMA_ROW)
+    let fits = input.channels >= TMA_CHANNELS
         && is_aligned
-        && (0..3).all(|axis| kernel[axis] <= TMA_TAPS && stride[axis] <= TMA_STRIDE)
+        && axes
+            .into_iter()
+            .all(|axis| kernel[axis] <= TMA_TAPS && stride[axis] <= TMA_STRIDE)
         && lower
             .iter()
             .chain(&upper)
             .all(|corner| TMA_BOX.contains(corner));
     let along = |[t, h, w]: [i64; 3]| [w, h, t].map(|corner| corner as i32);
-    let ([t, h, w], channels) = (input.extent, input.channels);
+    let ([_, h, w], channels) = (input.extent, input.channels);
     let pitch = [channels, w * channels, h * w * channels, input.clip];
+    let [t, h, w] = seen.map(|extent| extent as usize);
     fits.then_some(Tiles::Positions {
         address: input.address,
         extent: [channels, w, h, t, clips],
@@ -286,7 +299,7 @@ pub(crate) fn conv(
     let rows = clips * output.positions();
     let multiprocessors = card.limits().multiprocessors;
     let is_split = conv.is_split(clips, output, multiprocessors);
-    let parameters = ConvParameters {
+    let mut parameters = ConvParameters {
         input: input.address,
         weights: conv.weights,
         bias: conv.bias,
@@ -345,13 +358,28 @@ pub(crate) fn conv(
         return run(card, &name, grid, 256 + 64, shared, &parameters);
     }
     let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
-    let is_wide = conv.segments() == 1
-        && output.channels.is_multiple_of(128)
-        && wide_blocks >= 2 * multiprocessors;
+    // Warps have no registers for a wide tile's segments. Of warpgroups' tiles a
+    // multiprocessor holds one wide one, or two narrow ones, which bring half as much again
+    // for the same products: those are for where each has a multiprocessor to itself.
+    let fills = match conv.way {
+        Way::Warps => conv.segments() == 1 && wide_blocks >= 2 * multiprocessors,
+        Way::Warpgroups | Way::Tma => 2 * wide_blocks > multiprocessors,
+    };
+    let is_wide = output.channels.is_multiple_of(128) && fills;
     let brought = match (conv.grey, conv.way) {
         (None, Way::Tma) => positions(conv.window, clips, input, output),
         _ => None,
     };
+    // The accelerator's tiles do not go on from one tap to the next.
+    let taps: usize = conv.window.kernel.iter().product();
+    let tiles = taps * input.channels.div_ceil(TMA_ROW);
+    let tiles_in_segment = tiles.div_ceil(conv.segments());
+    let segments = if brought.is_some() {
+        tiles.div_ceil(tiles_in_segment)
+    } else {
+        conv.segments()
+    };
+    parameters.segments = int(segments)?;
     // Kernel, and bytes of k of a stage's rows.
     let (kernel, row_bytes) = match (conv.grey, &brought, conv.way) {
         (Some(_), ..) => ("stem", 64),
@@ -366,7 +394,7 @@ pub(crate) fn conv(
     };
     let suffix = suffix(precision);
     let name = format!("{kernel}{width}_{suffix}");
-    let splits = if is_split { conv.segments() } else { 1 };
+    let splits = if is_split { segments } else { 1 };
     let grid = [
         rows.div_ceil(BLOCK_ROWS),
         output.channels.div_ceil(width),
@@ -383,6 +411,7 @@ pub(crate) fn conv(
             };
             let parameters = TmaParameters {
                 conv: parameters,
+                tiles_in_segment: int(tiles_in_segment)?,
                 positions: card.map(&positions)?,
                 rows: card.map(&rows)?,
             };

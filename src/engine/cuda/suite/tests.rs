@@ -53,24 +53,24 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 29] = [
+const BUGS: [Bug; 31] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
             file: "conv_wgmma.cu",
-            from: "        sums.template wait<0>();\n        if (SEG",
-            to: "        if (SEG",
+            from: "sums.template wait<0>();",
+            to: "sums.template wait<1>();",
         },
         cases: "conv",
     },
     Bug {
         name: "sums are read before the products have ended",
         patch: Patch {
-            file: "conv_wgmma.cu",
+            file: "conv_tma.cu",
             from: "    sums.template wait<0>();\n    sums.store",
             to: "    sums.store",
         },
-        cases: "conv",
+        cases: "64 channels",
     },
     Bug {
         name: "products begin before all threads have brought the tile",
@@ -141,6 +141,24 @@ const BUGS: [Bug; 29] = [
             file: "conv_tma.cu",
             from: "barrier_expect(full + slot, kStageBytes);",
             to: "barrier_expect(full + slot, BM * kRowBytes);",
+        },
+        cases: "64 channels",
+    },
+    Bug {
+        name: "the last channels' products are left out",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "(tiles_of_tap - 1) * BK + 15) / 16",
+            to: "(tiles_of_tap - 1) * BK) / 16",
+        },
+        cases: "40 channels",
+    },
+    Bug {
+        name: "four lanes exchange their channels in another order",
+        patch: Patch {
+            file: "ptx.cuh",
+            from: "exchange(is_upper ? low : high, bit)",
+            to: "exchange(is_upper ? low : high, 3 - bit)",
         },
         cases: "64 channels",
     },

@@ -48,7 +48,7 @@ const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(super) const CONVS: [ConvShape; 19] = [
+pub(super) const CONVS: [ConvShape; 25] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -198,6 +198,79 @@ pub(super) const CONVS: [ConvShape; 19] = [
             ..PLAIN.window
         },
         relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 64 to 128 channels in segments that one block adds",
+        clips: Clips::Filling,
+        extent: [4, 5, 5],
+        channels: [64, 128],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 64,
+        ..PLAIN
+    },
+    // From here on, tiles of which the last is not whole.
+    ConvShape {
+        name: "conv 3x3x3 of 40 channels",
+        channels: [40, 24],
+        residual: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 80 channels in strides",
+        extent: [2, 11, 14],
+        channels: [80, 40],
+        window: Window {
+            kernel: [1, 3, 3],
+            stride: [1, 2, 2],
+            padding: [0, 1, 1],
+        },
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 144 to 128 channels",
+        clips: Clips::Filling,
+        extent: [3, 7, 7],
+        channels: [144, 128],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        relu: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 72 channels in segments that one block adds",
+        clips: Clips::Filling,
+        extent: [2, 6, 9],
+        channels: [72, 24],
+        window: Window {
+            kernel: [1, 3, 3],
+            padding: [0, 1, 1],
+            ..PLAIN.window
+        },
+        segment: 128,
+        ..PLAIN
+    },
+    // Four segments of k, and three of tiles.
+    ConvShape {
+        name: "conv 3x1x1 of 144 channels in segments",
+        clips: Clips::Few(1),
+        extent: [5, 4, 4],
+        channels: [144, 16],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 128,
         ..PLAIN
     },
     // From here on, tiles with a rim.
@@ -421,11 +494,15 @@ pub(super) fn conv(
 }
 
 /// Whether convolutions whose values the tensor memory accelerator brings have the bits of
-/// those that bring their own.
+/// those that bring their own, wherever both add in one order: products are added sixteen
+/// at a time, and segments may end elsewhere where a tile is not whole.
 pub(crate) fn copies_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
     let precision = Precision::F16;
-    let wide = CONVS.iter().filter(|shape| shape.channels[0] >= 64);
-    for shape in wide {
+    let same_order = |shape: &&ConvShape| {
+        let whole = if shape.segment == usize::MAX { 16 } else { 64 };
+        shape.channels[0] >= 32 && shape.channels[0].is_multiple_of(whole)
+    };
+    for shape in CONVS.iter().filter(same_order) {
         let sample = Sample::new(card, *shape, precision);
         let outputs = sample.outputs(card, &[Way::Warpgroups, Way::Tma])?;
         let values: Result<Vec<_>, _> = outputs
@@ -458,17 +535,25 @@ fn ways(card: &Arc<dyn Card>, precision: Precision) -> Vec<Way> {
 pub(super) fn split_is_the_same(
     card: &Arc<dyn Card>,
     precision: Precision,
+    channels: usize,
+    kernel: [usize; 3],
 ) -> Result<f64, CudaError> {
     let (clips, extent) = (8 * card.limits().multiprocessors, [1, 8, 8]);
     let shape = ConvShape {
         extent,
-        channels: [16, 64],
+        channels: [channels, 64],
+        window: Window {
+            kernel,
+            padding: kernel.map(|taps| taps / 2),
+            ..PLAIN.window
+        },
         segment: 128,
         ..PLAIN
     };
     let mut noise = Noise(11);
-    let input = noise.tensor(clips, extent, 16, precision);
-    let values = noise.exact(27 * 16 * 64, precision);
+    let input = noise.tensor(clips, extent, channels, precision);
+    let taps: usize = kernel.iter().product();
+    let values = noise.exact(taps * channels * 64, precision);
     let mut layer = Weights::new(card, precision, shape, &values, &noise.values(64))?;
     let run = |layer: &Weights, tensor: &Tensor| {
         let held = hold(card, tensor, precision)?;
@@ -492,7 +577,7 @@ pub(super) fn split_is_the_same(
         kernels::conv(card.as_ref(), precision, tensor.clips, &layer.conv, io)?;
         read(&output.memory, tensor.clips * 64 * 64, precision)
     };
-    let mut one = Tensor::zeros(1, extent, 16);
+    let mut one = Tensor::zeros(1, extent, channels);
     one.values = input.values[input.values.len() - one.values.len()..].to_vec();
     let mut worst = 0.0_f64;
     for way in ways(card, precision) {
