@@ -149,6 +149,30 @@ __device__ __forceinline__ void multiply_add<bf16>(float (&c)[4], const uint32_t
 #endif
 }
 
+// --- functions (9.7.3.14 and 9.7.3.21, rcp and ex2) ------------------------------
+
+// 1 / x, to the last bit but one; of what is not normal, 0 or infinity.
+__device__ __forceinline__ float reciprocal(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return 1.0f / x;
+#endif
+}
+
+// 2 to the power of x, to the last bit but two.
+__device__ __forceinline__ float power_of_two(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return std::exp2(x);
+#endif
+}
+
 // --- within a warp (9.7.9.6, shfl) -------------------------------------------
 
 // The value of the lane whose number differs in the bits of `mask`.
@@ -186,6 +210,19 @@ __device__ __forceinline__ float load_fresh(const float* from) {
     float value;
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
     return value;
+#else
+    return *from;
+#endif
+}
+
+__device__ __forceinline__ uint4 load_fresh(const uint4* from) {
+#if defined(__CUDACC__)
+    uint4 words;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(from)
+                 : "memory");
+    return words;
 #else
     return *from;
 #endif

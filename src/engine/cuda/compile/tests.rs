@@ -51,6 +51,8 @@ fn budget(kernel: &str) -> usize {
         // A ninth warp: 288 threads a block.
         name if name.starts_with("tma") => 112,
         name if name.starts_with("conv_f32") => 96,
+        // One block of 512 threads, which hold its weights.
+        "lstm_f16" | "lstm_bf16" => 128,
         _ => 64,
     }
 }
