@@ -143,19 +143,20 @@ __device__ __forceinline__ float fast_sigmoid(float x) {
     return reciprocal(1.0f + power_of_two(-1.442695041f * x));
 }
 
-// To some 1e-7, though not of small values as such: h is added to others.
+// Within some 1e-7: small values have fewer digits, which no sum of many shows.
 __device__ __forceinline__ float fast_tanh(float x) { return 2.0f * fast_sigmoid(2.0f * x) - 1.0f; }
 
+// One step of k: its first eight, and its second.
 __device__ __forceinline__ void multiply_step(float (&sum)[2][4], const uint32_t (&tile0)[4],
-                                              const uint32_t (&tile1)[4], uint32_t low_k,
-                                              uint32_t high_k) {
-    const uint32_t right[2] = {low_k, high_k};
+                                              const uint32_t (&tile1)[4], uint32_t first,
+                                              uint32_t second) {
+    const uint32_t right[2] = {first, second};
     multiply_add<f16>(sum[0], tile0, right);
     multiply_add<f16>(sum[1], tile1, right);
 }
 
 // Products in f16 with sums in f32, whatever E, the type of the sequence: W_hh is
-// rounded, more finely than to bfloat16, and h is not. It comes in two halves,
+// rounded, more finely than to bfloat16, and h is not. It comes in two parts,
 // h = high + low, which hold 22 bits of it as h lies between -1 and 1, and each is
 // a column of its own.
 //
@@ -210,17 +211,20 @@ __device__ __forceinline__ void lstm_mma(const Lstm& p) {
     for (int i = thread; i < 2 * kClips * pitch; i += blockDim.x) reinterpret_cast<uint32_t*>(h)[i] = 0;
     __syncthreads();
 
-    long long frame = static_cast<long long>(clip) * p.frames;
-    float next[4] = {}, cell = 0.0f;
-    auto load_gates = [&](long long frame) {
+    // Of this clip's next frame. Whoever has no cell reads another's.
+    const long long first_frame = static_cast<long long>(has_cell ? clip : clip0) * p.frames;
+    const float* gates = p.gates + first_frame * 4 * p.hidden + (has_units ? unit : 0);
+    const long long place = static_cast<long long>(clip) * p.hidden + unit;
+    E* sequence = static_cast<E*>(p.sequence) + first_frame * p.hidden + unit;
+    float next[4], cell = 0.0f, value = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) next[i] = p.gates[(4 * frame + i) * p.hidden + unit];
-    };
-    if (has_cell) load_gates(frame);
-    for (int t = 0; t < p.frames; ++t, ++frame) {
+    for (int i = 0; i < 4; ++i) next[i] = gates[i * p.hidden];
+    for (int t = 0; t < p.frames; ++t) {
         const float gate[4] = {next[0], next[1], next[2], next[3]};
         // On their way while this frame is computed.
-        if (has_cell && t + 1 < p.frames) load_gates(frame + 1);
+        if (t + 1 < p.frames) gates += 4 * p.hidden;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) next[i] = gates[i * p.hidden];
 
         // Lane 8 i + r names column r, and eight of k from 8 i on: two steps at once.
         const f16* column = h + (t % 2 * 2 * kClips + lane % 8) * pitch + lane / 8 * 8;
@@ -233,6 +237,7 @@ __device__ __forceinline__ void lstm_mma(const Lstm& p) {
             multiply_step(sum, held[2 * i][0], held[2 * i][1], right[i][0], right[i][1]);
             multiply_step(sum, held[2 * i + 1][0], held[2 * i + 1][1], right[i][2], right[i][3]);
         }
+#pragma unroll 2
         for (int step = kHeld; step < steps; step += 2) {
             load_matrices(right[0], column + 16 * step);
 #pragma unroll
@@ -244,47 +249,42 @@ __device__ __forceinline__ void lstm_mma(const Lstm& p) {
             }
         }
 
+        const float in = fast_sigmoid(finite(gate[0] + (sum[0][0] + sum[0][1])));
+        const float forget = fast_sigmoid(finite(gate[1] + (sum[0][2] + sum[0][3])));
+        const float update = fast_tanh(finite(gate[2] + (sum[1][0] + sum[1][1])));
+        const float out = fast_sigmoid(finite(gate[3] + (sum[1][2] + sum[1][3])));
+        cell = forget * cell + in * update;
+        value = out * fast_tanh(cell);
+        if (has_cell && p.sequence) sequence[t * p.hidden] = from_float<E>(value);
+        if (t + 1 == p.frames) break;
+
+        const f16 high = from_float<f16>(value), low = from_float<f16>(value - to_float(high));
         // Others still read this frame's h while the next one's is written.
         f16* fresh = h + (t + 1) % 2 * 2 * kClips * pitch;
-        uint32_t* state = static_cast<uint32_t*>(p.state) + static_cast<long long>(t % 2) * p.clips * p.hidden;
-        if (has_cell) {
-            const float in = fast_sigmoid(finite(gate[0] + (sum[0][0] + sum[0][1])));
-            const float forget = fast_sigmoid(finite(gate[1] + (sum[0][2] + sum[0][3])));
-            const float update = fast_tanh(finite(gate[2] + (sum[1][0] + sum[1][1])));
-            const float out = fast_sigmoid(finite(gate[3] + (sum[1][2] + sum[1][3])));
-            cell = forget * cell + in * update;
-            const float value = out * fast_tanh(cell);
-            const f16 high = from_float<f16>(value);
-            const f16 low = from_float<f16>(value - to_float(high));
-            const long long place = static_cast<long long>(clip) * p.hidden + unit;
-            if (is_alone) {
-                f16* row = fresh + lane % 4 * 2 * pitch + unit;
-                row[0] = high;
-                row[pitch] = low;
-            } else {
-                state[place] = high.bits | static_cast<uint32_t>(low.bits) << 16;
-            }
-            if (p.sequence) static_cast<E*>(p.sequence)[frame * p.hidden + unit] = from_float<E>(value);
-            if (p.output && t + 1 == p.frames) p.output[place] = value;
-        }
-        if (t + 1 == p.frames) break;
-        if (!is_alone) {
+        if (is_alone) {
+            f16* row = fresh + lane % 4 * 2 * pitch + unit;
+            if (has_cell) row[0] = high, row[pitch] = low;
+        } else {
+            uint32_t* state = static_cast<uint32_t*>(p.state) + static_cast<long long>(t % 2) * p.clips * p.hidden;
+            if (has_cell) state[place] = high.bits | static_cast<uint32_t>(low.bits) << 16;
             meet(arrived, t + 1);
             // Four units of a clip at once.
-            const int quads = p.hidden / 4;
-            for (int i = thread; i < kClips * quads; i += blockDim.x) {
-                const int from = i / quads, first = i % quads * 4;
-                if (clip0 + from >= p.clips) break;
+            for (int i = thread; i < kClips * p.hidden / 4; i += blockDim.x) {
+                const int from = i % kClips, first = i / kClips * 4;
+                if (clip0 + from >= p.clips) continue;
                 const uint4 pairs = load_fresh(reinterpret_cast<const uint4*>(
                     state + static_cast<long long>(clip0 + from) * p.hidden + first));
-                uint32_t* high = reinterpret_cast<uint32_t*>(fresh + 2 * from * pitch + first);
-                uint32_t* low = reinterpret_cast<uint32_t*>(fresh + (2 * from + 1) * pitch + first);
-                high[0] = (pairs.x & 0xffff) | pairs.y << 16, high[1] = (pairs.z & 0xffff) | pairs.w << 16;
-                low[0] = pairs.x >> 16 | (pairs.y & 0xffff0000), low[1] = pairs.z >> 16 | (pairs.w & 0xffff0000);
+                uint32_t* highs = reinterpret_cast<uint32_t*>(fresh + 2 * from * pitch + first);
+                uint32_t* lows = highs + pitch / 2;
+                highs[0] = (pairs.x & 0xffff) | pairs.y << 16;
+                highs[1] = (pairs.z & 0xffff) | pairs.w << 16;
+                lows[0] = pairs.x >> 16 | (pairs.y & 0xffff0000);
+                lows[1] = pairs.z >> 16 | (pairs.w & 0xffff0000);
             }
         }
         __syncthreads();  // the next frame's h has come
     }
+    if (has_cell && p.output) p.output[place] = value;
     if (!is_alone) leave(arrived);
 }
 

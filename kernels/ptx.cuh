@@ -149,9 +149,11 @@ __device__ __forceinline__ void multiply_add<bf16>(float (&c)[4], const uint32_t
 #endif
 }
 
-// --- functions (9.7.3.14 and 9.7.3.21, rcp and ex2) ------------------------------
+// --- functions (9.7.3.13 and 9.7.3.21, rcp and ex2) ------------------------------
+//
+// Within some 2^-22 of what they are called, subnormal numbers taken for zero; the
+// host is exact. Infinities and what is not a number go through as they should.
 
-// 1 / x, to the last bit but one; of what is not normal, 0 or infinity.
 __device__ __forceinline__ float reciprocal(float x) {
 #if defined(__CUDACC__)
     float result;
@@ -162,7 +164,6 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// 2 to the power of x, to the last bit but two.
 __device__ __forceinline__ float power_of_two(float x) {
 #if defined(__CUDACC__)
     float result;

@@ -265,7 +265,7 @@ const BUGS: [Bug; 28] = [
         name: "the state is rounded to half precision",
         patch: Patch {
             file: "lstm.cu",
-            from: "row[pitch] = low;",
+            from: ", row[pitch] = low",
             to: "",
         },
         cases: "lstm",

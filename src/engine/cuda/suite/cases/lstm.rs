@@ -32,7 +32,7 @@ const TENSOR: [LstmShape; 8] = [
     (1, 6, 40, 16),
     (9, 3, 24, 8),
     // The second block is not full, and registers do not hold all weights.
-    (5, 4, 133, 80),
+    (5, 4, 150, 96),
 ];
 
 pub(super) fn shapes(precision: Precision) -> &'static [LstmShape] {
