@@ -25,7 +25,7 @@ struct LstmParameters {
 /// The recurrence of one LSTM layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recurrence {
-    /// W_hh, as `weights::recurrent` lays it out.
+    /// `W_hh`, as `weights::recurrent` lays it out.
     pub(crate) recurrent: u64,
     /// Padded to a multiple of sixteen.
     pub(crate) hidden: usize,
@@ -158,3 +158,6 @@ pub(crate) fn lstm(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
