@@ -149,6 +149,31 @@ __device__ __forceinline__ void multiply_add<bf16>(float (&c)[4], const uint32_t
 #endif
 }
 
+// --- functions (9.7.3.13 and 9.7.3.21, rcp and ex2) ------------------------------
+//
+// Within some 2^-22 of what they are called, subnormal numbers taken for zero; the
+// host is exact. Infinities and what is not a number go through as they should.
+
+__device__ __forceinline__ float reciprocal(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return 1.0f / x;
+#endif
+}
+
+__device__ __forceinline__ float power_of_two(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return std::exp2(x);
+#endif
+}
+
 // --- within a warp (9.7.9.6, shfl) -------------------------------------------
 
 // The value of the lane whose number differs in the bits of `mask`.
@@ -227,6 +252,19 @@ __device__ __forceinline__ float load_fresh(const float* from) {
     float value;
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
     return value;
+#else
+    return *from;
+#endif
+}
+
+__device__ __forceinline__ uint4 load_fresh(const uint4* from) {
+#if defined(__CUDACC__)
+    uint4 words;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(from)
+                 : "memory");
+    return words;
 #else
     return *from;
 #endif

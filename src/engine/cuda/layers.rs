@@ -349,19 +349,26 @@ impl Builder<'_> {
             output_is_f32: true,
             grey: None,
         };
-        // All blocks of a recurrence run at once, and a multiprocessor is sure of
-        // one.
         let limits = self.card.limits();
-        let fits = |units: &usize| {
-            kernels::lstm_shared_bytes(self.precision, hidden, *units) <= limits.shared_bytes
-                && hidden / units <= limits.multiprocessors
-        };
-        let units = [16, 8, 4].into_iter().find(fits).ok_or(CudaError::Plan {
+        let units = kernels::lstm_units(self.precision, hidden, limits).ok_or(CudaError::Plan {
             problem: "an LSTM has more hidden units than the card can compute at once",
         })?;
-        let packed = weights::recurrent(&layer.recurrent, layer.hidden, hidden, units);
+        let packed = weights::recurrent(
+            &layer.recurrent,
+            layer.hidden,
+            hidden,
+            units,
+            self.precision,
+        );
+        let precision = self.precision;
+        let asked_for = |error| match error {
+            CudaError::Weights { .. } => CudaError::Weights { precision },
+            other => other,
+        };
         let recurrence = Recurrence {
-            recurrent: self.upload(&packed, self.precision)?,
+            recurrent: self
+                .upload(&packed, weights::recurrent_type(self.precision))
+                .map_err(asked_for)?,
             hidden,
             units,
         };

@@ -625,7 +625,7 @@ impl LstmMemory {
         hidden: usize,
     ) -> Result<Self, CudaError> {
         let sequence = || Memory::new(card, clips * frames * hidden * value_bytes(precision));
-        let counters = clips.div_ceil(kernels::LSTM_CLIPS) * 8;
+        let counters = kernels::lstm_counter_bytes(precision, clips);
         Ok(Self {
             gates: Memory::new(card, clips * frames * 4 * hidden * 4)?,
             state: Memory::new(card, 2 * clips * hidden * 4)?,

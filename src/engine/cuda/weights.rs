@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Precision;
+use super::{Precision, kernels};
 
 /// Channels are padded to this many, so that every load is 16 bytes.
 pub(super) const CHANNELS: usize = 8;
@@ -123,16 +123,50 @@ pub(super) fn padded_gates(values: &[f32], rows: usize, hidden: usize, padded: u
     wide
 }
 
-/// The recurrent weights of an LSTM, `[hidden, 4 * hidden]`, as
-/// `[padded / units][4 units][padded]`: block by block, gate by gate.
-pub(super) fn recurrent(values: &[f32], hidden: usize, padded: usize, units: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; 4 * padded * padded];
+/// What the recurrent weights of an LSTM are rounded to. Its products are in f16 for
+/// both types of 16 bits: f16 rounds weights of ordinary size more finely, and those
+/// that it cannot hold, beyond 65,504, no trained network has.
+pub(super) fn recurrent_type(precision: Precision) -> Precision {
+    match precision {
+        Precision::F32 => Precision::F32,
+        Precision::F16 | Precision::Bf16 => Precision::F16,
+    }
+}
+
+/// The recurrent weights of an LSTM, `[hidden, 4 * hidden]`, as the kernel for a
+/// precision wants them (`lstm.cu`), for `units` of the padded ones to a block.
+pub(super) fn recurrent(
+    values: &[f32],
+    hidden: usize,
+    padded: usize,
+    units: usize,
+    precision: Precision,
+) -> Vec<f32> {
+    let depth = kernels::lstm_depth(padded);
+    // `[padded / units][4 units][padded]`.
+    let in_rows = |from: usize, gate: usize, unit: usize| {
+        let row = (unit / units * 4 + gate) * units + unit % units;
+        row * padded + from
+    };
+    // `[padded / 8][depth / 16][2 tiles][32 lanes][8]`: a lane's four words of two
+    // values are gates 2 tile and 2 tile + 1, then both again eight of k on.
+    let by_lane = |from: usize, gate: usize, unit: usize| {
+        let tile = (unit / 8 * (depth / 16) + from / 16) * 2 + gate / 2;
+        let lane = unit % 8 * 4 + from % 8 / 2;
+        let word = from % 16 / 8 * 2 + gate % 2;
+        (tile * 32 + lane) * 8 + word * 2 + from % 2
+    };
+    let is_plain = precision == Precision::F32;
+    let mut packed = vec![0.0; 4 * padded * if is_plain { padded } else { depth }];
     for from in 0..hidden {
         for gate in 0..4 {
             for unit in 0..hidden {
-                let (block, inside) = (unit / units, unit % units);
-                let row = (block * 4 + gate) * units + inside;
-                packed[row * padded + from] = values[(from * 4 + gate) * hidden + unit];
+                let place = if is_plain {
+                    in_rows(from, gate, unit)
+                } else {
+                    by_lane(from, gate, unit)
+                };
+                packed[place] = values[(from * 4 + gate) * hidden + unit];
             }
         }
     }

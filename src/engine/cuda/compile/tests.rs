@@ -58,6 +58,8 @@ fn budget(kernel: &str) -> usize {
         // One block: its sums are most of its registers.
         name if name.starts_with("halo") => 168,
         name if name.starts_with("conv_f32") => 96,
+        // One block of 512 threads, which hold its weights.
+        "lstm_f16" | "lstm_bf16" => 128,
         _ => 64,
     }
 }

@@ -1,6 +1,6 @@
 //! The recurrence: `lstm.cu`.
 
-use super::super::launch::{Card, Launch, Parameters};
+use super::super::launch::{Card, Launch, Limits, Parameters};
 use super::super::{CudaError, Precision};
 use super::{int, suffix};
 
@@ -25,24 +25,75 @@ struct LstmParameters {
 /// The recurrence of one LSTM layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recurrence {
-    /// `[hidden / units][4 units][hidden]`.
+    /// `W_hh`, as `weights::recurrent` lays it out.
     pub(crate) recurrent: u64,
     /// Padded to a multiple of sixteen.
     pub(crate) hidden: usize,
-    /// Hidden units of one block: 4, 8 or 16.
+    /// Hidden units of one block.
     pub(crate) units: usize,
 }
 
+impl Recurrence {
+    fn blocks(&self) -> usize {
+        self.hidden.div_ceil(self.units)
+    }
+}
+
+/// `kHeld` of `lstm.cu`, in values of k: their weights stay in registers.
+const HELD: usize = 128;
+
+/// Units whose cells and weights a block of 512 threads holds.
+const MOST_UNITS: usize = 128;
+
+/// Values of k that the products of 16 bits take: h, padded.
+pub(crate) fn lstm_depth(hidden: usize) -> usize {
+    hidden.next_multiple_of(32).max(HELD)
+}
+
 /// Clips that a block of the recurrence takes.
-pub(crate) const LSTM_CLIPS: usize = 16;
+fn clips_of_group(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 16,
+        Precision::F16 | Precision::Bf16 => 4,
+    }
+}
+
+/// What blocks count in, for as many clips as this: zero before and after.
+pub(crate) fn lstm_counter_bytes(precision: Precision, clips: usize) -> usize {
+    clips.div_ceil(clips_of_group(precision)) * 8
+}
 
 /// Shared memory of a block of the recurrence.
-pub(crate) fn lstm_shared_bytes(precision: Precision, hidden: usize, units: usize) -> usize {
-    let weights = match precision {
-        Precision::F32 => 4 * units * (hidden + 1) * 4,
-        Precision::F16 | Precision::Bf16 => 4 * units * (hidden + 2) * 2,
+fn shared_bytes(precision: Precision, hidden: usize, units: usize) -> usize {
+    let clips = clips_of_group(precision);
+    match precision {
+        Precision::F32 => {
+            let weights = 4 * units * (hidden + 1) * 4;
+            weights.next_multiple_of(16) + clips * (hidden + 4 * units) * 4
+        }
+        Precision::F16 | Precision::Bf16 => {
+            let depth = lstm_depth(hidden);
+            // h of two frames, in two halves.
+            2 * clips * 2 * (depth + 8) * 2 + 4 * units * (depth - HELD) * 2
+        }
+    }
+}
+
+/// Hidden units of a block, so that all blocks run at once: a multiprocessor is sure
+/// of one. None where the card is too small.
+pub(crate) fn lstm_units(precision: Precision, hidden: usize, limits: Limits) -> Option<usize> {
+    let fits = |units: &usize| {
+        shared_bytes(precision, hidden, *units) <= limits.shared_bytes
+            && hidden.div_ceil(*units) <= limits.multiprocessors
     };
-    weights.next_multiple_of(16) + LSTM_CLIPS * (hidden + 4 * units) * 4
+    match precision {
+        Precision::F32 => [16, 8, 4].into_iter().find(fits),
+        // As few blocks as there can be: one needs no other, and what blocks tell each
+        // other costs more than what they compute.
+        Precision::F16 | Precision::Bf16 => (1..=hidden / 8)
+            .map(|blocks| hidden.div_ceil(blocks).next_multiple_of(8))
+            .find(|units| *units <= MOST_UNITS && fits(units)),
+    }
 }
 
 /// What a recurrence reads and writes.
@@ -50,13 +101,13 @@ pub(crate) fn lstm_shared_bytes(precision: Precision, hidden: usize, units: usiz
 pub(crate) struct Sequence {
     /// `[clips, frames, 4 hidden]`, f32.
     pub(crate) gates: u64,
-    /// `[2][clips][hidden]`, f32.
+    /// `[2][clips][hidden]`, 32 bits each.
     pub(crate) state: u64,
     /// `[clips, frames, hidden]`, or 0.
     pub(crate) sequence: u64,
     /// `[clips, hidden]`, f32, or 0.
     pub(crate) output: u64,
-    /// Two for every sixteen clips, zero.
+    /// As many bytes as [`lstm_counter_bytes`] says, zero.
     pub(crate) counters: u64,
 }
 
@@ -69,10 +120,17 @@ pub(crate) fn lstm(
     layer: Recurrence,
     sequence: Sequence,
 ) -> Result<(), CudaError> {
-    let blocks = layer.hidden / layer.units;
-    let groups = clips.div_ceil(LSTM_CLIPS);
-    // All blocks of a launch run at once: no more groups than there is room for.
-    let at_once = (card.limits().multiprocessors / blocks).max(1);
+    let blocks = layer.blocks();
+    let groups = clips.div_ceil(clips_of_group(precision));
+    let is_plain = precision == Precision::F32;
+    // Blocks that wait for each other run at once: no more groups than there is
+    // room for.
+    let together = is_plain || blocks > 1;
+    let at_once = if together {
+        (card.limits().multiprocessors / blocks).max(1)
+    } else {
+        groups.max(1)
+    };
     let kernel = format!("lstm_{}", suffix(precision));
     for first_group in (0..groups).step_by(at_once) {
         let parameters = LstmParameters {
@@ -92,11 +150,14 @@ pub(crate) fn lstm(
         card.launch(&Launch {
             kernel: &kernel,
             grid: [blocks, at_once.min(groups - first_group), 1],
-            block: 256,
-            shared_bytes: lstm_shared_bytes(precision, layer.hidden, layer.units),
-            together: true,
+            block: if is_plain { 256 } else { 4 * layer.units },
+            shared_bytes: shared_bytes(precision, layer.hidden, layer.units),
+            together,
             parameters: Parameters::of(&parameters),
         })?;
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use super::{CudaError, Precision};
 pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Grey, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
 pub(crate) use input::{Incoming, lay_out};
-pub(crate) use lstm::{LSTM_CLIPS, Recurrence, Sequence, lstm, lstm_shared_bytes};
+pub(crate) use lstm::{Recurrence, Sequence, lstm, lstm_counter_bytes, lstm_depth, lstm_units};
 pub(crate) use picture::{Pictures, grad_cam, resize};
 pub(crate) use pointwise::{Pointwise, pointwise};
 pub(crate) use pool::{Of, mean_pool, window_pool};

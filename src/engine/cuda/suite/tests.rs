@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 31] = [
+const BUGS: [Bug; 35] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -292,17 +292,53 @@ const BUGS: [Bug; 31] = [
         name: "blocks do not wait for each other",
         patch: Patch {
             file: "lstm.cu",
-            from: "wait_for_counter(arrived, blocks * (t + 1));",
+            from: "wait_for_counter(arrived, gridDim.x * round);",
             to: "",
         },
         cases: "lstm",
     },
     Bug {
-        name: "the state of the wrong parity is read",
+        name: "a frame's state takes the place of what others still read",
         patch: Patch {
             file: "lstm.cu",
-            from: "const float* fresh = p.state + static_cast<long long>(t % 2)",
-            to: "const float* fresh = p.state + static_cast<long long>((t + 1) % 2)",
+            from: "static_cast<uint32_t*>(p.state) + static_cast<long long>(t % 2)",
+            to: "static_cast<uint32_t*>(p.state) + static_cast<long long>(0)",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "a frame begins before the last one's state has come",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "__syncthreads();  // the next frame's h has come",
+            to: "// the next frame's h has come",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "the state is replaced while products still read it",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "f16* fresh = h + (t + 1) % 2 * 2 * kClips * pitch;",
+            to: "f16* fresh = h + t % 2 * 2 * kClips * pitch;",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "the state is rounded to half precision",
+        patch: Patch {
+            file: "lstm.cu",
+            from: ", row[pitch] = low",
+            to: "",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "weights that registers do not hold are another step's",
+        patch: Patch {
+            file: "lstm.cu",
+            from: "others + 64 * (step + half - kHeld)",
+            to: "others + 64 * (step - kHeld)",
         },
         cases: "lstm",
     },

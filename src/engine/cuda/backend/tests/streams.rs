@@ -140,6 +140,27 @@ fn weights_that_become_infinite_in_bfloat16_are_refused() {
 }
 
 #[test]
+fn recurrent_weights_beyond_half_precision_are_refused() {
+    let card: Arc<dyn Card> = Arc::new(Shim::small(Schedule::Forward));
+    let model = Model::load(&golden("fibro2d_lstm")).unwrap();
+    let mut plan = Plan::compile(model.graph(), model.weights()).unwrap();
+    let layers = plan
+        .steps
+        .iter_mut()
+        .find_map(|step| match &mut step.kernel {
+            crate::engine::plan::Kernel::Lstm(layers) => Some(layers),
+            _ => None,
+        });
+    // A bfloat16, but more than the largest half.
+    layers.unwrap()[0].recurrent[5] = 65_536.0;
+    let input = &model.spec().input;
+    let build = |precision| Network::new(&card, precision, &plan, input).map(drop);
+    let error = build(Precision::Bf16).unwrap_err();
+    assert!(error.to_string().contains("bf16"), "{error}");
+    assert_eq!(build(Precision::F32), Ok(()));
+}
+
+#[test]
 fn an_lstm_that_a_card_cannot_compute_at_once_is_refused() {
     let model = Model::load(&golden("fibro2d_lstm")).unwrap();
     let shim = Shim::small(Schedule::Forward).with_multiprocessors(0);

@@ -12,12 +12,35 @@ use crate::engine::cuda::{CudaError, Precision};
 /// Clips, frames, hidden units, units of a block.
 type LstmShape = (usize, usize, usize, usize);
 
-pub(super) const LSTMS: [LstmShape; 4] = [
+/// For the plain kernel, whose groups have 16 clips.
+const PLAIN: [LstmShape; 4] = [
     (1, 4, 13, 16),
     (3, 5, 40, 16),
     (19, 3, 24, 8),
     (2, 1, 10, 4),
 ];
+
+/// For tensor cores, whose groups have 4 clips.
+const TENSOR: [LstmShape; 8] = [
+    // One block, which waits for no other.
+    (1, 4, 13, 16),
+    (3, 5, 40, 48),
+    (9, 3, 72, 80),
+    (19, 3, 24, 32),
+    (2, 1, 10, 16),
+    // Several.
+    (1, 6, 40, 16),
+    (9, 3, 24, 8),
+    // The second block is not full, and registers do not hold all weights.
+    (5, 4, 150, 96),
+];
+
+pub(super) fn shapes(precision: Precision) -> &'static [LstmShape] {
+    match precision {
+        Precision::F32 => &PLAIN,
+        Precision::F16 | Precision::Bf16 => &TENSOR,
+    }
+}
 
 pub(super) fn lstm(
     card: &Arc<dyn Card>,
@@ -35,14 +58,15 @@ pub(super) fn lstm(
         .collect();
     let last = states.frames(frames - 1, frames);
 
-    let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units);
-    let packed = Memory::of(card, &weights::rounded(&packed, precision))?;
+    let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units, precision);
+    let rounded = weights::rounded(&packed, weights::recurrent_type(precision));
+    let packed = Memory::of(card, &rounded)?;
     let wide_gates = weights::padded_gates(&gates, clips * frames, hidden, padded_hidden);
     let gates = Memory::of(card, &bytes_of(&wide_gates))?;
     let state = Memory::new(card, 2 * clips * padded_hidden * 4)?;
     let sequence = Memory::new(card, clips * frames * padded_hidden * bytes_each(precision))?;
     let output = Memory::new(card, clips * padded_hidden * 4)?;
-    let counter_bytes = clips.div_ceil(kernels::LSTM_CLIPS) * 8;
+    let counter_bytes = kernels::lstm_counter_bytes(precision, clips);
     let counters = Memory::of(card, &vec![0; counter_bytes])?;
     let layer = kernels::Recurrence {
         recurrent: packed.address(),
@@ -74,14 +98,18 @@ pub(super) fn lstm(
 
 /// A gate that half precision could not hold must not give an ordinary number.
 /// The difference is how many answers of its unit are numbers.
-pub(super) fn lstm_of_infinity(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+pub(super) fn lstm_of_infinity(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+) -> Result<f64, CudaError> {
     let mut numbers = 0.0;
+    let weights = weights::recurrent(&[0.0; 4 * 16 * 16], 16, 16, 16, precision).len();
     for gate in 0..4 {
         for value in [f32::INFINITY, f32::NEG_INFINITY] {
             let mut gates = [0.5; 4 * 16];
             gates[gate * 16] = value;
             let gates = Memory::of(card, &bytes_of(&gates))?;
-            let recurrent = Memory::of(card, &[0; 4 * 16 * 16 * 4])?;
+            let recurrent = Memory::of(card, &vec![0; weights * 4])?;
             let state = Memory::new(card, 2 * 16 * 4)?;
             let output = Memory::new(card, 16 * 4)?;
             let counters = Memory::of(card, &[0; 8])?;
@@ -97,7 +125,7 @@ pub(super) fn lstm_of_infinity(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
                 output: output.address(),
                 counters: counters.address(),
             };
-            kernels::lstm(card.as_ref(), Precision::F32, 1, 1, layer, io)?;
+            kernels::lstm(card.as_ref(), precision, 1, 1, layer, io)?;
             let found = read(&output, 16, Precision::F32)?;
             let others = found[1..].iter().all(|value| value.is_finite());
             numbers += f64::from(u8::from(found[0].is_finite() || !others));
