@@ -13,11 +13,12 @@ mod pointwise;
 mod pool;
 mod probe;
 mod slices;
+mod stem;
 
 use super::launch::{Card, Launch, Parameters};
 use super::{CudaError, Precision};
 
-pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Grey, Way, conv};
+pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
 pub(crate) use input::{Incoming, lay_out};
 pub(crate) use lstm::{LSTM_CLIPS, Recurrence, Sequence, lstm, lstm_shared_bytes};
@@ -26,6 +27,7 @@ pub(crate) use pointwise::{Pointwise, pointwise};
 pub(crate) use pool::{Of, mean_pool, window_pool};
 pub(crate) use probe::probe;
 pub(crate) use slices::{Slice, copy_slices};
+pub(crate) use stem::stem_fits;
 
 /// A source file and its text.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +43,7 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 12] = sources![
+pub(crate) const SOURCES: [Source; 13] = sources![
     "conv_f32.cu",
     "conv_mma.cu",
     "conv_tma.cu",
@@ -53,7 +55,8 @@ pub(crate) const SOURCES: [Source; 12] = sources![
     "pointwise.cu",
     "pool.cu",
     "probe.cu",
-    "slices.cu"
+    "slices.cu",
+    "stem.cu"
 ];
 
 /// What the sources include.
