@@ -17,7 +17,6 @@ struct Conv {
     const void* residual;  // or null
     void* output;
     float* partial;        // [segments, M, channels_out], where the sum is split
-    const int* taps;       // the stem's: packed offsets of each tap
     long long input_clip, residual_clip, output_clip;  // values between clips
     int clips;
     int channels, channels_out;

@@ -53,55 +53,7 @@ struct ActivationLoader {
     }
 };
 
-// The stem: grey pictures, one byte a position, normalised on the way in.
-//
-// All channels of a grey picture are the same picture, each with a mean and a
-// deviation of its own. So two channels carry everything: the grey level less
-// `centre`, over 64, which is exact in either type, and a one wherever there is
-// a picture, whose weight takes up the means. In the padding both are zero, as
-// padding after normalising asks for.
-//
-// Two threads take a row, eight taps each.
-template <typename E>
-struct GreyLoader {
-    Origin origin;
-    int first_tap;
-
-    __device__ __forceinline__ GreyLoader(const Conv& p, int m0, int k0) {
-        origin = origin_of(p, m0 + threadIdx.x / 2);
-        first_tap = k0 / 2 + threadIdx.x % 2 * 8;
-    }
-
-    __device__ __forceinline__ void load(const Conv& p, unsigned char* stage) {
-        const uint8_t* input = static_cast<const uint8_t*>(p.input);
-        uint32_t pairs[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const int tap = p.taps[first_tap + i];
-            const int t = origin.t + (tap >> 16), h = origin.h + (tap >> 8 & 255),
-                      w = origin.w + (tap & 255);
-            const bool inside = tap >= 0 && origin.clip >= 0 && t >= 0 && t < p.in[0] && h >= 0 &&
-                                h < p.in[1] && w >= 0 && w < p.in[2];
-            pairs[i] = 0;
-            if (inside) {
-                const long long place = (static_cast<long long>(t) * p.in[1] + h) * p.in[2] + w;
-                const int grey = input[origin.clip + place];
-                pairs[i] = pack<E>(static_cast<float>(grey - p.centre) * (1.0f / 64.0f), 1.0f);
-            }
-        }
-        const int row = threadIdx.x / 2;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            uint4 chunk;
-            chunk.x = pairs[4 * half], chunk.y = pairs[4 * half + 1];
-            chunk.z = pairs[4 * half + 2], chunk.w = pairs[4 * half + 3];
-            *reinterpret_cast<uint4*>(stage + chunk_at(row, threadIdx.x % 2 * 2 + half)) = chunk;
-        }
-        first_tap += BK / 2;
-    }
-};
-
-template <typename E, int BN, bool SEGMENTED, typename Loader>
+template <typename E, int BN, bool SEGMENTED>
 __device__ __forceinline__ void conv_mma(const Conv& p) {
     constexpr int kWarpsN = BN / 32;
     constexpr int kWarpRows = BM * kWarpsN / 8;
@@ -114,7 +66,7 @@ __device__ __forceinline__ void conv_mma(const Conv& p) {
     const int tiles = (share.end - share.begin) / BK;
     const int tiles_in_segment = p.segment / BK;
 
-    Loader loader(p, m0, share.begin);
+    ActivationLoader<E> loader(p, m0, share.begin);
     int k = share.begin;
     auto load = [&](int slot) {
         unsigned char* stage = shared + slot * kStageBytes;
@@ -224,11 +176,9 @@ __device__ __forceinline__ void conv_reduce(const Conv& p) {
 
 }  // namespace
 
-KERNEL(conv64_f16, Conv, 256) { conv_mma<f16, 64, true, ActivationLoader<f16>>(p); }
-KERNEL(conv64_bf16, Conv, 256) { conv_mma<bf16, 64, true, ActivationLoader<bf16>>(p); }
-KERNEL(conv128_f16, Conv, 256) { conv_mma<f16, 128, false, ActivationLoader<f16>>(p); }
-KERNEL(conv128_bf16, Conv, 256) { conv_mma<bf16, 128, false, ActivationLoader<bf16>>(p); }
-KERNEL(stem64_f16, Conv, 256) { conv_mma<f16, 64, false, GreyLoader<f16>>(p); }
-KERNEL(stem64_bf16, Conv, 256) { conv_mma<bf16, 64, false, GreyLoader<bf16>>(p); }
+KERNEL(conv64_f16, Conv, 256) { conv_mma<f16, 64, true>(p); }
+KERNEL(conv64_bf16, Conv, 256) { conv_mma<bf16, 64, true>(p); }
+KERNEL(conv128_f16, Conv, 256) { conv_mma<f16, 128, false>(p); }
+KERNEL(conv128_bf16, Conv, 256) { conv_mma<bf16, 128, false>(p); }
 KERNEL(conv_reduce_f16, Conv, 256) { conv_reduce<f16>(p); }
 KERNEL(conv_reduce_bf16, Conv, 256) { conv_reduce<bf16>(p); }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{self, Activations, Conv, Grey, Of, Recurrence, Way, Window};
+use super::kernels::{self, Activations, Conv, Of, Recurrence, Way, Window};
 use super::launch::{Card, Memory};
 use super::weights::{self, CHANNELS, Matrix};
 use super::{CudaError, Precision};
@@ -294,26 +294,22 @@ impl Builder<'_> {
             way: Way::of(self.card.limits()),
             relu: step.relu,
             output_is_f32: false,
-            grey: None,
+            centre: None,
         };
         let of_input = self.held[input.buffer].is_some_and(|(_, is_input)| is_input);
-        let fits = step.conv.kernel.iter().all(|extent| *extent <= 128);
-        if !of_input || !fits || input.offset > 0 || self.precision == Precision::F32 {
+        if !of_input || input.offset > 0 || self.precision == Precision::F32 {
             return Ok((conv, None));
         }
         let centre = weights::centre_of(&self.spec.mean);
         let packed = matrix.packed_for_grey(&self.spec.mean, &self.spec.std, centre, outputs);
-        let taps = Memory::of(self.card, &weights::stem_taps(step.conv.kernel, packed.k))?;
-        let grey = Grey {
-            taps: taps.address(),
-            centre,
-        };
-        self.weights.push(taps);
+        if !kernels::stem_fits(conv.window, packed.k, self.card.limits()) {
+            return Ok((conv, None));
+        }
         let stem = Conv {
             weights: self.upload(&packed.values, self.precision)?,
             k: packed.k,
             segment: packed.k,
-            grey: Some(grey),
+            centre: Some(centre),
             ..conv
         };
         Ok((conv, Some(stem)))
@@ -347,7 +343,7 @@ impl Builder<'_> {
             way: Way::of(self.card.limits()),
             relu: false,
             output_is_f32: true,
-            grey: None,
+            centre: None,
         };
         let limits = self.card.limits();
         let units = kernels::lstm_units(self.precision, hidden, limits).ok_or(CudaError::Plan {

@@ -204,6 +204,12 @@ impl Shim {
         self
     }
 
+    /// With less shared memory.
+    pub(crate) fn with_shared_bytes(mut self, bytes: usize) -> Self {
+        self.limits.shared_bytes = bytes;
+        self
+    }
+
     /// Bytes allocated.
     pub(crate) fn used(&self) -> usize {
         let memory = self.memory.lock().unwrap();

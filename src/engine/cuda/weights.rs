@@ -62,10 +62,9 @@ impl Matrix<'_> {
         Packed { values, k }
     }
 
-    /// For a stem that reads grey pictures (see `GreyLoader` in `conv_mma.cu`):
-    /// two channels, the grey level less `centre` over 64, and a one. All
-    /// channels in are the same picture, normalised as `(grey / 255 - mean) /
-    /// std`.
+    /// For a stem that reads grey pictures (see `stem.cu`): two channels, the grey
+    /// level less `centre` over 64, and a one. All channels in are the same picture,
+    /// normalised as `(grey / 255 - mean) / std`.
     pub(super) fn packed_for_grey(
         &self,
         mean: &[f32],
@@ -73,7 +72,7 @@ impl Matrix<'_> {
         centre: u8,
         outputs: usize,
     ) -> Packed {
-        let k = (self.taps * 2).next_multiple_of(32);
+        let k = (self.taps * 2).next_multiple_of(16);
         let mut values = vec![0.0; k * outputs];
         for tap in 0..self.taps {
             for output in 0..self.outputs {
@@ -96,18 +95,6 @@ impl Matrix<'_> {
 pub(super) fn centre_of(mean: &[f32]) -> u8 {
     let sum: f32 = mean.iter().sum();
     (sum / mean.len() as f32 * 255.0).round().clamp(0.0, 255.0) as u8
-}
-
-/// Offsets of a kernel's taps for the stem, packed a byte each; -1 behind them.
-pub(super) fn stem_taps(kernel: [usize; 3], k: usize) -> Vec<u8> {
-    let [frames, rows, columns] = kernel;
-    let mut taps = vec![-1_i32; k / 2];
-    let places = (0..frames).flat_map(|t| (0..rows).map(move |h| (t, h)));
-    let places = places.flat_map(|(t, h)| (0..columns).map(move |w| (t << 16 | h << 8 | w) as i32));
-    taps.iter_mut()
-        .zip(places)
-        .for_each(|(tap, place)| *tap = place);
-    taps.iter().flat_map(|tap| tap.to_ne_bytes()).collect()
 }
 
 /// An LSTM's weights, `[features, 4 * hidden]`, with hidden units padded in each

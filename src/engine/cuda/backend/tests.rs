@@ -196,6 +196,24 @@ fn a_clip_gives_the_same_bits_alone_and_in_a_batch() {
 }
 
 #[test]
+fn a_stem_that_a_block_cannot_hold_reads_pictures_that_are_laid_out() {
+    let model = Model::load(&golden("fibro3d")).unwrap();
+    let clips = grey_clips(&model, 2);
+    let expected = on_cpu(&model).infer_all(&clips).concat();
+    for (bytes, reads_grey) in [(99 * 1024, true), (1024, false)] {
+        let shim = Arc::new(Shim::small(Schedule::Forward).with_shared_bytes(bytes));
+        let same = Arc::clone(&shim);
+        let card = on(&model, Precision::F16, Box::new(move || Ok(same.clone()))).unwrap();
+        let found = card.infer_all(&clips).concat();
+        let agreement = Agreement::of(&found, &expected, model.spec().classes.len());
+        assert!(agreement.within(tolerance(Precision::F16)), "{agreement:?}");
+        let launches = shim.launches.lock().unwrap();
+        let is_stem = |kernel: &String| kernel.starts_with("stem");
+        assert_eq!(launches.iter().any(is_stem), reads_grey, "{launches:?}");
+    }
+}
+
+#[test]
 fn a_card_without_room_gets_smaller_batches() {
     let model = Model::load(&golden("fibro2d_lstm")).unwrap();
     let clips = grey_clips(&model, 5);

@@ -1,20 +1,21 @@
-//! Convolutions: `conv_f32.cu`, `conv_mma.cu`, `conv_wgmma.cu` and `conv_tma.cu`.
+//! Convolutions: `conv_f32.cu`, `conv_mma.cu`, `conv_wgmma.cu` and `conv_tma.cu`; and
+//! `stem.cu` by `stem.rs`.
 
 use super::super::launch::{Card, Limits, TensorMap, Tiles};
 use super::super::{CudaError, Precision};
+use super::stem::stem;
 use super::{Activations, Window, int, ints, run, suffix};
 
 /// `struct Conv` of `conv.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct ConvParameters {
+pub(super) struct ConvParameters {
     input: u64,
     weights: u64,
     bias: u64,
     residual: u64,
     output: u64,
     partial: u64,
-    taps: u64,
     input_clip: i64,
     residual_clip: i64,
     output_clip: i64,
@@ -115,17 +116,8 @@ pub(crate) struct Conv {
     pub(crate) way: Way,
     pub(crate) relu: bool,
     pub(crate) output_is_f32: bool,
-    /// For a stem that reads grey pictures.
-    pub(crate) grey: Option<Grey>,
-}
-
-/// What the stem needs to read grey pictures.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grey {
-    /// Packed offsets of the taps.
-    pub(crate) taps: u64,
-    /// The level that becomes zero.
-    pub(crate) centre: u8,
+    /// For a stem that reads grey pictures: the level that becomes zero.
+    pub(crate) centre: Option<u8>,
 }
 
 impl Conv {
@@ -306,7 +298,6 @@ pub(crate) fn conv(
         residual: residual.map_or(0, |residual| residual.address),
         output: output.address,
         partial,
-        taps: conv.grey.map_or(0, |grey| grey.taps),
         input_clip: input.clip as i64,
         residual_clip: residual.map_or(0, |residual| residual.clip as i64),
         output_clip: output.clip as i64,
@@ -324,7 +315,7 @@ pub(crate) fn conv(
         is_split: i32::from(is_split),
         relu: i32::from(conv.relu),
         output_is_f32: i32::from(conv.output_is_f32),
-        centre: conv.grey.map_or(0, |grey| i32::from(grey.centre)),
+        centre: conv.centre.map_or(0, i32::from),
         _end: 0,
     };
     // Tiles run over by less than one.
@@ -333,8 +324,11 @@ pub(crate) fn conv(
         let grid = [rows.div_ceil(64), output.channels.div_ceil(64), 1];
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
     }
+    if conv.centre.is_some() {
+        return stem(card, precision, conv, clips, output, parameters);
+    }
     let halo = Halo::of(conv, clips, &io, multiprocessors);
-    if let (None, Way::Tma, Some(Halo { channels, works })) = (conv.grey, conv.way, halo) {
+    if let (Way::Tma, Some(Halo { channels, works })) = (conv.way, halo) {
         let [across, down] = HALO_TILE;
         let tile = |of| card.map(&boxes(of, clips, across, down));
         let output = tile(output)?;
@@ -366,9 +360,9 @@ pub(crate) fn conv(
         Way::Warpgroups | Way::Tma => 2 * wide_blocks > multiprocessors,
     };
     let is_wide = output.channels.is_multiple_of(128) && fills;
-    let brought = match (conv.grey, conv.way) {
-        (None, Way::Tma) => positions(conv.window, clips, input, output),
-        _ => None,
+    let brought = match conv.way {
+        Way::Tma => positions(conv.window, clips, input, output),
+        Way::Warps | Way::Warpgroups => None,
     };
     // The accelerator's tiles do not go on from one tap to the next.
     let taps: usize = conv.window.kernel.iter().product();
@@ -381,17 +375,12 @@ pub(crate) fn conv(
     };
     parameters.segments = int(segments)?;
     // Kernel, and bytes of k of a stage's rows.
-    let (kernel, row_bytes) = match (conv.grey, &brought, conv.way) {
-        (Some(_), ..) => ("stem", 64),
-        (None, Some(_), _) => ("tma", 128),
-        (None, None, Way::Warps) => ("conv", 64),
-        (None, None, _) => ("hopper", 128),
+    let (kernel, row_bytes) = match (&brought, conv.way) {
+        (Some(_), _) => ("tma", 128),
+        (None, Way::Warps) => ("conv", 64),
+        (None, _) => ("hopper", 128),
     };
-    let width = if is_wide && conv.grey.is_none() {
-        128
-    } else {
-        64
-    };
+    let width = if is_wide { 128 } else { 64 };
     let suffix = suffix(precision);
     let name = format!("{kernel}{width}_{suffix}");
     let splits = if is_split { segments } else { 1 };

@@ -13,11 +13,12 @@ mod pointwise;
 mod pool;
 mod probe;
 mod slices;
+mod stem;
 
 use super::launch::{Card, Launch, Parameters};
 use super::{CudaError, Precision};
 
-pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Grey, Way, conv};
+pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
 pub(crate) use input::{Incoming, lay_out};
 pub(crate) use lstm::{Recurrence, Sequence, lstm, lstm_counter_bytes, lstm_depth, lstm_units};
@@ -26,6 +27,7 @@ pub(crate) use pointwise::{Pointwise, pointwise};
 pub(crate) use pool::{Of, mean_pool, window_pool};
 pub(crate) use probe::probe;
 pub(crate) use slices::{Slice, copy_slices};
+pub(crate) use stem::stem_fits;
 
 /// A source file and its text.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +56,8 @@ pub(crate) const SOURCES: [Source; 13] = sources![
     "pointwise.cu",
     "pool.cu",
     "probe.cu",
-    "slices.cu"
+    "slices.cu",
+    "stem.cu"
 ];
 
 /// What the sources include.

@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 35] = [
+const BUGS: [Bug; 39] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -264,9 +264,45 @@ const BUGS: [Bug; 35] = [
     Bug {
         name: "the padding is not zero",
         patch: Patch {
-            file: "conv_mma.cu",
-            from: "pairs[i] = 0;",
-            to: "pairs[i] = pack<E>(static_cast<float>(-p.centre) * (1.0f / 64.0f), 1.0f);",
+            file: "stem.cu",
+            from: "grey[i] < 0 ? 0 : pack<E>(level, 1.0f)",
+            to: "pack<E>(grey[i] < 0 ? 0.0f : level, 1.0f)",
+        },
+        cases: "stem",
+    },
+    Bug {
+        name: "a patch is read before it is full",
+        patch: Patch {
+            file: "stem.cu",
+            from: "__syncthreads();  // the patch is full",
+            to: "// the patch is full",
+        },
+        cases: "stem",
+    },
+    Bug {
+        name: "a patch is replaced while it is read",
+        patch: Patch {
+            file: "stem.cu",
+            from: "__syncthreads();  // all have left",
+            to: "// all have left",
+        },
+        cases: "many tiles",
+    },
+    Bug {
+        name: "the stem's weights are read before they have come",
+        patch: Patch {
+            file: "stem.cu",
+            from: "copies_wait<0>();",
+            to: "",
+        },
+        cases: "stem",
+    },
+    Bug {
+        name: "the stem's channels are written in another order",
+        patch: Patch {
+            file: "stem.cu",
+            from: "row % 8 / 2 * 8 + row / 8 % 4 * 2",
+            to: "row / 8 % 4 * 8 + row % 8 / 2 * 2",
         },
         cases: "stem",
     },

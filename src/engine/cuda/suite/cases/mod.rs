@@ -8,6 +8,7 @@ mod picture;
 mod pointwise;
 mod pool;
 mod slices;
+mod stem;
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use super::super::{CudaError, Precision};
 use super::reference::Tensor;
 use super::{Case, Check};
 pub(crate) use conv::copies_conform;
-use conv::{CONVS, conv, split_is_the_same, stem};
+use conv::{CONVS, conv, split_is_the_same};
 use dense::{linear, log_mean_softmax};
 use input::lay_out;
 use lstm::{lstm, lstm_of_infinity, shapes};
@@ -28,6 +29,7 @@ use picture::{grad_cam, resize};
 use pointwise::pointwise;
 use pool::{mean_pool, window_pool};
 use slices::copy_slices;
+use stem::{STEMS, stem};
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
 
@@ -241,10 +243,10 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     for precision in [Precision::F16, Precision::Bf16] {
-        for channels in [1, 3] {
-            let check: Check = Box::new(move |card| stem(card, precision, channels));
+        for shape in STEMS {
+            let check: Check = Box::new(move |card| stem(card, precision, shape));
             // Weights are rounded here, and the mean cancels most of the sum.
-            let name = format!("stem of {channels} channels, {precision}");
+            let name = format!("{}, {precision}", shape.name);
             cases.push(case(name, tolerance(precision) * 2.0, check));
         }
         for (channels, kernel) in [(16, [3, 3, 3]), (144, [1, 3, 1])] {
