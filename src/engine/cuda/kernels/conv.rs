@@ -254,7 +254,8 @@ impl Halo {
         let useful = rows * columns * 4 >= tiles * HALO_TILE[0] * HALO_TILE[1] * 3;
         let tiles = clips * frames * tiles;
         // Two tiles at a time where there are 64 channels.
-        let works = tiles.div_ceil(128 / channels) * output.channels.div_ceil(channels);
+        let at_once = if channels == 64 { 2 } else { 1 };
+        let works = tiles.div_ceil(at_once) * output.channels.div_ceil(channels);
         let fills = works * 4 >= multiprocessors * 3;
         (fits && useful && fills).then_some(Self { channels, works })
     }

@@ -43,7 +43,7 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 13] = sources![
+pub(crate) const SOURCES: [Source; 14] = sources![
     "conv_f32.cu",
     "conv_halo.cu",
     "conv_mma.cu",
