@@ -9,7 +9,7 @@ use super::{Graph, Op};
 
 /// Of what a residual block adds to what came in: small, as in trained networks, so that
 /// values do not grow from block to block until an LSTM behind them is at its ends.
-const OF_BRANCH: f32 = 0.25;
+const OF_BRANCH: f32 = 0.1;
 
 /// Random weights of usual sizes for every parameter of a graph, as a safetensors file:
 /// He's initialisation for matrices, and batch norm that does nothing but at the end of
