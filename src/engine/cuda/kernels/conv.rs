@@ -265,15 +265,19 @@ pub(crate) fn conv(
         let grid = [rows.div_ceil(64), output.channels.div_ceil(64), 1];
         return run(card, "conv_f32", grid, 256, 16 * (68 + 64) * 4, &parameters);
     }
-    let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
-    // Warps have no registers for a wide tile's segments. Of warpgroups' tiles a
-    // multiprocessor holds one wide one, or two narrow ones, which bring half as much again
-    // for the same products: those are for where each has a multiprocessor to itself.
-    let fills = match conv.way {
-        Way::Warps => conv.segments() == 1 && wide_blocks >= 2 * multiprocessors,
-        Way::Warpgroups | Way::Tma => 2 * wide_blocks > multiprocessors,
+    let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
+    // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
+    // brings for each place in k.
+    let brings = |width| blocks(width).div_ceil(multiprocessors) * (BLOCK_ROWS + width);
+    let is_wide = match conv.way {
+        // Warps have no registers for a wide tile's segments.
+        Way::Warps => {
+            conv.segments() == 1
+                && output.channels.is_multiple_of(128)
+                && blocks(128) >= 2 * multiprocessors
+        }
+        Way::Warpgroups | Way::Tma => brings(128) < brings(64),
     };
-    let is_wide = output.channels.is_multiple_of(128) && fills;
     let brought = match (conv.grey, conv.way) {
         (None, Way::Tma) => positions(conv.window, clips, input, output),
         _ => None,
