@@ -546,6 +546,59 @@ pub(super) fn split_is_the_same(
     Ok(worst)
 }
 
+/// Some frames alone, of an input that goes on behind them, and the same among all.
+pub(super) fn frames_are_the_same(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+) -> Result<f64, CudaError> {
+    const FIRST: usize = 5;
+    let (extent, some) = ([24, 2, 2], [2, 2, 2]);
+    let [channels, outputs] = [72, 16];
+    let shape = ConvShape {
+        clips: Clips::Few(1),
+        extent,
+        channels: [channels, outputs],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        ..PLAIN
+    };
+    let sample = Sample::new(card, shape, precision);
+    let mut layer = Weights::new(card, precision, shape, &sample.values, &sample.bias)?;
+    let input = hold(card, &sample.whole, precision)?;
+    let run = |conv: &Conv, input: Activations, extent: [usize; 3]| {
+        let output = room(card, 1, extent, outputs, precision)?;
+        let io = ConvIo {
+            input,
+            residual: None,
+            output: output.activations,
+            partial: 0,
+        };
+        kernels::conv(card.as_ref(), precision, 1, conv, io)?;
+        read(&output.memory, output.activations.clip, precision)
+    };
+    // What the first of them reads first.
+    let skipped = (FIRST - 1) * extent[1] * extent[2] * channels * bytes_each(precision);
+    let late = Activations {
+        address: input.activations.address + skipped as u64,
+        extent: [extent[0] - (FIRST - 1), extent[1], extent[2]],
+        ..input.activations
+    };
+    let mut worst = 0.0_f64;
+    for way in ways(card, precision) {
+        layer.conv.way = way;
+        let mut unpadded = layer.conv;
+        unpadded.window.padding = [0; 3];
+        let all = run(&layer.conv, input.activations, extent)?;
+        let alone = run(&unpadded, late, some)?;
+        let begin = FIRST * extent[1] * extent[2] * outputs;
+        worst = worst.max(difference(&alone, &all[begin..][..alone.len()]));
+    }
+    Ok(worst)
+}
+
 pub(super) fn stem(
     card: &Arc<dyn Card>,
     precision: Precision,
