@@ -222,9 +222,9 @@ pub(super) const CONVS: [ConvShape; 21] = [
         ..PLAIN
     },
     ConvShape {
-        name: "conv 1x3x3 of 80 channels in strides",
+        name: "conv 1x3x3 of 48 channels in strides",
         extent: [2, 11, 14],
-        channels: [80, 40],
+        channels: [48, 40],
         window: Window {
             kernel: [1, 3, 3],
             stride: [1, 2, 2],
