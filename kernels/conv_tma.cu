@@ -83,8 +83,8 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
             sums.template wait<0>();
             sums.end_segment();
         }
-        barrier_wait(full + tile % kStages, tile / kStages % 2);
         const bool is_last = (begin + tile + 1) % tiles_of_tap == 0;
+        barrier_wait(full + tile % kStages, tile / kStages % 2);
         sums.multiply_add(shared + tile % kStages * kStageBytes, is_last ? last_steps : BK / 16);
         // The products of the tile before have ended while these began.
         sums.template wait<1>();

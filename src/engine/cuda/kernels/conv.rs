@@ -352,15 +352,19 @@ pub(crate) fn conv(
         // Two warps beside the eight that multiply.
         return run(card, &name, grid, 256 + 64, shared, &parameters);
     }
-    let wide_blocks = rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(128);
-    // Warps have no registers for a wide tile's segments. Of warpgroups' tiles a
-    // multiprocessor holds one wide one, or two narrow ones, which bring half as much again
-    // for the same products: those are for where each has a multiprocessor to itself.
-    let fills = match conv.way {
-        Way::Warps => conv.segments() == 1 && wide_blocks >= 2 * multiprocessors,
-        Way::Warpgroups | Way::Tma => 2 * wide_blocks > multiprocessors,
+    let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
+    // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
+    // brings for each place in k.
+    let brings = |width| blocks(width).div_ceil(multiprocessors) * (BLOCK_ROWS + width);
+    let is_wide = match conv.way {
+        // Warps have no registers for a wide tile's segments.
+        Way::Warps => {
+            conv.segments() == 1
+                && output.channels.is_multiple_of(128)
+                && blocks(128) >= 2 * multiprocessors
+        }
+        Way::Warpgroups | Way::Tma => brings(128) < brings(64),
     };
-    let is_wide = output.channels.is_multiple_of(128) && fills;
     let brought = match conv.way {
         Way::Tma => positions(conv.window, clips, input, output),
         Way::Warps | Way::Warpgroups => None,

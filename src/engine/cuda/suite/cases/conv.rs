@@ -222,9 +222,9 @@ pub(super) const CONVS: [ConvShape; 25] = [
         ..PLAIN
     },
     ConvShape {
-        name: "conv 1x3x3 of 80 channels in strides",
+        name: "conv 1x3x3 of 48 channels in strides",
         extent: [2, 11, 14],
-        channels: [80, 40],
+        channels: [48, 40],
         window: Window {
             kernel: [1, 3, 3],
             stride: [1, 2, 2],
@@ -588,4 +588,129 @@ pub(super) fn split_is_the_same(
         worst = worst.max(difference(&alone, last));
     }
     Ok(worst)
+}
+
+/// Some frames alone, of an input that goes on behind them, and the same among all.
+pub(super) fn frames_are_the_same(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+) -> Result<f64, CudaError> {
+    const FIRST: usize = 5;
+    let (extent, some) = ([24, 2, 2], [2, 2, 2]);
+    let [channels, outputs] = [72, 16];
+    let shape = ConvShape {
+        clips: Clips::Few(1),
+        extent,
+        channels: [channels, outputs],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        ..PLAIN
+    };
+    let sample = Sample::new(card, shape, precision);
+    let mut layer = Weights::new(card, precision, shape, &sample.values, &sample.bias)?;
+    let input = hold(card, &sample.whole, precision)?;
+    let run = |conv: &Conv, input: Activations, extent: [usize; 3]| {
+        let output = room(card, 1, extent, outputs, precision)?;
+        let io = ConvIo {
+            input,
+            residual: None,
+            output: output.activations,
+            partial: 0,
+        };
+        kernels::conv(card.as_ref(), precision, 1, conv, io)?;
+        read(&output.memory, output.activations.clip, precision)
+    };
+    // What the first of them reads first.
+    let skipped = (FIRST - 1) * extent[1] * extent[2] * channels * bytes_each(precision);
+    let late = Activations {
+        address: input.activations.address + skipped as u64,
+        extent: [extent[0] - (FIRST - 1), extent[1], extent[2]],
+        ..input.activations
+    };
+    let mut worst = 0.0_f64;
+    for way in ways(card, precision) {
+        layer.conv.way = way;
+        let mut unpadded = layer.conv;
+        unpadded.window.padding = [0; 3];
+        let all = run(&layer.conv, input.activations, extent)?;
+        let alone = run(&unpadded, late, some)?;
+        let begin = FIRST * extent[1] * extent[2] * outputs;
+        worst = worst.max(difference(&alone, &all[begin..][..alone.len()]));
+    }
+    Ok(worst)
+}
+
+pub(super) fn stem(
+    card: &Arc<dyn Card>,
+    precision: Precision,
+    channels: usize,
+) -> Result<f64, CudaError> {
+    let mut noise = Noise(3);
+    let (clips, extent, outputs) = (2, [4, 13, 15], 20);
+    let window = Window {
+        kernel: [3, 7, 7],
+        stride: [1, 2, 2],
+        padding: [1, 3, 3],
+    };
+    let taps = 3 * 7 * 7;
+    let (mean, std) = ([0.43_f32, 0.39, 0.37], [0.22_f32, 0.21, 0.25]);
+    let (mean, std) = (&mean[..channels], &std[..channels]);
+    let grey: Vec<u8> = (0..clips * 4 * 13 * 15)
+        .map(|_| (noise.next() * 127.5 + 127.5) as u8)
+        .collect();
+    let values = noise.values(taps * channels * outputs);
+    let mut bias = noise.values(outputs);
+    let mut input = Tensor::zeros(clips, extent, channels);
+    for (row, grey) in input.values.chunks_exact_mut(channels).zip(&grey) {
+        for ((value, mean), std) in row.iter_mut().zip(mean).zip(std) {
+            *value = (f64::from(*grey) / 255.0 - f64::from(*mean)) / f64::from(*std);
+        }
+    }
+    let expected = reference::conv(&input, window, &wide(&values), &wide(&bias), None, true);
+
+    let centre = weights::centre_of(mean);
+    let packed = Matrix {
+        values: &values,
+        taps,
+        channels,
+        outputs,
+    }
+    .packed_for_grey(mean, std, centre, 24);
+    bias.resize(24, 0.0);
+    let memory = Memory::of(card, &weights::rounded(&packed.values, precision))?;
+    let bias = Memory::of(card, &bytes_of(&bias))?;
+    let taps = Memory::of(card, &weights::stem_taps(window.kernel, packed.k))?;
+    let frames = Memory::of(card, &grey)?;
+    let output = room(card, clips, expected.extent, outputs, precision)?;
+    let conv = Conv {
+        window,
+        weights: memory.address(),
+        bias: bias.address(),
+        k: packed.k,
+        segment: packed.k,
+        way: Way::Warps,
+        relu: true,
+        output_is_f32: false,
+        grey: Some(Grey {
+            taps: taps.address(),
+            centre,
+        }),
+    };
+    let input = Activations {
+        address: frames.address(),
+        clip: extent.iter().product(),
+        channels: 1,
+        extent,
+    };
+    let io = ConvIo {
+        input,
+        residual: None,
+        output: output.activations,
+        partial: 0,
+    };
+    kernels::conv(card.as_ref(), precision, clips, &conv, io)?;
+    compare(&output, &expected, precision)
 }

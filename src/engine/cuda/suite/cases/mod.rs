@@ -21,7 +21,7 @@ use super::super::{CudaError, Precision};
 use super::reference::Tensor;
 use super::{Case, Check};
 pub(crate) use conv::copies_conform;
-use conv::{CONVS, conv, split_is_the_same};
+use conv::{CONVS, conv, frames_are_the_same, split_is_the_same};
 use dense::{linear, log_mean_softmax};
 use input::lay_out;
 use lstm::{lstm, lstm_of_infinity, shapes};
@@ -249,6 +249,12 @@ pub(super) fn cases() -> Vec<Case> {
             let name = format!("{}, {precision}", shape.name);
             cases.push(case(name, tolerance(precision) * 2.0, check));
         }
+        let check: Check = Box::new(move |card| frames_are_the_same(card, precision));
+        cases.push(case(
+            format!("bits of frames do not depend on those behind, {precision}"),
+            0.0,
+            check,
+        ));
         for (channels, kernel) in [(16, [3, 3, 3]), (144, [1, 3, 1])] {
             let check: Check =
                 Box::new(move |card| split_is_the_same(card, precision, channels, kernel));
