@@ -14,7 +14,7 @@
 // taps reach of the input, the patch, is brought to shared memory as pairs first:
 // bounds are looked at once a place, not once a tap of each position.
 //
-//   | weights [CHANNELS][k + 8] | places of taps [k / 4] | patch [frames][rows][pitch] |
+//   | weights [CHANNELS][k + 8] | places of taps [k / 16][4][2] | patch [frames][rows][pitch] |
 //
 // mma.sync takes sixteen positions by sixteen of k, eight taps. It wants in lane
 // 4 g + q, for positions g of two octets, the pairs under taps q and q + 4: four
@@ -51,13 +51,17 @@ __device__ __forceinline__ int patch_columns(const Stem& s) {
     return (8 * s.octets - 1) * s.conv.stride[2] + s.conv.kernel[2];
 }
 
-// A tap's place in the patch. Those behind the last one have weights of zero, and
-// read what the first one reads.
+// A tap's place in the patch, in bytes. Those behind the last one have weights of
+// zero, and read what the first one reads.
 __device__ __forceinline__ uint32_t place_of_tap(const Stem& s, int tap) {
     const int* kernel = s.conv.kernel;
     if (tap >= kernel[0] * kernel[1] * kernel[2]) return 0;
     const int w = tap % kernel[2], h = tap / kernel[2] % kernel[1], t = tap / kernel[2] / kernel[1];
-    return static_cast<uint32_t>((t * patch_rows(s) + h) * s.pitch + w);
+    return static_cast<uint32_t>((t * patch_rows(s) + h) * s.pitch + w) * 4;
+}
+
+__device__ __forceinline__ uint32_t pair_at(const unsigned char* position, uint32_t tap) {
+    return *reinterpret_cast<const uint32_t*>(position + tap);
 }
 
 // The channel whose weights lie in a row of shared memory. A lane's sums are two
@@ -92,27 +96,28 @@ __device__ __forceinline__ void fill(const Stem& s, uint32_t* patch, const uint8
                                      int h0, int w0) {
     const Conv& p = s.conv;
     const int rows = patch_rows(s), columns = patch_columns(s);
-    const int warps = blockDim.x / 32;
-    int t = 0;
-    for (int h = threadIdx.x / 32;; h += warps) {
-        while (h >= rows) h -= rows, ++t;
-        if (t >= p.kernel[0]) break;
-        const bool inside = t0 + t >= 0 && t0 + t < p.in[0] && h0 + h >= 0 && h0 + h < p.in[1];
-        const long long line = (static_cast<long long>(t0 + t) * p.in[1] + h0 + h) * p.in[2];
-        uint32_t* to = patch + (t * rows + h) * s.pitch;
-        for (int column = threadIdx.x % 32; column < columns; column += 128) {
-            int grey[4];
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    auto is_within = [](int place, int extent) { return place >= 0 && place < extent; };
+    for (int t = 0; t < p.kernel[0]; ++t) {
+        const long long frame = static_cast<long long>(t0 + t) * p.in[1];
+        for (int h = warp; h < rows; h += warps) {
+            const bool inside = is_within(t0 + t, p.in[0]) && is_within(h0 + h, p.in[1]);
+            const long long line = (frame + h0 + h) * p.in[2] + w0;
+            uint32_t* to = patch + (t * rows + h) * s.pitch;
+            for (int column = lane; column < columns; column += 128) {
+                bool is_there[4];
+                int grey[4] = {};
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int w = w0 + column + 32 * i;
-                grey[i] = -1;
-                if (inside && w >= 0 && w < p.in[2]) grey[i] = clip[line + w];
-            }
+                for (int i = 0; i < 4; ++i) {
+                    is_there[i] = inside && is_within(w0 + column + 32 * i, p.in[2]);
+                    if (is_there[i]) grey[i] = clip[line + column + 32 * i];
+                }
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (column + 32 * i >= columns) continue;
-                const float level = static_cast<float>(grey[i] - p.centre) * (1.0f / 64.0f);
-                to[column + 32 * i] = grey[i] < 0 ? 0 : pack<E>(level, 1.0f);
+                for (int i = 0; i < 4; ++i) {
+                    const float level = static_cast<float>(grey[i] - p.centre) * (1.0f / 64.0f);
+                    const uint32_t pair = is_there[i] ? pack<E>(level, 1.0f) : 0;
+                    if (column + 32 * i < columns) to[column + 32 * i] = pair;
+                }
             }
         }
     }
@@ -121,23 +126,23 @@ __device__ __forceinline__ void fill(const Stem& s, uint32_t* patch, const uint8
 // sum[i][j] += sixteen positions i by eight rows j of the weights, over all of k.
 template <typename E, int CHANNELS>
 __device__ __forceinline__ void multiply(const Conv& p, float (&sum)[kFragments][CHANNELS / 8][4],
-                                         const uint32_t* const (&position)[kOctets],
-                                         const uint32_t* taps, const unsigned char* weights) {
+                                         const unsigned char* const (&position)[kOctets],
+                                         const uint64_t* taps, const unsigned char* weights) {
     const int lane = threadIdx.x % 32;
     // Matrices 0 and 1 are eight rows by sixteen of k, 2 and 3 the next eight rows.
     const int row_bytes = (p.k + 8) * 2;
     const unsigned char* matrix =
         weights + (lane / 16 * 8 + lane % 8) * row_bytes + lane / 8 % 2 * 16;
     for (int step = 0; step < p.k / 16; ++step) {
-        const uint32_t both = taps[4 * step + lane % 4];
-        const uint32_t near = both & 0xffff, far = both >> 16;
+        const uint64_t both = taps[4 * step + lane % 4];
+        const uint32_t near = static_cast<uint32_t>(both), far = static_cast<uint32_t>(both >> 32);
         uint32_t left[kFragments][4];
 #pragma unroll
         for (int i = 0; i < kFragments; ++i) {
-            left[i][0] = position[2 * i][near];
-            left[i][1] = position[2 * i + 1][near];
-            left[i][2] = position[2 * i][far];
-            left[i][3] = position[2 * i + 1][far];
+            left[i][0] = pair_at(position[2 * i], near);
+            left[i][1] = pair_at(position[2 * i + 1], near);
+            left[i][2] = pair_at(position[2 * i], far);
+            left[i][3] = pair_at(position[2 * i + 1], far);
         }
 #pragma unroll
         for (int j = 0; j < CHANNELS / 8; j += 2) {
@@ -182,28 +187,28 @@ template <typename E, int CHANNELS>
 __device__ __forceinline__ void stem(const Stem& s) {
     const Conv& p = s.conv;
     unsigned char* weights = shared_bytes();
-    uint32_t* taps = reinterpret_cast<uint32_t*>(weights + CHANNELS * (p.k + 8) * 2);
-    uint32_t* patch = taps + p.k / 4;
+    uint64_t* taps = reinterpret_cast<uint64_t*>(weights + CHANNELS * (p.k + 8) * 2);
+    uint32_t* patch = reinterpret_cast<uint32_t*>(taps + p.k / 4);
     const int n0 = blockIdx.y * CHANNELS;
     bring_weights<E, CHANNELS>(p, weights, n0);
     for (int i = threadIdx.x; i < p.k / 4; i += blockDim.x) {
         const int tap = i / 4 * 8 + i % 4;
-        taps[i] = place_of_tap(s, tap) | place_of_tap(s, tap + 4) << 16;
+        taps[i] = place_of_tap(s, tap) | static_cast<uint64_t>(place_of_tap(s, tap + 4)) << 32;
     }
 
     // This lane's positions: one of each of its warp's octets. A warp may have
     // octets behind the tile's last one; it sums them as its first, for nobody.
     const int lane = threadIdx.x % 32;
-    const uint32_t* position[kOctets];
-    int row[kOctets], column[kOctets];
+    const int first = threadIdx.x / 32 * kOctets, octets = s.rows * s.octets;
+    const unsigned char* position[kOctets];
+    int row[kOctets];
 #pragma unroll
     for (int i = 0; i < kOctets; ++i) {
-        const int octet = threadIdx.x / 32 * kOctets + i;
-        const bool is_there = octet < s.rows * s.octets;
-        row[i] = is_there ? octet / s.octets : 0;
-        column[i] = (is_there ? octet % s.octets * 8 : 0) + lane / 4;
-        position[i] = patch + row[i] * p.stride[1] * s.pitch + column[i] * p.stride[2];
-        if (!is_there) row[i] = p.out[1];
+        const int octet = first + i < octets ? first + i : 0;
+        row[i] = octet / s.octets;
+        const int column = (octet - row[i] * s.octets) * 8 + lane / 4;
+        const int word = row[i] * p.stride[1] * s.pitch + column * p.stride[2];
+        position[i] = reinterpret_cast<const unsigned char*>(patch + word);
     }
 
     const int down = (p.out[1] + s.rows - 1) / s.rows;
@@ -213,6 +218,7 @@ __device__ __forceinline__ void stem(const Stem& s) {
         const int frame = tile / across / down;
         const int clip = frame / p.out[0], t = frame % p.out[0];
         const int h0 = tile / across % down * s.rows, w0 = tile % across * s.octets * 8;
+        const long long begin = static_cast<long long>(t) * p.out[1] * p.out[2] * p.channels_out;
         const uint8_t* grey = static_cast<const uint8_t*>(p.input) + clip * p.input_clip;
         fill<E>(s, patch, grey, t * p.stride[0] - p.padding[0], h0 * p.stride[1] - p.padding[1],
                 w0 * p.stride[2] - p.padding[2]);
@@ -229,15 +235,16 @@ __device__ __forceinline__ void stem(const Stem& s) {
             const Eight bias = load_eight(p.bias + n);
 #pragma unroll
             for (int i = 0; i < kOctets; ++i) {
-                const int h = h0 + row[i], w = w0 + column[i];
-                if (h >= p.out[1] || w >= p.out[2]) continue;
+                const int h = h0 + row[i];
+                const int w = w0 + (first + i - row[i] * s.octets) * 8 + lane / 4;
+                if (first + i >= octets || h >= p.out[1] || w >= p.out[2]) continue;
                 Eight x;
 #pragma unroll
                 for (int j = 0; j < 8; ++j) {
                     x.value[j] = sum[i / 2][4 * group + j / 2][i % 2 * 2 + j % 2];
                 }
-                const long long at = (static_cast<long long>(t) * p.out[1] + h) * p.out[2] + w;
-                finish_eight<E>(p, clip, at * p.channels_out + n, bias, x);
+                const int place = (h * p.out[2] + w) * p.channels_out + n;
+                finish_eight<E>(p, clip, begin + place, bias, x);
             }
         }
     }

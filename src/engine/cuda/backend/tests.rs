@@ -8,7 +8,7 @@ use super::super::shim::{SCHEDULES, Schedule, Shim};
 use super::*;
 use crate::domain::{Clip, EventTime, Frame, StreamId};
 use crate::engine::{Agreement, Engine, EngineOptions, SessionOptions};
-use crate::model::{Model, OnnxOptions, import_onnx, usual_classes};
+use crate::model::{Model, ModelSpec, OnnxOptions, import_onnx, random_weights, usual_classes};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -94,6 +94,16 @@ fn noise(seed: &mut u64) -> u8 {
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1_442_695_040_888_963_407);
     (*seed >> 56) as u8
+}
+
+/// A model whose weights are random.
+fn with_random_weights(spec: &ModelSpec) -> Model {
+    let weights = random_weights(&spec.graph().unwrap(), 3).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("model.toml"), toml::to_string(spec).unwrap()).unwrap();
+    std::fs::write(file("weights.safetensors"), weights).unwrap();
+    Model::load(folder.path()).unwrap()
 }
 
 /// Pictures that look like speckle, brighter from clip to clip.
@@ -197,15 +207,21 @@ fn a_clip_gives_the_same_bits_alone_and_in_a_batch() {
 
 #[test]
 fn a_stem_that_a_block_cannot_hold_reads_pictures_that_are_laid_out() {
-    let model = Model::load(&golden("fibro3d")).unwrap();
-    let clips = grey_clips(&model, 2);
+    let small = Model::load(&golden("fibro3d_stem")).unwrap();
+    let mut spec = small.spec().clone();
+    // 400 taps of 32 channels: 50 KiB of weights.
+    spec.stem_frames = Some(16);
+    spec.input.frames = 48;
+    let model = with_random_weights(&spec);
+    let clips = grey_clips(&model, 1);
     let expected = on_cpu(&model).infer_all(&clips).concat();
-    for (bytes, reads_grey) in [(99 * 1024, true), (1024, false)] {
-        let shim = Arc::new(Shim::small(Schedule::Forward).with_shared_bytes(bytes));
+    for (kilobytes, reads_grey) in [(99, true), (48, false)] {
+        let shim = Shim::small(Schedule::Forward).with_shared_bytes(kilobytes * 1024);
+        let shim = Arc::new(shim);
         let same = Arc::clone(&shim);
         let card = on(&model, Precision::F16, Box::new(move || Ok(same.clone()))).unwrap();
         let found = card.infer_all(&clips).concat();
-        let agreement = Agreement::of(&found, &expected, model.spec().classes.len());
+        let agreement = Agreement::of(&found, &expected, spec.classes.len());
         assert!(agreement.within(tolerance(Precision::F16)), "{agreement:?}");
         let launches = shim.launches.lock().unwrap();
         let is_stem = |kernel: &String| kernel.starts_with("stem");

@@ -58,15 +58,13 @@ impl Tile {
             octets,
             patch: [down, across],
             pitch,
-            shared_bytes: weights + k + down * pitch * 4,
+            shared_bytes: weights + 2 * k + down * pitch * 4,
         }
     }
 
     /// Whether a block can hold it.
     fn fits(&self, limits: Limits) -> bool {
-        // Places of taps have sixteen bits.
-        let words = self.patch[0] * self.pitch;
-        words <= 1 << 16 && self.shared_bytes <= limits.shared_bytes
+        self.shared_bytes <= limits.shared_bytes
     }
 
     fn warps(&self) -> usize {
@@ -131,6 +129,8 @@ pub(super) fn stem(
     parameters: ConvParameters,
 ) -> Result<(), CudaError> {
     let [frames, rows, columns] = output.extent;
+    // The kernel counts the values of a frame with an `int`.
+    int(rows * columns * output.channels)?;
     let limits = card.limits();
     let tile = Tile::best(conv, clips * frames, output, limits).ok_or(CudaError::Plan {
         problem: "the card has no room for the stem",

@@ -265,8 +265,8 @@ const BUGS: [Bug; 39] = [
         name: "the padding is not zero",
         patch: Patch {
             file: "stem.cu",
-            from: "grey[i] < 0 ? 0 : pack<E>(level, 1.0f)",
-            to: "pack<E>(grey[i] < 0 ? 0.0f : level, 1.0f)",
+            from: "is_there[i] ? pack<E>(level, 1.0f) : 0",
+            to: "pack<E>(is_there[i] ? level : 0.0f, 1.0f)",
         },
         cases: "stem",
     },
@@ -275,9 +275,10 @@ const BUGS: [Bug; 39] = [
         patch: Patch {
             file: "stem.cu",
             from: "__syncthreads();  // the patch is full",
-            to: "// the patch is full",
+            // Places of taps must be there, or memory far off is read.
+            to: "if (tile < static_cast<int>(gridDim.x)) __syncthreads();  // the patch is full",
         },
-        cases: "stem",
+        cases: "many tiles",
     },
     Bug {
         name: "a patch is replaced while it is read",

@@ -1,24 +1,14 @@
 //! A network as wide as those that the tensor memory accelerator serves.
 
 use super::*;
-use crate::model::{ModelSpec, random_weights};
 
 /// The small 3D network with 64 channels in every layer.
 fn model() -> Model {
     let small = Model::load(&golden("fibro3d")).unwrap();
-    let spec = ModelSpec {
+    with_random_weights(&ModelSpec {
         widths: vec![64; 2],
         ..small.spec().clone()
-    };
-    let weights = random_weights(&spec.graph().unwrap(), 3).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("model.toml"),
-        toml::to_string(&spec).unwrap(),
-    )
-    .unwrap();
-    std::fs::write(folder.path().join("weights.safetensors"), weights).unwrap();
-    Model::load(folder.path()).unwrap()
+    })
 }
 
 #[test]
