@@ -20,6 +20,7 @@
 struct ConvTma {
     Conv conv;
     int tiles_in_segment;  // a tile is what a stage holds of k
+    int stages;
     TensorMap positions;   // of the input, 128 at a time
     TensorMap rows;        // of the weights, BN at a time
 };
@@ -33,8 +34,8 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     constexpr int kStageBytes = (BM + BN) * kRowBytes;
     const Conv& p = q.conv;
     unsigned char* shared = shared_bytes();
-    uint64_t* full = reinterpret_cast<uint64_t*>(shared + kStages * kStageBytes);
-    uint64_t* empty = full + kStages;
+    uint64_t* full = reinterpret_cast<uint64_t*>(shared + q.stages * kStageBytes);
+    uint64_t* empty = full + q.stages;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
     const int tiles_of_tap = (p.channels + BK - 1) / BK;
@@ -42,13 +43,14 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
     const int begin = p.is_split ? static_cast<int>(blockIdx.z) * q.tiles_in_segment : 0;
     const int tiles = p.is_split && begin + q.tiles_in_segment < all ? q.tiles_in_segment : all - begin;
     if (threadIdx.x == 0) {
-        for (int slot = 0; slot < kStages; ++slot) {
+        for (int slot = 0; slot < q.stages; ++slot) {
             barrier_init(full + slot, 1);
             barrier_init(empty + slot, kWarps);
         }
         show_barriers();
     }
     __syncthreads();
+    Turn turn;
 
     if (warp == kWarps) {
         if (lane != 0) return;
@@ -57,14 +59,15 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
         const Corner corner = {m0 / positions, origin.t, origin.h, origin.w};
         int k = begin / tiles_of_tap * p.channels + begin % tiles_of_tap * BK;
         Tap tap = tap_at(p, k);
-        for (int tile = 0; tile < tiles; ++tile) {
-            const int slot = tile % kStages;
-            // The stage's last products are those of the round before.
-            if (tile >= kStages) barrier_wait(empty + slot, (tile / kStages - 1) % 2);
-            unsigned char* stage = shared + slot * kStageBytes;
-            barrier_expect(full + slot, kStageBytes);
-            copy_positions(stage, &q.positions, tap.channel, corner, tap.t, tap.h, tap.w, full + slot);
-            copy_rows(stage + BM * kRowBytes, &q.rows, k, n0, full + slot);
+        for (int tile = 0; tile < tiles; ++tile, turn.next(q.stages)) {
+            // The stage's last products are those of the round before; of the first round
+            // there were none.
+            barrier_wait(empty + turn.slot, turn.parity ^ 1);
+            unsigned char* stage = shared + turn.slot * kStageBytes;
+            uint64_t* arrived = full + turn.slot;
+            barrier_expect(arrived, kStageBytes);
+            copy_positions(stage, &q.positions, tap.channel, corner, tap.t, tap.h, tap.w, arrived);
+            copy_rows(stage + BM * kRowBytes, &q.rows, k, n0, arrived);
             const int left = p.channels - tap.channel, taken = left < BK ? left : BK;
             advance(p, tap, taken);
             k += taken;
@@ -74,21 +77,24 @@ __device__ __forceinline__ void conv_tma(const ConvTma& q) {
 
     GroupSums<E, BN> sums;
     const int last_steps = (p.channels - (tiles_of_tap - 1) * BK + 15) / 16;
-    auto release = [&](int tile) {
+    auto release = [&](int slot) {
         __syncwarp();
-        if (lane == 0) barrier_arrive(empty + tile % kStages);
+        if (lane == 0) barrier_arrive(empty + slot);
     };
+    int before = 0;  // the slot of the tile before
     for (int tile = 0; tile < tiles; ++tile) {
         if (!p.is_split && tile && tile % q.tiles_in_segment == 0) {
             sums.template wait<0>();
             sums.end_segment();
         }
         const bool is_last = (begin + tile + 1) % tiles_of_tap == 0;
-        barrier_wait(full + tile % kStages, tile / kStages % 2);
-        sums.multiply_add(shared + tile % kStages * kStageBytes, is_last ? last_steps : BK / 16);
+        barrier_wait(full + turn.slot, turn.parity);
+        sums.multiply_add(shared + turn.slot * kStageBytes, is_last ? last_steps : BK / 16);
         // The products of the tile before have ended while these began.
         sums.template wait<1>();
-        if (tile) release(tile - 1);
+        if (tile) release(before);
+        before = turn.slot;
+        turn.next(q.stages);
     }
     sums.template wait<0>();
     sums.store(p, m0, n0);

@@ -45,6 +45,36 @@ __device__ __forceinline__ void settle(float (&sums)[N][4]) {
 #endif
 }
 
+// Four matrices of 8 x 8 values of 16 bits to shared memory, each turned over: lane
+// 8 i + r names where column r of matrix i goes, 16 bytes; registers are those of
+// `load_matrices_turned` (PTX ISA 9.7.15.5.16, stmatrix).
+__device__ __forceinline__ void store_matrices_turned(void* row, const uint32_t (&from)[4]) {
+#if defined(__CUDACC__)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+                 : "memory");
+#else
+    struct Slot {
+        const uint32_t* from;
+        unsigned char* row;
+    } slot{from, static_cast<unsigned char*>(row)};
+    shim::check_shared(row, 16, 16, "stmatrix");
+    shim::gather_warp("stmatrix", &slot, [](shim::Thread** lanes) {
+        for (int l = 0; l < 32; ++l) {
+            for (int i = 0; i < 4; ++i) {
+                for (int odd = 0; odd < 2; ++odd) {
+                    const auto* slot = static_cast<const Slot*>(lanes[l]->slot);
+                    const uint16_t bits = static_cast<uint16_t>(slot->from[i] >> 16 * odd);
+                    unsigned char* to = static_cast<Slot*>(lanes[8 * i + l % 4 * 2 + odd]->slot)->row;
+                    memcpy(to + l / 4 * 2, &bits, 2);
+                }
+            }
+        }
+    });
+#endif
+}
+
 // What this thread wrote to shared memory, its asynchronous copies included, is
 // seen by products from here on. The products of other threads need a barrier
 // after it.

@@ -72,6 +72,35 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
 #endif
 }
 
+// The same, each turned over: register i of lane l holds column l / 4 of matrix i, rows
+// 2 (l % 4) and one more.
+__device__ __forceinline__ void load_matrices_turned(uint32_t (&to)[4], const void* row) {
+#if defined(__CUDACC__)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+#else
+    struct Slot {
+        uint32_t* to;
+        const unsigned char* row;
+    } slot{to, static_cast<const unsigned char*>(row)};
+    shim::check_shared(row, 16, 16, "ldmatrix");
+    shim::gather_warp("ldmatrix", &slot, [](shim::Thread** lanes) {
+        for (int l = 0; l < 32; ++l) {
+            for (int i = 0; i < 4; ++i) {
+                uint16_t pair[2];
+                for (int odd = 0; odd < 2; ++odd) {
+                    const auto* row = static_cast<Slot*>(lanes[8 * i + l % 4 * 2 + odd]->slot)->row;
+                    memcpy(&pair[odd], row + l / 4 * 2, 2);
+                }
+                memcpy(&static_cast<Slot*>(lanes[l]->slot)->to[i], pair, 4);
+            }
+        }
+    });
+#endif
+}
+
 #if !defined(__CUDACC__)
 struct MmaSlot {
     float* c;

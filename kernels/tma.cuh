@@ -90,6 +90,15 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity)
 #endif
 }
 
+// A place in a ring of stages, and the parity of the round that it is in.
+struct Turn {
+    int slot = 0, parity = 0;
+
+    __device__ __forceinline__ void next(int slots) {
+        if (++slot == slots) slot = 0, parity ^= 1;
+    }
+};
+
 // --- copies ------------------------------------------------------------------------
 //
 // Both fill rows of 128 bytes, 64 values of 16 bits, swizzled as `describe_matrix`

@@ -43,6 +43,7 @@ pub(super) struct ConvParameters {
 struct TmaParameters {
     conv: ConvParameters,
     tiles_in_segment: i32,
+    stages: i32,
     positions: TensorMap,
     rows: TensorMap,
 }
@@ -216,48 +217,94 @@ fn positions(
     })
 }
 
-/// Positions across and down that a warpgroup of `conv_halo.cu` computes, and how far
-/// beyond them it reads.
-const HALO_TILE: [usize; 2] = [28, 8];
+/// Columns of a tile of `conv_halo.cu`, and how far beyond them it reads.
+const HALO_COLUMNS: usize = 28;
 const HALO_RIM: usize = 2;
 
-/// How `conv_halo.cu` goes about a convolution.
-#[derive(Clone, Copy, Debug)]
-struct Halo {
-    /// Channels in, and channels out of a block: 64 or 128.
-    channels: usize,
-    /// Pieces of work, for blocks to share.
-    works: usize,
+/// How the warpgroups of `conv_halo.cu` share their work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Tiles,
+    Channels,
+    Rows,
 }
 
-impl Halo {
-    /// None where it cannot, or where too little of its tiles or of the card would be
-    /// used.
-    fn of(conv: &Conv, clips: usize, io: &ConvIo, multiprocessors: usize) -> Option<Self> {
-        let Window { kernel, stride, .. } = conv.window;
-        let (input, output) = (&io.input, &io.output);
+impl Sharing {
+    /// Channels in, and channels out of a block.
+    fn channels(self) -> [usize; 2] {
+        match self {
+            Self::Tiles => [64, 64],
+            Self::Channels => [128, 128],
+            Self::Rows => [128, 64],
+        }
+    }
+
+    /// Rows of a warpgroup's tile, and of a block's.
+    fn rows(self) -> [usize; 2] {
+        match self {
+            Self::Tiles | Self::Channels => [8, 8],
+            Self::Rows => [2, 4],
+        }
+    }
+
+    fn shared_bytes(self) -> usize {
+        const BYTES: usize = TMA_ROW * TMA_BYTES;
+        let [_, channels] = self.channels();
+        let [_, rows] = self.rows();
+        let slots = if channels == 128 { 4 } else { 8 };
+        let room = (HALO_COLUMNS + HALO_RIM) * (rows + HALO_RIM) * BYTES;
+        4 * room.next_multiple_of(1024) + slots * channels * BYTES + (2 + slots) * 16
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiles => "tiles",
+            Self::Channels => "channels",
+            Self::Rows => "rows",
+        }
+    }
+
+    /// Pieces of work, for blocks to share; none where too little of a tile would be used.
+    fn works(self, clips: usize, output: Activations) -> Option<usize> {
         let [frames, rows, columns] = output.extent;
+        let [_, down] = self.rows();
+        let [_, channels] = self.channels();
+        let tiles = rows.div_ceil(down) * columns.div_ceil(HALO_COLUMNS);
+        let is_worth_it = 4 * rows * columns >= 3 * tiles * down * HALO_COLUMNS;
+        let at_once = if self == Self::Tiles { 2 } else { 1 };
+        let tiles = (clips * frames * tiles).div_ceil(at_once);
+        is_worth_it.then(|| tiles * output.channels.div_ceil(channels))
+    }
+
+    /// The one that computes a convolution, and its pieces of work; none where none can,
+    /// or where they would leave much of the card idle.
+    fn of(conv: &Conv, clips: usize, io: &ConvIo, multiprocessors: usize) -> Option<(Self, usize)> {
+        let (window, input, output) = (conv.window, io.input, io.output);
         let is_aligned =
             |of: &Activations| of.address.is_multiple_of(16) && of.clip.is_multiple_of(8);
-        let channels = input.channels;
-        let fits = kernel[1..] == [3, 3]
-            && stride == [1; 3]
-            && (channels == 64 || channels == 128 && output.channels.is_multiple_of(128))
+        let fits = conv.way == Way::Tma
+            && window.kernel[1..] == [3, 3]
+            && window.stride == [1; 3]
             && conv.segments() == 1
             && !conv.output_is_f32
-            && conv.k == 9 * kernel[0] * channels
-            && [Some(input), Some(output), io.residual.as_ref()]
+            && conv.k == 9 * window.kernel[0] * input.channels
+            && [Some(&input), Some(&output), io.residual.as_ref()]
                 .into_iter()
                 .flatten()
                 .all(is_aligned);
-        let tiles = rows.div_ceil(HALO_TILE[1]) * columns.div_ceil(HALO_TILE[0]);
-        let useful = rows * columns * 4 >= tiles * HALO_TILE[0] * HALO_TILE[1] * 3;
-        let tiles = clips * frames * tiles;
-        // Two tiles at a time where there are 64 channels.
-        let at_once = if channels == 64 { 2 } else { 1 };
-        let works = tiles.div_ceil(at_once) * output.channels.div_ceil(channels);
-        let fills = works * 4 >= multiprocessors * 3;
-        (fits && useful && fills).then_some(Self { channels, works })
+        let fills = |sharing: &Self| {
+            let works = sharing.works(clips, output)?;
+            (4 * works >= 3 * multiprocessors).then_some((*sharing, works))
+        };
+        // The one that brings less for its work first.
+        [Self::Tiles, Self::Channels, Self::Rows]
+            .iter()
+            .filter(|_| fits)
+            .filter(|sharing| sharing.channels()[0] == input.channels)
+            .filter(|sharing| {
+                **sharing == Self::Tiles || output.channels.is_multiple_of(sharing.channels()[1])
+            })
+            .find_map(fills)
     }
 }
 
@@ -328,29 +375,28 @@ pub(crate) fn conv(
     if conv.centre.is_some() {
         return stem(card, precision, conv, clips, output, parameters);
     }
-    let halo = Halo::of(conv, clips, &io, multiprocessors);
-    if let (Way::Tma, Some(Halo { channels, works })) = (conv.way, halo) {
-        let [across, down] = HALO_TILE;
-        let tile = |of| card.map(&boxes(of, clips, across, down));
-        let output = tile(output)?;
+    if let Some((sharing, works)) = Sharing::of(conv, clips, &io, multiprocessors) {
+        let [tile_rows, down] = sharing.rows();
+        let tile = |of| card.map(&boxes(of, clips, HALO_COLUMNS, tile_rows));
+        let tiles = tile(output)?;
+        let [across, down] = [HALO_COLUMNS + HALO_RIM, down + HALO_RIM];
         let parameters = HaloParameters {
             conv: parameters,
-            input: card.map(&boxes(input, clips, across + HALO_RIM, down + HALO_RIM))?,
+            input: card.map(&boxes(input, clips, across, down))?,
             rows: card.map(&Tiles::Matrix {
                 address: conv.weights,
-                extent: [conv.k, io.output.channels],
+                extent: [conv.k, output.channels],
                 pitch: TMA_BYTES * conv.k,
-                count: channels,
+                count: sharing.channels()[1],
             })?,
-            residual: residual.map_or(Ok(output), tile)?,
-            output,
+            residual: residual.map_or(Ok(tiles), tile)?,
+            output: tiles,
         };
-        let slots = 8 * 64 / channels;
-        let shared = 4 * 38 * 1024 + slots * channels * 128 + (2 + slots) * 16;
-        let name = format!("halo{channels}_{}", suffix(precision));
+        let name = format!("halo_{}_{}", sharing.name(), suffix(precision));
         let grid = [works.min(multiprocessors), 1, 1];
         // Two warps beside the eight that multiply.
-        return run(card, &name, grid, 256 + 64, shared, &parameters);
+        let (threads, shared) = (256 + 64, sharing.shared_bytes());
+        return run(card, &name, grid, threads, shared, &parameters);
     }
     let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
     // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
@@ -394,7 +440,7 @@ pub(crate) fn conv(
         output.channels.div_ceil(width),
         splits,
     ];
-    let shared = STAGES * (BLOCK_ROWS + width) * row_bytes;
+    let stage_bytes = (BLOCK_ROWS + width) * row_bytes;
     match brought {
         Some(positions) => {
             let rows = Tiles::Matrix {
@@ -403,9 +449,15 @@ pub(crate) fn conv(
                 pitch: TMA_BYTES * conv.k,
                 count: width,
             };
+            // Where a multiprocessor holds one block, its memory is for more stages: they
+            // are brought while others are under way.
+            let is_alone = width == 128 || grid.iter().product::<usize>() <= multiprocessors;
+            let most = card.limits().shared_bytes / (stage_bytes + 16);
+            let stages = if is_alone { most.min(8) } else { STAGES };
             let parameters = TmaParameters {
                 conv: parameters,
                 tiles_in_segment: int(tiles_in_segment)?,
+                stages: int(stages)?,
                 positions: card.map(&positions)?,
                 rows: card.map(&rows)?,
             };
@@ -415,11 +467,11 @@ pub(crate) fn conv(
                 &name,
                 grid,
                 256 + 32,
-                shared + STAGES * 16,
+                stages * (stage_bytes + 16),
                 &parameters,
             )?;
         }
-        None => run(card, &name, grid, 256, shared, &parameters)?,
+        None => run(card, &name, grid, 256, STAGES * stage_bytes, &parameters)?,
     }
     if is_split {
         let blocks = (rows * output.channels / 2).div_ceil(256);

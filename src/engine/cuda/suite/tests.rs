@@ -112,8 +112,8 @@ const BUGS: [Bug; 39] = [
         name: "a stage is filled again while products still read it",
         patch: Patch {
             file: "conv_tma.cu",
-            from: "if (tile >= kStages) barrier_wait(empty",
-            to: "if (tile < 0) barrier_wait(empty",
+            from: "barrier_wait(empty + turn.slot, turn.parity ^ 1);",
+            to: "",
         },
         cases: "64 channels",
     },
@@ -121,8 +121,8 @@ const BUGS: [Bug; 39] = [
         name: "a stage is released before its products have ended",
         patch: Patch {
             file: "conv_tma.cu",
-            from: "if (tile) release(tile - 1);",
-            to: "release(tile);",
+            from: "if (tile) release(before);",
+            to: "release(turn.slot);",
         },
         cases: "64 channels",
     },
@@ -130,8 +130,8 @@ const BUGS: [Bug; 39] = [
         name: "the phase of the wrong parity is waited for",
         patch: Patch {
             file: "conv_tma.cu",
-            from: "tile / kStages % 2);\n        sums",
-            to: "(tile / kStages + 1) % 2);\n        sums",
+            from: "barrier_wait(full + turn.slot, turn.parity);",
+            to: "barrier_wait(full + turn.slot, turn.parity ^ 1);",
         },
         cases: "64 channels",
     },
@@ -139,8 +139,8 @@ const BUGS: [Bug; 39] = [
         name: "a stage is full before all of it has come",
         patch: Patch {
             file: "conv_tma.cu",
-            from: "barrier_expect(full + slot, kStageBytes);",
-            to: "barrier_expect(full + slot, BM * kRowBytes);",
+            from: "barrier_expect(arrived, kStageBytes);",
+            to: "barrier_expect(arrived, BM * kRowBytes);",
         },
         cases: "64 channels",
     },

@@ -48,7 +48,7 @@ const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(super) const CONVS: [ConvShape; 25] = [
+pub(super) const CONVS: [ConvShape; 26] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -306,6 +306,14 @@ pub(super) const CONVS: [ConvShape; 25] = [
             ..PLAIN.window
         },
         cropped: 1,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x3x3 of 128 channels in tiles of few rows",
+        extent: [1, 7, 25],
+        channels: [128, 64],
+        residual: true,
+        relu: true,
         ..PLAIN
     },
     ConvShape {
@@ -641,76 +649,4 @@ pub(super) fn frames_are_the_same(
         worst = worst.max(difference(&alone, &all[begin..][..alone.len()]));
     }
     Ok(worst)
-}
-
-pub(super) fn stem(
-    card: &Arc<dyn Card>,
-    precision: Precision,
-    channels: usize,
-) -> Result<f64, CudaError> {
-    let mut noise = Noise(3);
-    let (clips, extent, outputs) = (2, [4, 13, 15], 20);
-    let window = Window {
-        kernel: [3, 7, 7],
-        stride: [1, 2, 2],
-        padding: [1, 3, 3],
-    };
-    let taps = 3 * 7 * 7;
-    let (mean, std) = ([0.43_f32, 0.39, 0.37], [0.22_f32, 0.21, 0.25]);
-    let (mean, std) = (&mean[..channels], &std[..channels]);
-    let grey: Vec<u8> = (0..clips * 4 * 13 * 15)
-        .map(|_| (noise.next() * 127.5 + 127.5) as u8)
-        .collect();
-    let values = noise.values(taps * channels * outputs);
-    let mut bias = noise.values(outputs);
-    let mut input = Tensor::zeros(clips, extent, channels);
-    for (row, grey) in input.values.chunks_exact_mut(channels).zip(&grey) {
-        for ((value, mean), std) in row.iter_mut().zip(mean).zip(std) {
-            *value = (f64::from(*grey) / 255.0 - f64::from(*mean)) / f64::from(*std);
-        }
-    }
-    let expected = reference::conv(&input, window, &wide(&values), &wide(&bias), None, true);
-
-    let centre = weights::centre_of(mean);
-    let packed = Matrix {
-        values: &values,
-        taps,
-        channels,
-        outputs,
-    }
-    .packed_for_grey(mean, std, centre, 24);
-    bias.resize(24, 0.0);
-    let memory = Memory::of(card, &weights::rounded(&packed.values, precision))?;
-    let bias = Memory::of(card, &bytes_of(&bias))?;
-    let taps = Memory::of(card, &weights::stem_taps(window.kernel, packed.k))?;
-    let frames = Memory::of(card, &grey)?;
-    let output = room(card, clips, expected.extent, outputs, precision)?;
-    let conv = Conv {
-        window,
-        weights: memory.address(),
-        bias: bias.address(),
-        k: packed.k,
-        segment: packed.k,
-        way: Way::Warps,
-        relu: true,
-        output_is_f32: false,
-        grey: Some(Grey {
-            taps: taps.address(),
-            centre,
-        }),
-    };
-    let input = Activations {
-        address: frames.address(),
-        clip: extent.iter().product(),
-        channels: 1,
-        extent,
-    };
-    let io = ConvIo {
-        input,
-        residual: None,
-        output: output.activations,
-        partial: 0,
-    };
-    kernels::conv(card.as_ref(), precision, clips, &conv, io)?;
-    compare(&output, &expected, precision)
 }
