@@ -16,7 +16,7 @@ use cudarc::driver::{CudaContext, sys};
 
 use super::CudaError;
 use super::compile::{self, Cache};
-use super::kernels::sources_for;
+use super::kernels::{source_of, sources_for};
 use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles};
 use super::suite;
 
@@ -50,7 +50,10 @@ pub(crate) struct DriverCard {
 
 /// A handle of the driver's, which any thread may use.
 #[derive(Clone, Copy, Debug)]
-struct LoadedModule(sys::CUmodule);
+struct LoadedModule {
+    source: &'static str,
+    module: sys::CUmodule,
+}
 #[derive(Clone, Copy, Debug)]
 struct Function(sys::CUfunction);
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +128,7 @@ impl DriverCard {
             )?,
             warpgroups: false,
             tma: false,
+            boxes: false,
         };
         let mut card = Self {
             context,
@@ -178,16 +182,22 @@ impl DriverCard {
             let card = Self::open_within(ordinal, limits)?;
             Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
         };
-        let tma = Self::driver_version() >= FIRST_WITH_MAPS
-            && tried(
-                "TMA",
-                &open(suite::few(Limits {
-                    tma: true,
-                    ..limits
-                }))?,
-                suite::copies_conform,
-            );
-        open(Limits { tma, ..limits })
+        let try_copies = |what, boxes| {
+            let limits = Limits {
+                tma: true,
+                boxes,
+                ..limits
+            };
+            let card = open(suite::few(limits))?;
+            Ok::<_, CudaError>(tried(what, &card, suite::copies_conform))
+        };
+        let tma = Self::driver_version() >= FIRST_WITH_MAPS && try_copies("TMA", false)?;
+        let boxes = tma && try_copies("TMA's boxes", true)?;
+        open(Limits {
+            tma,
+            boxes,
+            ..limits
+        })
     }
 
     /// Opens a card to use no more of it than this, which was found to conform.
@@ -241,9 +251,12 @@ impl DriverCard {
         let symbol = CString::new(name).map_err(|error| CudaError::Launch {
             problem: error.to_string(),
         })?;
-        let found = self.modules.iter().find_map(|module| {
+        let source = source_of(name);
+        let mut modules = self.modules.iter();
+        let module = modules.find(|module| source == Some(module.source));
+        let found = module.and_then(|module| {
             // SAFETY: the module is loaded, and stays so while the card lives.
-            unsafe { result::module::get_function(module.0, symbol.clone()) }.ok()
+            unsafe { result::module::get_function(module.module, symbol) }.ok()
         });
         let Some(function) = found else {
             return Err(CudaError::Launch {
@@ -294,31 +307,31 @@ fn tried(
 /// Loads all modules; one that the driver refuses is compiled anew, once.
 fn load(architecture: &str) -> Result<Vec<LoadedModule>, CudaError> {
     let cache = Cache::usual();
-    let load_one = |cubin: &[u8]| {
+    let load_one = |of: &compile::Module| {
         // SAFETY: an image of machine code, whole as its hash says; the context
         // is current.
-        unsafe { result::module::load_data(cubin.as_ptr().cast()) }
+        let loaded = unsafe { result::module::load_data(of.cubin.as_ptr().cast()) };
+        loaded.map(|module| LoadedModule {
+            source: of.source,
+            module,
+        })
     };
     let modules = compile::modules(&cache, architecture)?;
-    let loaded: Result<Vec<_>, _> = modules
-        .iter()
-        .map(|module| load_one(&module.cubin))
-        .collect();
+    let loaded: Result<Vec<_>, _> = modules.iter().map(load_one).collect();
     if let Ok(loaded) = loaded {
-        return Ok(loaded.into_iter().map(LoadedModule).collect());
+        return Ok(loaded);
     }
     for source in sources_for(architecture) {
         cache.forget(source, architecture);
     }
+    let load_again = |module: &compile::Module| {
+        load_one(module).map_err(|error| CudaError::Compile {
+            problem: format!("the driver refuses {}: {error}", module.source),
+        })
+    };
     compile::modules(&cache, architecture)?
         .iter()
-        .map(|module| {
-            load_one(&module.cubin)
-                .map(LoadedModule)
-                .map_err(|error| CudaError::Compile {
-                    problem: format!("the driver refuses {}: {error}", module.source),
-                })
-        })
+        .map(load_again)
         .collect()
 }
 
@@ -649,7 +662,7 @@ impl Drop for DriverCard {
         }
         for module in &self.modules {
             // SAFETY: loaded by this card; no kernel of it runs any more.
-            let _ = unsafe { result::module::unload(module.0) };
+            let _ = unsafe { result::module::unload(module.module) };
         }
     }
 }

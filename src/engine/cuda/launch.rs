@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) warpgroups: bool,
     /// Whether its tensor memory accelerator, too, does what the kernels rest on.
     pub(crate) tma: bool,
+    /// And whether it brings and stores boxes, as `conv_halo.cu` wants them.
+    pub(crate) boxes: bool,
 }
 
 /// What the copies of `tma.cuh` read of memory, whose values have 16 bits: tiles of

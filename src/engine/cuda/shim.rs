@@ -175,6 +175,7 @@ impl Shim {
                 shared_bytes: 227 * 1024,
                 warpgroups: true,
                 tma: true,
+                boxes: true,
             },
             memory: Mutex::default(),
             begun: Mutex::default(),

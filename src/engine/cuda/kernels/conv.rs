@@ -278,11 +278,12 @@ impl Sharing {
 
     /// The one that computes a convolution, and its pieces of work; none where none can,
     /// or where they would leave much of the card idle.
-    fn of(conv: &Conv, clips: usize, io: &ConvIo, multiprocessors: usize) -> Option<(Self, usize)> {
+    fn of(conv: &Conv, clips: usize, io: &ConvIo, limits: Limits) -> Option<(Self, usize)> {
         let (window, input, output) = (conv.window, io.input, io.output);
         let is_aligned =
             |of: &Activations| of.address.is_multiple_of(16) && of.clip.is_multiple_of(8);
         let fits = conv.way == Way::Tma
+            && limits.boxes
             && window.kernel[1..] == [3, 3]
             && window.stride == [1; 3]
             && conv.segments() == 1
@@ -294,7 +295,7 @@ impl Sharing {
                 .all(is_aligned);
         let fills = |sharing: &Self| {
             let works = sharing.works(clips, output)?;
-            (4 * works >= 3 * multiprocessors).then_some((*sharing, works))
+            (4 * works >= 3 * limits.multiprocessors).then_some((*sharing, works))
         };
         // The one that brings less for its work first.
         [Self::Tiles, Self::Channels, Self::Rows]
@@ -375,7 +376,7 @@ pub(crate) fn conv(
     if conv.centre.is_some() {
         return stem(card, precision, conv, clips, output, parameters);
     }
-    if let Some((sharing, works)) = Sharing::of(conv, clips, &io, multiprocessors) {
+    if let Some((sharing, works)) = Sharing::of(conv, clips, &io, card.limits()) {
         let [tile_rows, down] = sharing.rows();
         let tile = |of| card.map(&boxes(of, clips, HALO_COLUMNS, tile_rows));
         let tiles = tile(output)?;

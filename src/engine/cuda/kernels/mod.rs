@@ -80,6 +80,15 @@ pub(crate) fn sources_for(architecture: &str) -> impl Iterator<Item = Source> {
     all.filter(move |source| is_hopper || !HOPPER.contains(&source.name))
 }
 
+/// The source that a kernel is in.
+pub(crate) fn source_of(kernel: &str) -> Option<&'static str> {
+    let declared = format!("KERNEL({kernel},");
+    let source = SOURCES
+        .iter()
+        .find(|source| source.text.contains(&declared));
+    source.map(|source| source.name)
+}
+
 /// An `int` of the sources; what does not fit is refused.
 fn int(value: usize) -> Result<i32, CudaError> {
     i32::try_from(value).map_err(|_| CudaError::TooLarge { value })

@@ -173,6 +173,7 @@ mod tests {
             shared_bytes: kilobytes * 1024,
             warpgroups: false,
             tma: false,
+            boxes: false,
         }
     }
 

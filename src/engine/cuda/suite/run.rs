@@ -258,6 +258,7 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
         let limits = Limits {
             warpgroups: way != Way::Warps,
             tma: way == Way::Tma,
+            boxes: way == Way::Tma && limits.boxes,
             ..limits
         };
         let card: Arc<dyn Card> = Arc::new(DriverCard::open_within(0, limits)?);

@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 39] = [
+const BUGS: [Bug; 40] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -195,6 +195,15 @@ const BUGS: [Bug; 39] = [
             file: "conv_halo.cu",
             from: "gather_threads(1 + group, 128);",
             to: "",
+        },
+        cases: "in tiles",
+    },
+    Bug {
+        name: "positions that are none are stored beside others",
+        patch: Patch {
+            file: "conv_halo.cu",
+            from: "const bool is_one = column < kColumns && row < S::kTileRows;",
+            to: "const bool is_one = row < S::kTileRows;",
         },
         cases: "in tiles",
     },

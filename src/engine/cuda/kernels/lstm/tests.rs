@@ -7,6 +7,7 @@ fn layout(hidden: usize, kib: usize) -> Option<(usize, usize)> {
         shared_bytes: kib * 1024,
         warpgroups: false,
         tma: false,
+        boxes: false,
     };
     let units = lstm_units(Precision::F16, hidden, limits)?;
     Some((hidden.div_ceil(units), units))
