@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Everything that can only be known on a card, in one command:
 #
-#     scripts/gpu_suite.sh HEPAFLOW_BINARY FOLDER
+#     scripts/gpu_suite.sh HEPAFLOW_BINARY FOLDER [--seconds N]
 #
 # The binary may come from another machine; there it is built with
 #     cargo build --release --no-default-features
 # Here an NVIDIA driver is needed, NVRTC (with the CUDA toolkit or PyTorch), and
 # for the comparison PyTorch. Results go to FOLDER: results.json (with the date,
 # card, driver, hash of the kernels, and PyTorch's and cuDNN's versions), the table
-# in table.md, and what compute-sanitizer said.
+# in table.md, and what compute-sanitizer said. PyTorch is timed for N seconds at the
+# most, where that is said: torch.compile takes up to a minute for each network,
+# precision and batch.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-[[ $# -eq 2 ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[[ $# -ge 2 ]] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 binary=$1 folder=$2
+shift 2
 mkdir -p "$folder"
 
 # NVRTC under a name that the linker does not know: PyTorch's wheels bring it.
@@ -41,7 +44,7 @@ else
   echo 'compute-sanitizer is not here: no memory pass' >&2
 fi
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  python3 "$here/gpu_peer.py" "$folder" || status=$?
+  python3 "$here/gpu_peer.py" "$folder" "$@" || status=$?
 else
   echo 'PyTorch with CUDA is not here: no comparison' >&2
 fi
