@@ -143,13 +143,10 @@ __device__ __forceinline__ void finish(const Conv& p, int m, int n, float x, flo
     }
 }
 
-// The same for eight, which come and go at once.
+// The same for eight, which come and go at once; `place` is theirs in the clip.
 template <typename E>
-__device__ __forceinline__ void finish(const Conv& p, int m, int n, Eight sums) {
-    const int positions = p.out[0] * p.out[1] * p.out[2];
-    const int clip = m / positions;
-    const long long place = static_cast<long long>(m % positions) * p.channels_out + n;
-    const Eight bias = load_eight(p.bias + n);
+__device__ __forceinline__ void finish(const Conv& p, int clip, long long place, const Eight& bias,
+                                       Eight sums) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) sums.value[i] += bias.value[i];
     if (p.residual) {
@@ -168,4 +165,11 @@ __device__ __forceinline__ void finish(const Conv& p, int m, int n, Eight sums) 
     } else {
         store_eight(static_cast<E*>(p.output) + to, sums);
     }
+}
+
+template <typename E>
+__device__ __forceinline__ void finish(const Conv& p, int m, int n, const Eight& sums) {
+    const int positions = p.out[0] * p.out[1] * p.out[2];
+    const long long place = static_cast<long long>(m % positions) * p.channels_out + n;
+    finish<E>(p, m / positions, place, load_eight(p.bias + n), sums);
 }

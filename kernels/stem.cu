@@ -158,31 +158,6 @@ __device__ __forceinline__ void multiply(const Conv& p, float (&sum)[kFragments]
     }
 }
 
-// What follows the sum, for eight channels of one position; `place` is theirs in
-// the clip.
-template <typename E>
-__device__ __forceinline__ void finish_eight(const Conv& p, int clip, long long place,
-                                             const Eight& bias, Eight x) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x.value[i] += bias.value[i];
-    if (p.residual) {
-        const Eight other =
-            load_eight(static_cast<const E*>(p.residual) + clip * p.residual_clip + place);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x.value[i] += other.value[i];
-    }
-    if (p.relu) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x.value[i] = relu(x.value[i]);
-    }
-    const long long to = clip * p.output_clip + place;
-    if (p.output_is_f32) {
-        store_eight(static_cast<float*>(p.output) + to, x);
-    } else {
-        store_eight(static_cast<E*>(p.output) + to, x);
-    }
-}
-
 template <typename E, int CHANNELS>
 __device__ __forceinline__ void stem(const Stem& s) {
     const Conv& p = s.conv;
@@ -244,7 +219,7 @@ __device__ __forceinline__ void stem(const Stem& s) {
                     x.value[j] = sum[i / 2][4 * group + j / 2][i % 2 * 2 + j % 2];
                 }
                 const int place = (h * p.out[2] + w) * p.channels_out + n;
-                finish_eight<E>(p, clip, begin + place, bias, x);
+                finish<E>(p, clip, begin + place, bias, x);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Convolutions: `conv_f32.cu`, `conv_mma.cu`, `conv_wgmma.cu` and `conv_tma.cu`; and
-//! `stem.cu` by `stem.rs`.
+//! `conv_halo.cu` by `halo.rs`, `stem.cu` by `stem.rs`.
 
 use super::super::launch::{Card, Limits, TensorMap, Tiles};
 use super::super::{CudaError, Precision};
+use super::halo::Halo;
 use super::stem::stem;
 use super::{Activations, Window, int, ints, run, suffix};
 
@@ -46,17 +47,6 @@ struct TmaParameters {
     stages: i32,
     positions: TensorMap,
     rows: TensorMap,
-}
-
-/// `struct ConvHalo` of `conv_halo.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct HaloParameters {
-    conv: ConvParameters,
-    input: TensorMap,
-    rows: TensorMap,
-    residual: TensorMap,
-    output: TensorMap,
 }
 
 /// What multiplies, and what brings the values; the last two give the same bits where the
@@ -157,9 +147,9 @@ pub(crate) struct ConvIo {
 /// Positions that a block computes.
 pub(crate) const BLOCK_ROWS: usize = 128;
 /// Values of a row that the accelerator brings.
-const TMA_ROW: usize = 64;
+pub(super) const TMA_ROW: usize = 64;
 /// Of a value.
-const TMA_BYTES: usize = 2;
+pub(super) const TMA_BYTES: usize = 2;
 /// Channels in, at the least: with fewer, most of a row would be zeros.
 const TMA_CHANNELS: usize = 32;
 /// Taps and strides along an axis, and corners of its box, that fit into the map and the
@@ -217,108 +207,13 @@ fn positions(
     })
 }
 
-/// Columns of a tile of `conv_halo.cu`, and how far beyond them it reads.
-const HALO_COLUMNS: usize = 28;
-const HALO_RIM: usize = 2;
-
-/// How the warpgroups of `conv_halo.cu` share their work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sharing {
-    Tiles,
-    Channels,
-    Rows,
-}
-
-impl Sharing {
-    /// Channels in, and channels out of a block.
-    fn channels(self) -> [usize; 2] {
-        match self {
-            Self::Tiles => [64, 64],
-            Self::Channels => [128, 128],
-            Self::Rows => [128, 64],
-        }
-    }
-
-    /// Rows of a warpgroup's tile, and of a block's.
-    fn rows(self) -> [usize; 2] {
-        match self {
-            Self::Tiles | Self::Channels => [8, 8],
-            Self::Rows => [2, 4],
-        }
-    }
-
-    fn shared_bytes(self) -> usize {
-        const BYTES: usize = TMA_ROW * TMA_BYTES;
-        let [_, channels] = self.channels();
-        let [_, rows] = self.rows();
-        let slots = if channels == 128 { 4 } else { 8 };
-        let room = (HALO_COLUMNS + HALO_RIM) * (rows + HALO_RIM) * BYTES;
-        4 * room.next_multiple_of(1024) + slots * channels * BYTES + (2 + slots) * 16
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Tiles => "tiles",
-            Self::Channels => "channels",
-            Self::Rows => "rows",
-        }
-    }
-
-    /// Pieces of work, for blocks to share; none where too little of a tile would be used.
-    fn works(self, clips: usize, output: Activations) -> Option<usize> {
-        let [frames, rows, columns] = output.extent;
-        let [_, down] = self.rows();
-        let [_, channels] = self.channels();
-        let tiles = rows.div_ceil(down) * columns.div_ceil(HALO_COLUMNS);
-        let is_worth_it = 4 * rows * columns >= 3 * tiles * down * HALO_COLUMNS;
-        let at_once = if self == Self::Tiles { 2 } else { 1 };
-        let tiles = (clips * frames * tiles).div_ceil(at_once);
-        is_worth_it.then(|| tiles * output.channels.div_ceil(channels))
-    }
-
-    /// The one that computes a convolution, and its pieces of work; none where none can,
-    /// or where they would leave much of the card idle.
-    fn of(conv: &Conv, clips: usize, io: &ConvIo, limits: Limits) -> Option<(Self, usize)> {
-        let (window, input, output) = (conv.window, io.input, io.output);
-        let is_aligned =
-            |of: &Activations| of.address.is_multiple_of(16) && of.clip.is_multiple_of(8);
-        let fits = conv.way == Way::Tma
-            && limits.boxes
-            && window.kernel[1..] == [3, 3]
-            && window.stride == [1; 3]
-            && conv.segments() == 1
-            && !conv.output_is_f32
-            && conv.k == 9 * window.kernel[0] * input.channels
-            && [Some(&input), Some(&output), io.residual.as_ref()]
-                .into_iter()
-                .flatten()
-                .all(is_aligned);
-        let fills = |sharing: &Self| {
-            let works = sharing.works(clips, output)?;
-            (4 * works >= 3 * limits.multiprocessors).then_some((*sharing, works))
-        };
-        // The one that brings less for its work first.
-        [Self::Tiles, Self::Channels, Self::Rows]
-            .iter()
-            .filter(|_| fits)
-            .filter(|sharing| sharing.channels()[0] == input.channels)
-            .filter(|sharing| {
-                **sharing == Self::Tiles || output.channels.is_multiple_of(sharing.channels()[1])
-            })
-            .find_map(fills)
-    }
-}
-
-/// Parts of activations, for [`Tiles::Boxes`].
-fn boxes(of: Activations, clips: usize, columns: usize, rows: usize) -> Tiles {
-    let ([t, h, w], channels) = (of.extent, of.channels);
-    let pitch = [channels, w * channels, h * w * channels, of.clip];
-    Tiles::Boxes {
-        address: of.address,
-        extent: [channels, w, h, t, clips],
-        pitch: pitch.map(|values| TMA_BYTES * values),
-        columns,
-        rows,
+/// What the accelerator brings of a convolution's weights, so many channels out at a time.
+pub(super) fn rows_of_weights(conv: &Conv, output: Activations, count: usize) -> Tiles {
+    Tiles::Matrix {
+        address: conv.weights,
+        extent: [conv.k, output.channels],
+        pitch: TMA_BYTES * conv.k,
+        count,
     }
 }
 
@@ -376,28 +271,8 @@ pub(crate) fn conv(
     if conv.centre.is_some() {
         return stem(card, precision, conv, clips, output, parameters);
     }
-    if let Some((sharing, works)) = Sharing::of(conv, clips, &io, card.limits()) {
-        let [tile_rows, down] = sharing.rows();
-        let tile = |of| card.map(&boxes(of, clips, HALO_COLUMNS, tile_rows));
-        let tiles = tile(output)?;
-        let [across, down] = [HALO_COLUMNS + HALO_RIM, down + HALO_RIM];
-        let parameters = HaloParameters {
-            conv: parameters,
-            input: card.map(&boxes(input, clips, across, down))?,
-            rows: card.map(&Tiles::Matrix {
-                address: conv.weights,
-                extent: [conv.k, output.channels],
-                pitch: TMA_BYTES * conv.k,
-                count: sharing.channels()[1],
-            })?,
-            residual: residual.map_or(Ok(tiles), tile)?,
-            output: tiles,
-        };
-        let name = format!("halo_{}_{}", sharing.name(), suffix(precision));
-        let grid = [works.min(multiprocessors), 1, 1];
-        // Two warps beside the eight that multiply.
-        let (threads, shared) = (256 + 64, sharing.shared_bytes());
-        return run(card, &name, grid, threads, shared, &parameters);
+    if let Some(halo) = Halo::of(conv, clips, &io, card.limits()) {
+        return halo.run(card, precision, clips, &io, parameters);
     }
     let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
     // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
@@ -444,12 +319,6 @@ pub(crate) fn conv(
     let stage_bytes = (BLOCK_ROWS + width) * row_bytes;
     match brought {
         Some(positions) => {
-            let rows = Tiles::Matrix {
-                address: conv.weights,
-                extent: [conv.k, output.channels],
-                pitch: TMA_BYTES * conv.k,
-                count: width,
-            };
             // Where a multiprocessor holds one block, its memory is for more stages: they
             // are brought while others are under way.
             let is_alone = width == 128 || grid.iter().product::<usize>() <= multiprocessors;
@@ -460,7 +329,7 @@ pub(crate) fn conv(
                 tiles_in_segment: int(tiles_in_segment)?,
                 stages: int(stages)?,
                 positions: card.map(&positions)?,
-                rows: card.map(&rows)?,
+                rows: card.map(&rows_of_weights(conv, output, width))?,
             };
             // Two barriers a stage, and a warp that asks for the copies.
             run(

@@ -6,6 +6,7 @@
 
 mod conv;
 mod dense;
+mod halo;
 mod input;
 mod lstm;
 mod picture;
