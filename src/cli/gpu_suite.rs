@@ -20,10 +20,11 @@ use crate::model::{
 /// Checks and times the kernels on this machine's NVIDIA card.
 ///
 /// First every kernel against its definition, then whole networks against the
-/// CPU, then timings in batches of 1, 8 and 32: results.json and table.md. The
-/// networks have random weights and are left in the output folder with two clips
-/// and their logits, where `scripts/gpu_peer.py` finds them to time PyTorch.
-/// `scripts/gpu_suite.sh` runs both.
+/// CPU, then timings in batches of 1, 8 and 32, and of every layer: results.json,
+/// and table.md, which leaves the layers out. The networks have random weights and
+/// are left in the output folder with two clips and their logits, where
+/// `scripts/gpu_peer.py` finds them to time PyTorch. `scripts/gpu_suite.sh` runs
+/// both.
 #[derive(Args)]
 pub(super) struct GpuSuiteArgs {
     /// Where networks, results.json and table.md go.

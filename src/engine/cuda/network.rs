@@ -377,7 +377,7 @@ impl Network {
         Ok(())
     }
 
-    /// How many layers there are, and what each is called.
+    /// What each layer is called, in their order.
     pub(super) fn layer_names(&self) -> impl Iterator<Item = &str> {
         self.facts.iter().map(|(name, _)| name.as_str())
     }
