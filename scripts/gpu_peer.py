@@ -91,6 +91,9 @@ class Network(nn.Module):
             return nn.LSTM(features, node["hidden"], node["layers"], batch_first=True)
         return None
 
+    def lstm(self) -> nn.LSTM | None:
+        return next((m for m in self.modules() if isinstance(m, nn.LSTM)), None)
+
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         values = []
         for number, node in enumerate(self.nodes):
@@ -181,12 +184,10 @@ def way(mode: str, network: Network, dtype: torch.dtype, batch: int):
 
 
 def recurrence(network: Network, dtype: torch.dtype, batch: int):
-    """The call that runs a network's LSTM alone; none where it has none."""
-    found = [m for m in network.modules() if isinstance(m, nn.LSTM)]
-    if not found:
-        return None
-    rows = torch.randn(batch, network.shape[1], found[0].input_size, device="cuda", dtype=dtype)
-    return graphed(found[0], rows)
+    """The call that runs a network's LSTM alone."""
+    lstm = network.lstm()
+    rows = torch.randn(batch, network.shape[1], lstm.input_size, device="cuda", dtype=dtype)
+    return graphed(lstm, rows)
 
 
 def checked(folder: Path, device: str) -> dict[str, float]:
@@ -243,7 +244,7 @@ def timings(folder: Path, until: float):
                 for batch in BATCHES:
                     calls = {mode: (lambda mode=mode: way(mode, network, dtype, batch))
                              for mode in MODES if (mode == "compile") == late}
-                    if not late and recurrence(network, dtype, batch):
+                    if not late and network.lstm():
                         calls["lstm"] = lambda: recurrence(network, dtype, batch)
                     for mode, make in calls.items():
                         if time.monotonic() > until:
