@@ -126,6 +126,16 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
     return from_float<E>(low).bits | static_cast<uint32_t>(from_float<E>(high).bits) << 16;
 }
 
+// And apart again.
+template <typename E>
+__device__ __forceinline__ void unpack(uint32_t pair, float& low, float& high) {
+    E first, second;
+    first.bits = static_cast<uint16_t>(pair);
+    second.bits = static_cast<uint16_t>(pair >> 16);
+    low = to_float(first);
+    high = to_float(second);
+}
+
 // NVRTC has no <math.h>.
 __device__ __forceinline__ float negative_infinity() {
 #if defined(__CUDACC__)
@@ -156,11 +166,7 @@ __device__ __forceinline__ Eight load_eight(const E* from) {
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
     Eight result;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        E half;
-        half.bits = static_cast<uint16_t>(word[i / 2] >> (16 * (i % 2)));
-        result.value[i] = to_float(half);
-    }
+    for (int i = 0; i < 4; ++i) unpack<E>(word[i], result.value[2 * i], result.value[2 * i + 1]);
     return result;
 }
 

@@ -126,11 +126,10 @@ __device__ __forceinline__ void finish(const Conv& p, int m, int n, float x, flo
     if (p.residual) {
         const uint32_t pair = *reinterpret_cast<const uint32_t*>(
             static_cast<const E*>(p.residual) + clip * p.residual_clip + place);
-        E low, high;
-        low.bits = static_cast<uint16_t>(pair);
-        high.bits = static_cast<uint16_t>(pair >> 16);
-        x += to_float(low);
-        y += to_float(high);
+        float low, high;
+        unpack<E>(pair, low, high);
+        x += low;
+        y += high;
     }
     if (p.relu) x = relu(x), y = relu(y);
     const long long to = clip * p.output_clip + place;

@@ -128,11 +128,10 @@ __device__ __forceinline__ uint32_t finish_pair(const Conv& p, float x, float y,
     x += bias;
     y += bias;
     if (p.residual) {
-        E low, high;
-        low.bits = static_cast<uint16_t>(residual);
-        high.bits = static_cast<uint16_t>(residual >> 16);
-        x += to_float(low);
-        y += to_float(high);
+        float low, high;
+        unpack<E>(residual, low, high);
+        x += low;
+        y += high;
     }
     if (p.relu) x = relu(x), y = relu(y);
     return pack<E>(x, y);

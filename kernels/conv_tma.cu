@@ -20,7 +20,7 @@
 struct ConvTma {
     Conv conv;
     int tiles_in_segment;  // a tile is what a stage holds of k
-    int stages;
+    int stages;            // of the ring
     TensorMap positions;   // of the input, 128 at a time
     TensorMap rows;        // of the weights, BN at a time
 };

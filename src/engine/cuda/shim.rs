@@ -48,6 +48,7 @@ struct ShimLaunch {
 
 /// `shim::Map` of `shim.hpp`.
 #[repr(C)]
+#[derive(Default)]
 struct Map {
     address: u64,
     pitch: [u64; 4],
@@ -55,11 +56,21 @@ struct Map {
     lower: [i8; 3],
     upper: [i8; 3],
     stride: [u8; 3],
-    kind: u8,
+    kind: Kind,
     across: u8,
     down: u8,
     count: u32,
     _end: [u32; 13],
+}
+
+/// `shim::Kind`.
+#[repr(u8)]
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Positions,
+    Matrix,
+    Boxes,
 }
 
 type LaunchFunction = unsafe extern "C" fn(*const ShimLaunch, *mut c_char, u32) -> i32;
@@ -394,14 +405,9 @@ impl Card for Shim {
                 address,
                 pitch: [pitch as u64, 0, 0, 0],
                 extent: [short(columns), short(rows), 0, 0, 0],
-                lower: [0; 3],
-                upper: [0; 3],
-                stride: [0; 3],
-                kind: 1,
-                across: 0,
-                down: 0,
+                kind: Kind::Matrix,
                 count: short(count),
-                _end: [0; 13],
+                ..Map::default()
             },
             Tiles::Positions {
                 address,
@@ -418,11 +424,9 @@ impl Card for Shim {
                 lower: corner(lower),
                 upper: corner(upper),
                 stride: stride.map(|axis| u8::try_from(axis).unwrap()),
-                kind: 0,
-                across: 0,
-                down: 0,
+                kind: Kind::Positions,
                 count: short(count),
-                _end: [0; 13],
+                ..Map::default()
             },
             Tiles::Boxes {
                 address,
@@ -434,14 +438,10 @@ impl Card for Shim {
                 address,
                 pitch: pitch.map(|it| it as u64),
                 extent: extent.map(short),
-                lower: [0; 3],
-                upper: [0; 3],
-                stride: [0; 3],
-                kind: 2,
+                kind: Kind::Boxes,
                 across: u8::try_from(columns).unwrap(),
                 down: u8::try_from(rows).unwrap(),
-                count: 0,
-                _end: [0; 13],
+                ..Map::default()
             },
         };
         // SAFETY: both are 128 bytes, and every pattern of bits is one of `u64`; there is

@@ -272,7 +272,7 @@ pub(crate) fn conv(
         return stem(card, precision, conv, clips, output, parameters);
     }
     if let Some(halo) = Halo::of(conv, clips, &io, card.limits()) {
-        return halo.run(card, precision, clips, &io, parameters);
+        return halo.run(card, precision, clips, conv, &io, parameters);
     }
     let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
     // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor

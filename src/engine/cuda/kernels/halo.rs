@@ -91,7 +91,6 @@ impl Sharing {
 pub(super) struct Halo {
     sharing: Sharing,
     works: usize,
-    rows: Tiles,
 }
 
 impl Halo {
@@ -120,11 +119,7 @@ impl Halo {
                 return None;
             }
             let works = sharing.works(clips, output)?;
-            (4 * works >= 3 * limits.multiprocessors).then(|| Self {
-                sharing,
-                works,
-                rows: rows_of_weights(conv, output, sharing.channels_out()),
-            })
+            (4 * works >= 3 * limits.multiprocessors).then_some(Self { sharing, works })
         };
         Sharing::ALL.into_iter().find_map(halo)
     }
@@ -134,17 +129,19 @@ impl Halo {
         card: &dyn Card,
         precision: Precision,
         clips: usize,
+        conv: &Conv,
         io: &ConvIo,
-        conv: ConvParameters,
+        parameters: ConvParameters,
     ) -> Result<(), CudaError> {
         let sharing = self.sharing;
         let [tile_rows, down] = sharing.rows();
         let tiles = |of| card.map(&boxes(of, clips, COLUMNS, tile_rows));
         let output = tiles(io.output)?;
+        let rows = rows_of_weights(conv, io.output, sharing.channels_out());
         let parameters = HaloParameters {
-            conv,
+            conv: parameters,
             input: card.map(&boxes(io.input, clips, COLUMNS + RIM, down + RIM))?,
-            rows: card.map(&self.rows)?,
+            rows: card.map(&rows)?,
             residual: io.residual.map_or(Ok(output), tiles)?,
             output,
         };
