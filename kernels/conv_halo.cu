@@ -269,7 +269,7 @@ __device__ __forceinline__ void conv_halo(const ConvHalo& q) {
             const int place = is_one ? row * kColumns + column : S::kTileRows * kColumns + lane % 8;
             unsigned char* at = tile + place * kRowBytes + (chunk ^ place % 8) * 16;
             uint32_t pairs[4] = {};
-            if (p.residual) load_matrices_turned(pairs, at);
+            if (p.residual) load_matrices<true>(pairs, at);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float(&from)[4] = sum[j + i / 2];

@@ -121,3 +121,13 @@ __device__ __forceinline__ void probe_products(const Probe& p) {
 
 KERNEL(probe_products_f16, Probe, 128) { probe_products<f16>(p); }
 KERNEL(probe_products_bf16, Probe, 128) { probe_products<bf16>(p); }
+
+// Four matrices: input [32 lanes][4 registers], output [32 rows][4 words].
+KERNEL(probe_store_matrices_turned, Probe, 32) {
+    uint32_t* shared = reinterpret_cast<uint32_t*>(shared_bytes());
+    uint32_t registers[4];
+    for (int i = 0; i < 4; ++i) registers[i] = p.input[threadIdx.x * 4 + i];
+    store_matrices_turned(shared + threadIdx.x * 4, registers);
+    __syncwarp();
+    for (int i = 0; i < 4; ++i) p.output[threadIdx.x * 4 + i] = shared[threadIdx.x * 4 + i];
+}

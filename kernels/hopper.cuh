@@ -47,7 +47,7 @@ __device__ __forceinline__ void settle(float (&sums)[N][4]) {
 
 // Four matrices of 8 x 8 values of 16 bits to shared memory, each turned over: lane
 // 8 i + r names where column r of matrix i goes, 16 bytes; registers are those of
-// `load_matrices_turned` (PTX ISA 9.7.15.5.16, stmatrix).
+// `load_matrices<true>` (PTX ISA 9.7.15.5.16, stmatrix).
 __device__ __forceinline__ void store_matrices_turned(void* row, const uint32_t (&from)[4]) {
 #if defined(__CUDACC__)
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(

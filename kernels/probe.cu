@@ -9,14 +9,18 @@ struct Probe {
 };
 
 // Four matrices: input [32 rows][4 words], output [32 lanes][4 registers].
-KERNEL(probe_load_matrices, Probe, 32) {
+template <bool kTurned>
+__device__ __forceinline__ void probe_load_matrices(const Probe& p) {
     uint32_t* shared = reinterpret_cast<uint32_t*>(shared_bytes());
     for (int i = 0; i < 4; ++i) shared[threadIdx.x * 4 + i] = p.input[threadIdx.x * 4 + i];
     __syncwarp();
     uint32_t registers[4];
-    load_matrices(registers, shared + threadIdx.x * 4);
+    load_matrices<kTurned>(registers, shared + threadIdx.x * 4);
     for (int i = 0; i < 4; ++i) p.output[threadIdx.x * 4 + i] = registers[i];
 }
+
+KERNEL(probe_load_matrices_straight, Probe, 32) { probe_load_matrices<false>(p); }
+KERNEL(probe_load_matrices_turned, Probe, 32) { probe_load_matrices<true>(p); }
 
 // One product: input [32 lanes][a0..a3, b0, b1, c0..c3], output [32 lanes][4].
 template <typename E>

@@ -47,39 +47,22 @@ __device__ __forceinline__ void copies_wait() {
 // --- matrix products (9.7.14, mma and ldmatrix) ------------------------------
 
 // Four 8 x 8 matrices of 16-bit values. Lane 8 i + r names row r of matrix i.
-// Register i of lane l holds row l / 4, columns 2 (l % 4) and one more.
+// Register i of lane l holds row l / 4 of matrix i, columns 2 (l % 4) and one more;
+// turned over, column l / 4, rows 2 (l % 4) and one more.
+template <bool kTurned = false>
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
 #if defined(__CUDACC__)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
-#else
-    struct Slot {
-        uint32_t* to;
-        const unsigned char* row;
-    } slot{to, static_cast<const unsigned char*>(row)};
-    shim::check_shared(row, 16, 16, "ldmatrix");
-    shim::gather_warp("ldmatrix", &slot, [](shim::Thread** lanes) {
-        const unsigned char* rows[32];
-        for (int l = 0; l < 32; ++l) rows[l] = static_cast<Slot*>(lanes[l]->slot)->row;
-        for (int l = 0; l < 32; ++l) {
-            for (int i = 0; i < 4; ++i) {
-                memcpy(&static_cast<Slot*>(lanes[l]->slot)->to[i], rows[8 * i + l / 4] + 4 * (l % 4), 4);
-            }
-        }
-    });
-#endif
-}
-
-// The same, each turned over: register i of lane l holds column l / 4 of matrix i, rows
-// 2 (l % 4) and one more.
-__device__ __forceinline__ void load_matrices_turned(uint32_t (&to)[4], const void* row) {
-#if defined(__CUDACC__)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    if constexpr (kTurned) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    }
 #else
     struct Slot {
         uint32_t* to;
@@ -91,8 +74,9 @@ __device__ __forceinline__ void load_matrices_turned(uint32_t (&to)[4], const vo
             for (int i = 0; i < 4; ++i) {
                 uint16_t pair[2];
                 for (int odd = 0; odd < 2; ++odd) {
-                    const auto* row = static_cast<Slot*>(lanes[8 * i + l % 4 * 2 + odd]->slot)->row;
-                    memcpy(&pair[odd], row + l / 4 * 2, 2);
+                    const int line = l / 4, place = 2 * (l % 4) + odd;
+                    const int row = kTurned ? place : line, column = kTurned ? line : place;
+                    memcpy(&pair[odd], static_cast<Slot*>(lanes[8 * i + row]->slot)->row + 2 * column, 2);
                 }
                 memcpy(&static_cast<Slot*>(lanes[l]->slot)->to[i], pair, 4);
             }

@@ -133,6 +133,9 @@ struct Launch {
     std::vector<Stores> stores;
     std::vector<Warp> warps;
     std::vector<Thread*> waiting;  // with a condition
+    bool is_cluster = false;       // what the resident blocks are
+    bool has_met = false;
+    Barrier cluster;
     int warp = 0;                  // that runs
     int unfinished = 0;
     bool failed = false;
@@ -377,23 +380,46 @@ void gather_warp(const char* what, void* slot, Combine combine) {
     yield();
 }
 
+// Waits for as many threads as the barrier expects; true in the last one.
+static bool gather(const char* what, Barrier& barrier) {
+    if (++barrier.arrived < barrier.expected) {
+        barrier.waiting.push_back(current);
+        block_and_yield(what);
+        return false;
+    }
+    barrier.arrived = 0;
+    for (Thread* thread : barrier.waiting) wake(thread);
+    barrier.waiting.clear();
+    return true;
+}
+
 void gather_block(const char* what, int number, int count) {
-    Block& block = launch->blocks[current->resident];
-    Barrier& barrier = block.barriers[number];
+    Barrier& barrier = launch->blocks[current->resident].barriers[number];
     const int expected = count ? count : launch->threads;
     if (barrier.arrived && barrier.expected != expected) {
         fail("%s: threads expect %d and %d at barrier %d", what, barrier.expected, expected, number);
     }
     barrier.expected = expected;
-    if (++barrier.arrived < expected) {
-        barrier.waiting.push_back(current);
-        block_and_yield(what);
-        return;
+    if (gather(what, barrier)) yield();
+}
+
+void gather_cluster(const char* what) {
+    if (!launch->is_cluster) fail("%s: this block is in no cluster", what);
+    launch->cluster.expected = static_cast<int>(launch->fibers.size());
+    if (gather(what, launch->cluster)) {
+        launch->has_met = true;
+        yield();
     }
-    barrier.arrived = 0;
-    for (Thread* thread : barrier.waiting) wake(thread);
-    barrier.waiting.clear();
-    yield();
+}
+
+void store_to_block(unsigned block, void* at, const void* from, int bytes) {
+    const char* what = "st.shared::cluster";
+    check_shared(at, bytes, bytes, what);
+    if (block >= launch->blocks.size()) fail("%s: there is no block %u", what, block);
+    if (!launch->has_met) fail("%s: block %u may not have begun", what, block);
+    const Block& other = launch->blocks[block];
+    if (other.finished == launch->threads) fail("%s: block %u has ended", what, block);
+    std::memcpy(other.shared + (static_cast<unsigned char*>(at) - shared_memory()), from, bytes);
 }
 
 void wait_until(const char* what, bool (*condition)(const void*), const void* argument) {
@@ -760,6 +786,8 @@ void run_blocks(unsigned first, unsigned count) {
     l.stores.assign(fibers, Stores());
     l.warps.assign(fibers / kWarp, Warp());
     l.waiting.clear();
+    l.has_met = false;
+    l.cluster = Barrier();
     l.unfinished = static_cast<int>(fibers);
     l.warp = l.order == Order::Reverse ? static_cast<int>(l.warps.size()) - 1 : 0;
     for (unsigned b = 0; b < count; ++b) {
@@ -788,6 +816,10 @@ void run_blocks(unsigned first, unsigned count) {
     }
     current = next();
     if (current) switch_fiber(nullptr, current);
+    if (!l.failed && l.cluster.arrived) {
+        l.failed = true;
+        l.error = "threads were left behind at a cluster's barrier";
+    }
     for (Block& block : l.blocks) {
         for (const Barrier& barrier : block.barriers) {
             if (!l.failed && barrier.arrived) {
@@ -814,7 +846,8 @@ struct ShimLaunch {
     unsigned grid[3];
     unsigned block;
     unsigned shared_bytes;
-    unsigned together;  // all blocks at once
+    unsigned together;  // blocks that run at once: one, a cluster's, or all
+    unsigned is_cluster;
     const void* parameters;
     unsigned parameter_bytes;
     unsigned order;     // 0 forward, 1 reverse, 2 random
@@ -843,23 +876,25 @@ int shim_launch(const ShimLaunch* asked, char* error, unsigned error_bytes) {
     if (blocks == 0 || asked->grid[1] > 65535 || asked->grid[2] > 65535) {
         return refuse("has an impossible grid");
     }
+    if (asked->together == 0 || blocks % asked->together) return refuse("has blocks left over");
+    if (asked->is_cluster && (asked->grid[0] % asked->together || asked->together > 8)) {
+        return refuse("has an impossible cluster");
+    }
     Launch state{};
     state.kernel = &entry;
     state.parameters = asked->parameters;
     state.order = static_cast<Order>(asked->order);
     state.random = asked->seed;
     state.threads = static_cast<int>(asked->block);
+    state.is_cluster = asked->is_cluster;
     state.shared_bytes = asked->shared_bytes;
     launch = &state;
     grid_size = {asked->grid[0], asked->grid[1], asked->grid[2]};
     block_size = {asked->block, 1, 1};
-    if (asked->together) {
-        run_blocks(0, static_cast<unsigned>(blocks));
-    } else {
-        for (uint64_t i = 0; i < blocks && !state.failed; ++i) {
-            const uint64_t number = state.order == Order::Reverse ? blocks - 1 - i : i;
-            run_blocks(static_cast<unsigned>(number), 1);
-        }
+    const uint64_t rounds = blocks / asked->together;
+    for (uint64_t i = 0; i < rounds && !state.failed; ++i) {
+        const uint64_t number = state.order == Order::Reverse ? rounds - 1 - i : i;
+        run_blocks(static_cast<unsigned>(number * asked->together), asked->together);
     }
     launch = nullptr;
     return state.failed ? refuse(state.error) : 0;

@@ -14,6 +14,8 @@
 // - Asynchronous copies poison their target with NaNs when they are issued and
 //   are performed as late as the rules allow; those that complete a barrier, when
 //   somebody waits for it.
+// - Blocks of a cluster run together, and write to each other's shared memory once they
+//   have met, until they end.
 //
 // What it is not: a model of time, of caches, or of memory ordering between
 // blocks.
@@ -74,6 +76,10 @@ unsigned char* shared_memory();
 void gather_warp(const char* what, void* slot, Combine combine);
 // Every thread of the block, or `count` threads under a barrier's number.
 void gather_block(const char* what, int barrier, int count);
+// Every thread of the cluster.
+void gather_cluster(const char* what);
+// Writes to the shared memory of a block of the cluster, where `at` lies in one's own.
+void store_to_block(unsigned block, void* at, const void* from, int bytes);
 // Waits until the condition holds.
 void wait_until(const char* what, bool (*condition)(const void*), const void* argument);
 

@@ -49,6 +49,8 @@ enum Part {
 
 const BATCHES: [usize; 3] = [1, 8, 32];
 
+const RESULTS: &str = "results.json";
+
 pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
     let wants = |part| args.only.is_none_or(|only| only == part);
     fs::create_dir_all(&args.output)
@@ -71,6 +73,7 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
             };
             println!("{verdict} {}: {difference}", result.name);
         })?;
+        write(&args.output, &report)?;
     }
     for (name, spec) in models() {
         if !wants(Part::Networks) && !wants(Part::Timings) {
@@ -108,23 +111,24 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
                 .layers
                 .extend(suite::layer_timings(name, &model, &ends)?);
         }
+        write(&args.output, &report)?;
     }
-    let write = |name: &str, text: String| {
-        let file = args.output.join(name);
-        let written = fs::write(&file, text);
-        written.with_context(|| format!("cannot write {}", file.display()))?;
-        anyhow::Ok(file)
-    };
-    write("table.md", table(&report))?;
-    let file = write(
-        "results.json",
-        serde_json::to_string_pretty(&report)? + "\n",
-    )?;
     if !report.passed() {
         bail!(
             "the kernels are not right on this card, see {}",
-            file.display()
+            args.output.join(RESULTS).display()
         );
+    }
+    Ok(())
+}
+
+/// Writes results.json and table.md: after each part anew, so that what is known stays when
+/// the time on a card is over.
+fn write(folder: &Path, report: &suite::Report) -> anyhow::Result<()> {
+    let results = serde_json::to_string_pretty(report)? + "\n";
+    for (name, text) in [("table.md", table(report)), (RESULTS, results)] {
+        let file = folder.join(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }

@@ -126,11 +126,8 @@ impl<S: Simd> Finish<'_, S> {
                 let (output, _) = S::as_mut_simd_f32s(&mut output[i * pitch..][..full]);
                 let residual = residual.map(|values| S::as_simd_f32s(&values[i * pitch..][..full]));
                 for j in 0..NV {
-                    let mut value = simd.add_f32s(sums[j], self.bias[j]);
-                    if let Some((residual, _)) = residual {
-                        value = simd.add_f32s(value, residual[j]);
-                    }
-                    output[j] = simd.max_f32s(value, self.floor);
+                    let residual = residual.map(|(vectors, _)| vectors[j]);
+                    output[j] = self.value(simd, j, sums[j], residual);
                 }
             }
         } else {
@@ -150,19 +147,24 @@ impl<S: Simd> Finish<'_, S> {
         let (vectors, rest) = S::as_mut_simd_f32s(output);
         let whole = vectors.len();
         for i in 0..whole {
-            let mut value = simd.add_f32s(sums[i], self.bias[i]);
-            if let Some((residual, _)) = residual {
-                value = simd.add_f32s(value, residual[i]);
-            }
-            vectors[i] = simd.max_f32s(value, self.floor);
+            let residual = residual.map(|(vectors, _)| vectors[i]);
+            vectors[i] = self.value(simd, i, sums[i], residual);
         }
         if !rest.is_empty() {
-            let mut value = simd.add_f32s(sums[whole], self.bias[whole]);
-            if let Some((_, residual)) = residual {
-                value = simd.add_f32s(value, simd.partial_load_f32s(residual));
-            }
-            simd.partial_store_f32s(rest, simd.max_f32s(value, self.floor));
+            let residual = residual.map(|(_, rest)| simd.partial_load_f32s(rest));
+            let value = self.value(simd, whole, sums[whole], residual);
+            simd.partial_store_f32s(rest, value);
         }
+    }
+
+    /// What becomes of a sum, those of vector `number` of the panel.
+    #[inline(always)]
+    fn value(&self, simd: S, number: usize, sum: S::f32s, residual: Option<S::f32s>) -> S::f32s {
+        let mut value = simd.add_f32s(sum, self.bias[number]);
+        if let Some(residual) = residual {
+            value = simd.add_f32s(value, residual);
+        }
+        simd.max_f32s(value, self.floor)
     }
 }
 

@@ -17,7 +17,7 @@ use cudarc::driver::{CudaContext, sys};
 use super::CudaError;
 use super::compile::{self, Cache};
 use super::kernels::{source_of, sources_for};
-use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles};
+use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles, Together};
 use super::suite;
 
 /// The first CUDA whose drivers describe memory to the tensor memory accelerator.
@@ -129,6 +129,7 @@ impl DriverCard {
             warpgroups: false,
             tma: false,
             boxes: false,
+            clusters: false,
         };
         let mut card = Self {
             context,
@@ -148,9 +149,9 @@ impl DriverCard {
         Ok(card)
     }
 
-    /// Opens a card, and on Hopper tries its products of whole warpgroups and its tensor
-    /// memory accelerator: where they do not do what the kernels rest on, the kernels for
-    /// older cards compute, or copy. A card is tried once in a process.
+    /// Opens a card, and on Hopper tries its products of whole warpgroups, its clusters and
+    /// its tensor memory accelerator: where they do not do what the kernels rest on, the
+    /// kernels for older cards compute, or copy. A card is tried once in a process.
     pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
         /// What was found, by card.
         static FOUND: Mutex<BTreeMap<usize, Limits>> = Mutex::new(BTreeMap::new());
@@ -191,11 +192,19 @@ impl DriverCard {
             let card = open(suite::few(limits))?;
             Ok::<_, CudaError>(tried(what, &card, suite::copies_conform))
         };
+        let clusters = {
+            let card = open(Limits {
+                clusters: true,
+                ..limits
+            })?;
+            tried("a cluster", &card, suite::clusters_conform)
+        };
         let tma = Self::driver_version() >= FIRST_WITH_MAPS && try_copies("TMA", false)?;
         let boxes = tma && try_copies("TMA's boxes", true)?;
         open(Limits {
             tma,
             boxes,
+            clusters,
             ..limits
         })
     }
@@ -242,6 +251,38 @@ impl DriverCard {
         Ok(lane)
     }
 
+    /// What a launch asks for besides its grid.
+    fn attributes(&self, together: Together) -> Vec<sys::CUlaunchAttribute> {
+        use sys::CUlaunchAttributeID::{
+            CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION as CLUSTER,
+            CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION as OVERLAP,
+        };
+        let attribute = |id, value| sys::CUlaunchAttribute {
+            id,
+            pad: [0; 4],
+            value,
+        };
+        let mut attributes = Vec::new();
+        if self.overlaps && together != Together::All {
+            // Blocks may come before the kernel before has ended.
+            let value = sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            };
+            attributes.push(attribute(OVERLAP, value));
+        }
+        if let Together::Clusters(blocks) = together {
+            let value = sys::CUlaunchAttributeValue {
+                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                    x: blocks as u32,
+                    y: 1,
+                    z: 1,
+                },
+            };
+            attributes.push(attribute(CLUSTER, value));
+        }
+        attributes
+    }
+
     /// A kernel, by name, allowed to use so much shared memory.
     fn function(&self, name: &str) -> Result<Function, CudaError> {
         let mut functions = lock(&self.functions);
@@ -276,17 +317,6 @@ impl DriverCard {
         }
         functions.insert(name.to_owned(), Function(function));
         Ok(Function(function))
-    }
-}
-
-/// Asks that a kernel's blocks may come before the kernel before has ended.
-fn overlapping() -> sys::CUlaunchAttribute {
-    sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-        pad: [0; 4],
-        value: sys::CUlaunchAttributeValue {
-            programmaticStreamSerializationAllowed: 1,
-        },
     }
 }
 
@@ -545,13 +575,14 @@ impl Card for DriverCard {
         let block = (launch.block as u32, 1, 1);
         let shared = launch.shared_bytes as u32;
         let mut parameters = [launch.parameters.pointer.cast_mut()];
+        let attributes = self.attributes(launch.together);
         // SAFETY: the kernel takes one struct of this size by value, as the host
         // shim has checked for every kernel; it is copied before this returns.
         // Addresses inside are allocations that outlive the launch: freeing
         // waits. A kernel that is launched to overlap waits by itself for what was
-        // begun before.
+        // begun before. The attributes are only read.
         let launched = unsafe {
-            if launch.together {
+            if launch.together == Together::All {
                 result::launch_cooperative_kernel(
                     function.0,
                     grid,
@@ -560,8 +591,9 @@ impl Card for DriverCard {
                     stream,
                     &mut parameters,
                 )
-            } else if self.overlaps {
-                let mut overlap = overlapping();
+            } else if attributes.is_empty() {
+                result::launch_kernel(function.0, grid, block, shared, stream, &mut parameters)
+            } else {
                 let configuration = sys::CUlaunchConfig {
                     gridDimX: grid.0,
                     gridDimY: grid.1,
@@ -571,15 +603,13 @@ impl Card for DriverCard {
                     blockDimZ: block.2,
                     sharedMemBytes: shared,
                     hStream: stream,
-                    attrs: &raw mut overlap,
-                    numAttrs: 1,
+                    attrs: attributes.as_ptr().cast_mut(),
+                    numAttrs: attributes.len() as u32,
                 };
                 let parameters = parameters.as_mut_ptr();
                 let none = std::ptr::null_mut();
                 sys::cuLaunchKernelEx(&raw const configuration, function.0, parameters, none)
                     .result()
-            } else {
-                result::launch_kernel(function.0, grid, block, shared, stream, &mut parameters)
             }
         };
         launched.map_err(|error| CudaError::Launch {

@@ -25,6 +25,8 @@ pub(crate) struct Limits {
     pub(crate) tma: bool,
     /// And whether it brings and stores boxes, as `conv_halo.cu` wants them.
     pub(crate) boxes: bool,
+    /// Whether blocks of a cluster write to each other's shared memory, and that conforms.
+    pub(crate) clusters: bool,
 }
 
 /// What the copies of `tma.cuh` read of memory, whose values have 16 bits: tiles of
@@ -90,6 +92,15 @@ impl<'a> Parameters<'a> {
     }
 }
 
+/// Blocks that must run at once, since they wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Together {
+    None,
+    /// Rows of as many along x, which reach each other's shared memory.
+    Clusters(usize),
+    All,
+}
+
 /// One launch of a kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Launch<'a> {
@@ -100,8 +111,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) block: usize,
     /// Shared memory of a block, in bytes.
     pub(crate) shared_bytes: usize,
-    /// Whether all blocks must run at once, since they wait for each other.
-    pub(crate) together: bool,
+    pub(crate) together: Together,
     pub(crate) parameters: Parameters<'a>,
 }
 

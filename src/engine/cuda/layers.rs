@@ -367,6 +367,7 @@ impl Builder<'_> {
                 .map_err(asked_for)?,
             hidden,
             units,
+            clusters: limits.clusters,
         };
         Ok((projection, recurrence))
     }

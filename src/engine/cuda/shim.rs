@@ -14,7 +14,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread::ThreadId;
 
 use super::CudaError;
-use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles};
+use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles, Together};
 pub(crate) use library::Patch;
 
 /// In what order the shim lets threads run.
@@ -40,6 +40,7 @@ struct ShimLaunch {
     block: u32,
     shared_bytes: u32,
     together: u32,
+    is_cluster: u32,
     parameters: *const c_void,
     parameter_bytes: u32,
     order: u32,
@@ -123,7 +124,7 @@ struct OwnedLaunch {
     grid: [usize; 3],
     block: usize,
     shared_bytes: usize,
-    together: bool,
+    together: Together,
     parameters: Vec<Aligned>,
     parameter_bytes: usize,
 }
@@ -187,6 +188,7 @@ impl Shim {
                 warpgroups: true,
                 tma: true,
                 boxes: true,
+                clusters: true,
             },
             memory: Mutex::default(),
             begun: Mutex::default(),
@@ -207,6 +209,7 @@ impl Shim {
         shim.limits.shared_bytes = 99 * 1024;
         shim.limits.warpgroups = false;
         shim.limits.tma = false;
+        shim.limits.clusters = false;
         shim
     }
 
@@ -289,12 +292,18 @@ impl Shim {
             Schedule::Reverse => (1, 0),
             Schedule::Random(seed) => (2, seed),
         };
+        let together = match launch.together {
+            Together::None => 1,
+            Together::Clusters(blocks) => blocks,
+            Together::All => launch.grid.iter().product(),
+        };
         let asked = ShimLaunch {
             name: name.as_ptr(),
             grid: launch.grid.map(|blocks| u32::try_from(blocks).unwrap()),
             block: launch.block as u32,
             shared_bytes: launch.shared_bytes as u32,
-            together: u32::from(launch.together),
+            together: u32::try_from(together).unwrap(),
+            is_cluster: u32::from(matches!(launch.together, Together::Clusters(_))),
             parameters: launch.parameters.as_ptr().cast(),
             parameter_bytes: launch.parameter_bytes as u32,
             order,

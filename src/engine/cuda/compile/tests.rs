@@ -63,7 +63,7 @@ fn budget(kernel: &str) -> usize {
         name if name.starts_with("halo") => 168,
         name if name.starts_with("conv_f32") => 96,
         // One block of 512 threads, which hold its weights.
-        "lstm_f16" | "lstm_bf16" => 128,
+        "lstm_f16" | "lstm_bf16" | "lstm_cluster_f16" | "lstm_cluster_bf16" => 128,
         _ => 64,
     }
 }

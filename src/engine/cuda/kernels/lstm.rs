@@ -1,10 +1,10 @@
-//! The recurrence: `lstm.cu`.
+//! The recurrence: `lstm.cu` and `lstm_cluster.cu`.
 
-use super::super::launch::{Card, Launch, Limits, Parameters};
+use super::super::launch::{Card, Launch, Limits, Parameters, Together};
 use super::super::{CudaError, Precision};
 use super::{int, suffix};
 
-/// `struct Lstm` of `lstm.cu`.
+/// `struct Lstm` of `lstm.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct LstmParameters {
@@ -31,6 +31,8 @@ pub(crate) struct Recurrence {
     pub(crate) hidden: usize,
     /// Hidden units of one block.
     pub(crate) units: usize,
+    /// Whether its blocks are a cluster, if they can be.
+    pub(crate) clusters: bool,
 }
 
 impl Recurrence {
@@ -39,7 +41,10 @@ impl Recurrence {
     }
 }
 
-/// `kHeld` of `lstm.cu`, in values of k: their weights stay in registers.
+/// Blocks that can be a cluster on any card that has them.
+const CLUSTERS: [usize; 3] = [2, 4, 8];
+
+/// `kHeld` of `lstm.cuh`, in values of k: their weights stay in registers.
 const HELD: usize = 128;
 
 /// Units whose cells and weights a block of 512 threads holds.
@@ -89,10 +94,15 @@ pub(crate) fn lstm_units(precision: Precision, hidden: usize, limits: Limits) ->
     match precision {
         Precision::F32 => [16, 8, 4].into_iter().find(fits),
         // As few blocks as there can be: one needs no other, and what blocks tell each
-        // other costs more than what they compute.
-        Precision::F16 | Precision::Bf16 => (1..=hidden / 8)
-            .map(|blocks| hidden.div_ceil(blocks).next_multiple_of(8))
-            .find(|units| *units <= MOST_UNITS && fits(units)),
+        // other costs more than what they compute, least in a cluster.
+        Precision::F16 | Precision::Bf16 => {
+            let clusters = CLUSTERS.into_iter().filter(|_| limits.clusters);
+            std::iter::once(1)
+                .chain(clusters)
+                .chain(2..=hidden / 8)
+                .map(|blocks| hidden.div_ceil(blocks).next_multiple_of(8))
+                .find(|units| *units <= MOST_UNITS && fits(units))
+        }
     }
 }
 
@@ -123,15 +133,21 @@ pub(crate) fn lstm(
     let blocks = layer.blocks();
     let groups = clips.div_ceil(clips_of_group(precision));
     let is_plain = precision == Precision::F32;
-    // Blocks that wait for each other run at once: no more groups than there is
-    // room for.
-    let together = is_plain || blocks > 1;
-    let at_once = if together {
-        (card.limits().multiprocessors / blocks).max(1)
+    let together = if !is_plain && blocks == 1 {
+        Together::None
+    } else if !is_plain && layer.clusters && CLUSTERS.contains(&blocks) {
+        Together::Clusters(blocks)
     } else {
-        groups.max(1)
+        Together::All
     };
-    let kernel = format!("lstm_{}", suffix(precision));
+    let (kind, at_once) = match together {
+        Together::None => ("", groups.max(1)),
+        Together::Clusters(_) => ("cluster_", groups.max(1)),
+        // Blocks that wait for each other run at once: no more groups than there is
+        // room for.
+        Together::All => ("", (card.limits().multiprocessors / blocks).max(1)),
+    };
+    let kernel = format!("lstm_{kind}{}", suffix(precision));
     for first_group in (0..groups).step_by(at_once) {
         let parameters = LstmParameters {
             gates: sequence.gates,

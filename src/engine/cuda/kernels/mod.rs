@@ -16,7 +16,7 @@ mod probe;
 mod slices;
 mod stem;
 
-use super::launch::{Card, Launch, Parameters};
+use super::launch::{Card, Launch, Parameters, Together};
 use super::{CudaError, Precision};
 
 pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Way, conv};
@@ -44,7 +44,7 @@ macro_rules! sources {
 }
 
 /// What is compiled, one module a file.
-pub(crate) const SOURCES: [Source; 14] = sources![
+pub(crate) const SOURCES: [Source; 15] = sources![
     "conv_f32.cu",
     "conv_halo.cu",
     "conv_mma.cu",
@@ -53,6 +53,7 @@ pub(crate) const SOURCES: [Source; 14] = sources![
     "dense.cu",
     "input.cu",
     "lstm.cu",
+    "lstm_cluster.cu",
     "picture.cu",
     "pointwise.cu",
     "pool.cu",
@@ -62,17 +63,24 @@ pub(crate) const SOURCES: [Source; 14] = sources![
 ];
 
 /// What the sources include.
-pub(crate) const HEADERS: [Source; 6] = sources![
+pub(crate) const HEADERS: [Source; 8] = sources![
+    "cluster.cuh",
     "common.cuh",
     "conv.cuh",
     "conv_group.cuh",
     "hopper.cuh",
+    "lstm.cuh",
     "ptx.cuh",
     "tma.cuh"
 ];
 
 /// Sources of instructions that are Hopper's alone.
-pub(super) const HOPPER: [&str; 3] = ["conv_halo.cu", "conv_tma.cu", "conv_wgmma.cu"];
+pub(super) const HOPPER: [&str; 4] = [
+    "conv_halo.cu",
+    "conv_tma.cu",
+    "conv_wgmma.cu",
+    "lstm_cluster.cu",
+];
 
 /// Sources for an architecture.
 pub(crate) fn sources_for(architecture: &str) -> impl Iterator<Item = Source> {
@@ -146,7 +154,7 @@ fn run<P: Copy>(
         grid,
         block,
         shared_bytes,
-        together: false,
+        together: Together::None,
         parameters: Parameters::of(parameters),
     })
 }

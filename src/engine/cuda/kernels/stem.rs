@@ -174,6 +174,7 @@ mod tests {
             warpgroups: false,
             tma: false,
             boxes: false,
+            clusters: false,
         }
     }
 

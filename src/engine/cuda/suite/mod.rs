@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::CudaError;
 use super::launch::{Card, Limits};
 
-pub(super) use cases::copies_conform;
+pub(super) use cases::{clusters_conform, copies_conform};
 pub(super) use probes::products_conform;
 pub use run::{
     KernelResult, LayerTiming, NetworkResult, Report, SuiteError, Timing, identify, kernels,

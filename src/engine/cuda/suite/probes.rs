@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::super::CudaError;
 use super::super::kernels;
 use super::super::launch::{Card, Memory};
-use super::{Case, copies_conform};
+use super::{Case, clusters_conform, copies_conform};
 
 /// Runs a probe of one warp on words; gives `[32][4]` words.
 fn run(card: &Arc<dyn Card>, kernel: &str, input: &[u32]) -> Result<Vec<u32>, CudaError> {
@@ -50,7 +50,11 @@ fn exact(name: &str, check: fn(&Arc<dyn Card>) -> Result<f64, CudaError>) -> Cas
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        exact("ldmatrix", load_matrices),
+        exact("ldmatrix", |card| load_matrices(card, "straight", [0, 1])),
+        exact("ldmatrix.trans", |card| {
+            load_matrices(card, "turned", [1, 0])
+        }),
+        exact("stmatrix.trans", store_matrices),
         exact("cp.async", copy_async),
         exact("mma.sync f16", |card| {
             multiply_add(card, "f16", |x| f16::from_f32(x).to_bits())
@@ -59,8 +63,15 @@ pub(super) fn cases() -> Vec<Case> {
             multiply_add(card, "bf16", |x| bf16::from_f32(x).to_bits())
         }),
         exact("conversions", conversions),
-        exact("wgmma", products),
-        exact("TMA", copies),
+        exact("wgmma", |card| {
+            conforms(card, card.limits().warpgroups, products_conform)
+        }),
+        exact("a cluster", |card| {
+            conforms(card, card.limits().clusters, clusters_conform)
+        }),
+        exact("TMA", |card| {
+            conforms(card, card.limits().tma, copies_conform)
+        }),
     ]
 }
 
@@ -90,36 +101,64 @@ pub(crate) fn products_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> 
     Ok(true)
 }
 
-/// Nothing to see on a card without them.
-fn products(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
-    if !card.limits().warpgroups {
-        return Ok(0.0);
-    }
-    Ok(if products_conform(card)? { 0.0 } else { 1.0 })
+/// Nothing to see on a card that lacks it.
+fn conforms(
+    card: &Arc<dyn Card>,
+    is_there: bool,
+    probe: fn(&Arc<dyn Card>) -> Result<bool, CudaError>,
+) -> Result<f64, CudaError> {
+    Ok(if is_there && !probe(card)? { 1.0 } else { 0.0 })
 }
 
-/// Nothing to see on a card without it.
-fn copies(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
-    if !card.limits().tma {
-        return Ok(0.0);
-    }
-    Ok(if copies_conform(card)? { 0.0 } else { 1.0 })
+/// Two values of 16 bits in each of 128 words, no two alike.
+fn numbered() -> Vec<u32> {
+    let word = |word| 0x0001_0000 * (2 * word + 1) + 2 * word;
+    (0..128).map(word).collect()
+}
+
+/// Value `column` of line `line`, which has eight, in lines of four words.
+fn value_of(words: &[u32], line: usize, column: usize) -> u32 {
+    words[4 * line + column / 2] >> (16 * (column % 2)) & 0xffff
 }
 
 /// Register `i` of lane `l` holds row `l / 4` of matrix `i`, columns `2 (l % 4)`
-/// and one more; row `r` of matrix `i` is what lane `8 i + r` names.
-fn load_matrices(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
-    let input: Vec<u32> = (0..128)
-        .map(|word| 0x0001_0000 * (2 * word + 1) + 2 * word)
-        .collect();
+/// and one more, or with row and column exchanged; row `r` of matrix `i` is what lane
+/// `8 i + r` names. `order` says which of the two is the row.
+fn load_matrices(card: &Arc<dyn Card>, how: &str, order: [usize; 2]) -> Result<f64, CudaError> {
+    let input = numbered();
     let expected: Vec<u32> = (0..32)
-        .flat_map(|lane| (0..4).map(move |matrix| (8 * matrix + lane / 4) * 4 + lane % 4))
-        .map(|word| input[word])
+        .flat_map(|lane| (0..4).map(move |matrix| (lane, matrix)))
+        .map(|(lane, matrix)| {
+            let value = |odd| {
+                let places = [lane / 4, 2 * (lane % 4) + odd];
+                let [row, column] = order.map(|place| places[place]);
+                value_of(&input, 8 * matrix + row, column)
+            };
+            value(0) | value(1) << 16
+        })
         .collect();
-    Ok(differences(
-        &run(card, "probe_load_matrices", &input)?,
-        &expected,
-    ))
+    let kernel = format!("probe_load_matrices_{how}");
+    Ok(differences(&run(card, &kernel, &input)?, &expected))
+}
+
+/// What `ldmatrix.trans` reads, written: nothing to see on a card without it.
+fn store_matrices(card: &Arc<dyn Card>) -> Result<f64, CudaError> {
+    if !card.limits().warpgroups {
+        return Ok(0.0);
+    }
+    let input = numbered();
+    // Column `c` of row `r` of matrix `i` is in lane `4 c + r / 2`, in register `i`.
+    let value = |matrix: usize, row: usize, column: usize| {
+        value_of(&input, 4 * column + row / 2, 2 * matrix + row % 2)
+    };
+    let expected: Vec<u32> = (0..32)
+        .flat_map(|line| (0..4).map(move |word| (line / 8, line % 8, 2 * word)))
+        .map(|(matrix, row, column)| {
+            value(matrix, row, column) | value(matrix, row, column + 1) << 16
+        })
+        .collect();
+    let found = run(card, "probe_store_matrices_turned", &input)?;
+    Ok(differences(&found, &expected))
 }
 
 fn copy_async(card: &Arc<dyn Card>) -> Result<f64, CudaError> {

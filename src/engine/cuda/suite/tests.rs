@@ -53,7 +53,7 @@ struct Bug {
     cases: &'static str,
 }
 
-const BUGS: [Bug; 40] = [
+const BUGS: [Bug; 43] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -337,7 +337,7 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "blocks do not wait for each other",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "wait_for_counter(arrived, gridDim.x * round);",
             to: "",
         },
@@ -346,7 +346,7 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "a frame's state takes the place of what others still read",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "static_cast<uint32_t*>(p.state) + static_cast<long long>(t % 2)",
             to: "static_cast<uint32_t*>(p.state) + static_cast<long long>(0)",
         },
@@ -355,7 +355,7 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "a frame begins before the last one's state has come",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "__syncthreads();  // the next frame's h has come",
             to: "// the next frame's h has come",
         },
@@ -364,7 +364,7 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "the state is replaced while products still read it",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "f16* fresh = h + (t + 1) % 2 * 2 * kClips * pitch;",
             to: "f16* fresh = h + t % 2 * 2 * kClips * pitch;",
         },
@@ -373,7 +373,7 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "the state is rounded to half precision",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: ", row[pitch] = low",
             to: "",
         },
@@ -382,16 +382,43 @@ const BUGS: [Bug; 40] = [
     Bug {
         name: "weights that registers do not hold are another step's",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "others + 64 * (step + half - kHeld)",
             to: "others + 64 * (step - kHeld)",
         },
         cases: "lstm",
     },
     Bug {
+        name: "blocks of a cluster do not wait for each other",
+        patch: Patch {
+            file: "lstm.cuh",
+            from: "gather_cluster();  // all blocks' h has come",
+            to: "__syncthreads();",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "a block writes to another one that may not have begun",
+        patch: Patch {
+            file: "lstm.cuh",
+            from: "gather_cluster();  // from here on others may write to it",
+            to: "__syncthreads();",
+        },
+        cases: "lstm",
+    },
+    Bug {
+        name: "a block of a cluster keeps its h to itself",
+        patch: Patch {
+            file: "lstm.cuh",
+            from: "store_to_block(block, row, high.bits);",
+            to: "store_to_block(blockIdx.x, row, high.bits);",
+        },
+        cases: "lstm",
+    },
+    Bug {
         name: "the counters are not put back",
         patch: Patch {
-            file: "lstm.cu",
+            file: "lstm.cuh",
             from: "arrived[0] = 0;",
             to: "",
         },

@@ -21,7 +21,7 @@ const PLAIN: [LstmShape; 4] = [
 ];
 
 /// For tensor cores, whose groups have 4 clips.
-const TENSOR: [LstmShape; 8] = [
+const TENSOR: [LstmShape; 9] = [
     // One block, which waits for no other.
     (1, 4, 13, 16),
     (3, 5, 40, 48),
@@ -33,6 +33,8 @@ const TENSOR: [LstmShape; 8] = [
     (9, 3, 24, 8),
     // The second block is not full, and registers do not hold all weights.
     (5, 4, 150, 96),
+    // No cluster has three.
+    (5, 3, 72, 32),
 ];
 
 pub(super) fn shapes(precision: Precision) -> &'static [LstmShape] {
@@ -42,58 +44,135 @@ pub(super) fn shapes(precision: Precision) -> &'static [LstmShape] {
     }
 }
 
+/// An LSTM of random weights over random gates, and what it must come to.
+struct Sample {
+    precision: Precision,
+    clips: usize,
+    frames: usize,
+    /// Padded.
+    hidden: usize,
+    units: usize,
+    packed: Memory,
+    gates: Memory,
+    /// `[clips, frames, hidden]`.
+    states: Vec<f64>,
+    /// `[clips, hidden]`.
+    last: Vec<f64>,
+}
+
+/// What it came to, likewise.
+struct Found {
+    states: Vec<f64>,
+    last: Vec<f64>,
+}
+
+impl Sample {
+    fn new(
+        card: &Arc<dyn Card>,
+        precision: Precision,
+        (clips, frames, hidden, units): LstmShape,
+    ) -> Result<Self, CudaError> {
+        let padded_hidden = hidden.next_multiple_of(16);
+        let mut noise = Noise(12);
+        let gates = noise.values(clips * frames * 4 * hidden);
+        let recurrent = noise.exact(hidden * 4 * hidden, precision);
+        let mut states = Tensor::zeros(clips, [frames, 1, 1], hidden);
+        let of_clips = gates.chunks_exact(frames * 4 * hidden);
+        states.values = of_clips
+            .flat_map(|gates| reference::lstm(&wide(gates), &wide(&recurrent), hidden))
+            .collect();
+        let last = states.frames(frames - 1, frames);
+        let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units, precision);
+        let rounded = weights::rounded(&packed, weights::recurrent_type(precision));
+        let gates = weights::padded_gates(&gates, clips * frames, hidden, padded_hidden);
+        Ok(Self {
+            precision,
+            clips,
+            frames,
+            hidden: padded_hidden,
+            units,
+            packed: Memory::of(card, &rounded)?,
+            gates: Memory::of(card, &bytes_of(&gates))?,
+            states: wide(&padded(&states, padded_hidden)),
+            last: wide(&padded(&last, padded_hidden)),
+        })
+    }
+
+    /// None where the counters are not left as they were.
+    fn run(&self, card: &Arc<dyn Card>, clusters: bool) -> Result<Option<Found>, CudaError> {
+        let values = self.clips * self.hidden;
+        let bytes = bytes_each(self.precision);
+        let state = Memory::new(card, 2 * values * 4)?;
+        let sequence = Memory::of(card, &vec![0xff; values * self.frames * bytes])?;
+        let output = Memory::of(card, &vec![0xff; values * 4])?;
+        let counter_bytes = kernels::lstm_counter_bytes(self.precision, self.clips);
+        let counters = Memory::of(card, &vec![0; counter_bytes])?;
+        let layer = kernels::Recurrence {
+            recurrent: self.packed.address(),
+            hidden: self.hidden,
+            units: self.units,
+            clusters,
+        };
+        let io = kernels::Sequence {
+            gates: self.gates.address(),
+            state: state.address(),
+            sequence: sequence.address(),
+            output: output.address(),
+            counters: counters.address(),
+        };
+        // Twice: the counters must be as they were.
+        for _ in 0..2 {
+            let (clips, frames) = (self.clips, self.frames);
+            kernels::lstm(card.as_ref(), self.precision, clips, frames, layer, io)?;
+        }
+        let mut left = vec![1; counter_bytes];
+        counters.download(&mut left)?;
+        if left.iter().any(|byte| *byte != 0) {
+            return Ok(None);
+        }
+        Ok(Some(Found {
+            states: read(&sequence, values * self.frames, self.precision)?,
+            last: read(&output, values, Precision::F32)?,
+        }))
+    }
+}
+
+/// In every way that its blocks can exchange h.
 pub(super) fn lstm(
     card: &Arc<dyn Card>,
     precision: Precision,
-    (clips, frames, hidden, units): LstmShape,
+    shape: LstmShape,
 ) -> Result<f64, CudaError> {
-    let padded_hidden = hidden.next_multiple_of(16);
-    let mut noise = Noise(12);
-    let gates = noise.values(clips * frames * 4 * hidden);
-    let recurrent = noise.exact(hidden * 4 * hidden, precision);
-    let mut states = Tensor::zeros(clips, [frames, 1, 1], hidden);
-    let of_clips = gates.chunks_exact(frames * 4 * hidden);
-    states.values = of_clips
-        .flat_map(|gates| reference::lstm(&wide(gates), &wide(&recurrent), hidden))
-        .collect();
-    let last = states.frames(frames - 1, frames);
+    let sample = Sample::new(card, precision, shape)?;
+    let mut worst = 0.0_f64;
+    for clusters in [false, true] {
+        if clusters && !card.limits().clusters {
+            break;
+        }
+        let Some(found) = sample.run(card, clusters)? else {
+            return Ok(f64::INFINITY);
+        };
+        let end = difference(&found.last, &sample.last);
+        let end = if end < 1e-5 { end } else { f64::INFINITY };
+        worst = worst
+            .max(difference(&found.states, &sample.states))
+            .max(end);
+    }
+    Ok(worst)
+}
 
-    let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units, precision);
-    let rounded = weights::rounded(&packed, weights::recurrent_type(precision));
-    let packed = Memory::of(card, &rounded)?;
-    let wide_gates = weights::padded_gates(&gates, clips * frames, hidden, padded_hidden);
-    let gates = Memory::of(card, &bytes_of(&wide_gates))?;
-    let state = Memory::new(card, 2 * clips * padded_hidden * 4)?;
-    let sequence = Memory::new(card, clips * frames * padded_hidden * bytes_each(precision))?;
-    let output = Memory::new(card, clips * padded_hidden * 4)?;
-    let counter_bytes = kernels::lstm_counter_bytes(precision, clips);
-    let counters = Memory::of(card, &vec![0; counter_bytes])?;
-    let layer = kernels::Recurrence {
-        recurrent: packed.address(),
-        hidden: padded_hidden,
-        units,
+/// Whether the blocks of a cluster exchange what they do through global memory: the
+/// largest cluster, with as much shared memory as any.
+pub(crate) fn clusters_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
+    let sample = Sample::new(card, Precision::F16, (5, 4, 512, 64))?;
+    let bits = |found: Option<Found>| -> Option<Vec<u64>> {
+        let Found { states, last } = found?;
+        let values = states.iter().chain(&last);
+        Some(values.map(|value| value.to_bits()).collect())
     };
-    let io = kernels::Sequence {
-        gates: gates.address(),
-        state: state.address(),
-        sequence: sequence.address(),
-        output: output.address(),
-        counters: counters.address(),
-    };
-    // Twice: the counters must be as they were.
-    for _ in 0..2 {
-        kernels::lstm(card.as_ref(), precision, clips, frames, layer, io)?;
-    }
-    let mut left = vec![1; counter_bytes];
-    counters.download(&mut left)?;
-    if left.iter().any(|byte| *byte != 0) {
-        return Ok(f64::INFINITY);
-    }
-    let found = read(&sequence, clips * frames * padded_hidden, precision)?;
-    let all = difference(&found, &wide(&padded(&states, padded_hidden)));
-    let found = read(&output, clips * padded_hidden, Precision::F32)?;
-    let end = difference(&found, &wide(&padded(&last, padded_hidden)));
-    Ok(all.max(if end < 1e-5 { end } else { f64::INFINITY }))
+    let [apart, clustered] = [false, true].map(|clusters| sample.run(card, clusters));
+    let apart = bits(apart?);
+    Ok(apart.is_some() && apart == bits(clustered?))
 }
 
 /// A gate that half precision could not hold must not give an ordinary number.
@@ -117,6 +196,7 @@ pub(super) fn lstm_of_infinity(
                 recurrent: recurrent.address(),
                 hidden: 16,
                 units: 16,
+                clusters: false,
             };
             let io = kernels::Sequence {
                 gates: gates.address(),

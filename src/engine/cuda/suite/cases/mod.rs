@@ -24,6 +24,7 @@ pub(crate) use conv::copies_conform;
 use conv::{CONVS, conv, frames_are_the_same, split_is_the_same};
 use dense::{linear, log_mean_softmax};
 use input::lay_out;
+pub(crate) use lstm::clusters_conform;
 use lstm::{lstm, lstm_of_infinity, shapes};
 use picture::{grad_cam, resize};
 use pointwise::pointwise;
