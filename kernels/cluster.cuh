@@ -11,7 +11,7 @@
 // others write to it has come.
 __device__ __forceinline__ void gather_cluster() {
 #if defined(__CUDACC__)
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #else
     shim::gather_cluster("barrier.cluster");
 #endif

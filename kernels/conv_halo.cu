@@ -69,11 +69,11 @@ struct Shape {
     static constexpr int kDown = SHARING == Sharing::kRows ? 4 : 8;             // a block's
     static constexpr int kBoxBytes = kBoxColumns * (kDown + 2) * kRowBytes;
     static constexpr int kTileBytes = kColumns * kTileRows * kRowBytes;
-    // From one box to the next; positions that are none lie behind a box under its last
-    // taps.
-    static constexpr int kRoom = (kBoxBytes + 1023) / 1024 * 1024;
     // Columns of the product.
     static constexpr int kPositions = (kBoxColumns * kTileRows + 15) / 16 * 16;
+    // From one box to the next: under the last taps, positions that are none lie behind it.
+    static constexpr int kReach = (kDown - kTileRows + 2) * kBoxColumns + 2 + kPositions;
+    static constexpr int kRoom = (kReach * kRowBytes + 1023) / 1024 * 1024;
     static constexpr int kFragments = kPositions / 8;
     static constexpr int kSlots = SHARING == Sharing::kChannels ? 4 : 8;
     static constexpr int kSlotBytes = kChannels * kRowBytes;

@@ -32,10 +32,11 @@ fi
 
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv | tee "$folder/card.csv"
 status=0
-"$binary" gpu-suite --output "$folder" || status=$?
+# What waits for ever must not take the card's time with it.
+timeout 600 "$binary" gpu-suite --output "$folder" || status=$?
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck synccheck racecheck; do
-    compute-sanitizer --tool $tool --error-exitcode 9 \
+    timeout 600 compute-sanitizer --tool $tool --error-exitcode 9 \
       "$binary" gpu-suite --output "$folder/sanitizer" --only kernels >"$folder/$tool.log" 2>&1 \
       && echo "compute-sanitizer $tool: nothing found" \
       || { echo "compute-sanitizer $tool found something, see $folder/$tool.log" >&2; status=1; }

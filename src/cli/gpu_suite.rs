@@ -64,6 +64,9 @@ pub(super) fn run(args: &GpuSuiteArgs) -> anyhow::Result<()> {
     println!("{}, {}", report.date, report.card);
     println!("{}, CUDA {}", report.driver, report.driver_cuda_version);
     println!("kernel sources {}", report.kernel_sources);
+    if !report.done_without.is_empty() {
+        println!("FAIL done without: {}", report.done_without.join(", "));
+    }
     if wants(Part::Kernels) {
         report.kernels = suite::kernels(|result| {
             let verdict = if result.passed { "ok  " } else { "FAIL" };

@@ -11,7 +11,10 @@ use std::thread::ThreadId;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+use cudarc::driver::sys::CUfunction_attribute_enum::{
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED,
+    CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as CARVEOUT,
+};
 use cudarc::driver::{CudaContext, sys};
 
 use super::CudaError;
@@ -209,6 +212,11 @@ impl DriverCard {
         })
     }
 
+    /// Whether kernels for Hopper alone are there.
+    pub(crate) fn is_hopper(&self) -> bool {
+        self.has_warpgroup_kernels
+    }
+
     /// Opens a card to use no more of it than this, which was found to conform.
     pub(crate) fn open_within(ordinal: usize, limits: Limits) -> Result<Self, CudaError> {
         let mut card = Self::open(ordinal)?;
@@ -304,17 +312,17 @@ impl DriverCard {
                 problem: format!("there is no kernel {name}"),
             });
         };
-        if self.limits.shared_bytes > ORDINARY_SHARED_BYTES {
+        let set = |attribute, value| {
             // SAFETY: the function belongs to a loaded module.
-            unsafe {
-                result::function::set_function_attribute(
-                    function,
-                    SHARED,
-                    self.limits.shared_bytes as i32,
-                )
-            }
-            .map_err(failed)?;
+            unsafe { result::function::set_function_attribute(function, attribute, value) }
+                .map_err(failed)
+        };
+        if self.limits.shared_bytes > ORDINARY_SHARED_BYTES {
+            set(SHARED, self.limits.shared_bytes as i32)?;
         }
+        // All of them the same, as much as there is: a multiprocessor must be empty before
+        // it shares its memory out anew.
+        set(CARVEOUT, 100)?;
         functions.insert(name.to_owned(), Function(function));
         Ok(Function(function))
     }
@@ -635,14 +643,18 @@ impl Card for DriverCard {
                 if let Some(graph) = graph {
                     let _ = result::graph::destroy(graph);
                 }
-                tracing::debug!("the driver does not record these launches");
+                tracing::warn!("the driver does not record these launches: each is made by itself");
                 return Ok(None);
             };
             let flags = std::mem::zeroed();
             let executable = result::graph::instantiate(graph, flags);
             let _ = result::graph::destroy(graph);
-            let Ok(executable) = executable else {
-                return Ok(None);
+            let executable = match executable {
+                Ok(executable) => executable,
+                Err(error) => {
+                    tracing::warn!(%error, "launches were recorded in vain: each is made by itself");
+                    return Ok(None);
+                }
             };
             let mut recordings = lock(&self.recordings);
             recordings.push(Some(Graph(executable)));

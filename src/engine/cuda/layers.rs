@@ -197,7 +197,8 @@ fn segment_of(k: usize, positions: usize, outputs: usize) -> usize {
     const BLOCKS: usize = 128;
     /// Of k, at the least: below, adding the segments costs more than it saves.
     const SHORTEST: usize = 512;
-    let tiles = positions.div_ceil(128) * outputs.div_ceil(64);
+    // As wide as those that are split on Hopper; others have twice as many.
+    let tiles = positions.div_ceil(128) * outputs.div_ceil(128);
     let segments = (BLOCKS / tiles).min(k / SHORTEST).max(1);
     k.div_ceil(segments).next_multiple_of(64)
 }

@@ -336,6 +336,12 @@ impl Network {
         })
     }
 
+    /// Whether [`Self::compute`] replays a recording from now on.
+    pub(super) fn is_recorded(&self, batch: &Batch, clips: usize, kind: Kind) -> bool {
+        let recorded = batch.recordings.get(&Launches::Clips(clips, kind));
+        matches!(recorded, Some(Recorded::As(_)))
+    }
+
     /// Launches something, or replays its recording.
     pub(super) fn play(
         &self,

@@ -276,7 +276,8 @@ pub(crate) fn conv(
     }
     let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
     // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
-    // brings for each place in k.
+    // brings for each place in k. The accelerator needs as long for a stage of 64 channels
+    // out as for one of 128, so split sums had better have more segments, of wide tiles.
     let brings = |width| blocks(width).div_ceil(multiprocessors) * (BLOCK_ROWS + width);
     let is_wide = match conv.way {
         // Warps have no registers for a wide tile's segments.
@@ -285,6 +286,7 @@ pub(crate) fn conv(
                 && output.channels.is_multiple_of(128)
                 && blocks(128) >= 2 * multiprocessors
         }
+        Way::Warpgroups | Way::Tma if is_split => output.channels.is_multiple_of(128),
         Way::Warpgroups | Way::Tma => brings(128) < brings(64),
     };
     let brought = match conv.way {

@@ -65,11 +65,13 @@ impl Sharing {
 
     fn shared_bytes(self) -> usize {
         const BYTES: usize = TMA_ROW * TMA_BYTES;
-        let [_, rows] = self.rows();
-        let box_bytes = (COLUMNS + RIM) * (rows + RIM) * BYTES;
+        let [tile_rows, rows] = self.rows();
+        let columns = COLUMNS + RIM;
+        let positions = (columns * tile_rows).next_multiple_of(16);
+        let reach = (rows - tile_rows + RIM) * columns + RIM + positions;
         let slots = if self == Self::Channels { 4 } else { 8 };
         // Two boxes in each of two stages; two barriers a stage and a slot.
-        4 * box_bytes.next_multiple_of(1024)
+        4 * (reach * BYTES).next_multiple_of(1024)
             + slots * self.channels_out() * BYTES
             + (2 + slots) * 16
     }

@@ -27,6 +27,9 @@ pub struct Report {
     pub driver_cuda_version: i32,
     /// Hash of the sources of all kernels: what was validated.
     pub kernel_sources: String,
+    /// What Hopper has and was done without, since it did not conform when the card was
+    /// opened: then kernels for other cards were validated, and the suite has failed.
+    pub done_without: Vec<&'static str>,
     /// Every kernel against its definition.
     pub kernels: Vec<KernelResult>,
     /// Whole networks against the CPU.
@@ -98,11 +101,16 @@ pub struct Timing {
     pub clips_per_second: f64,
     /// Milliseconds from grey pictures in memory to logits in memory.
     pub answer_milliseconds: f64,
+    /// Whether the launches of a batch are a CUDA graph.
+    pub is_recorded: bool,
 }
 
 impl Report {
     /// Whether every kernel and network passed.
     pub fn passed(&self) -> bool {
+        if !self.done_without.is_empty() {
+            return false;
+        }
         let kernels = self.kernels.iter().all(|kernel| kernel.passed);
         kernels && self.networks.iter().all(|network| network.passed)
     }
@@ -124,8 +132,20 @@ pub enum SuiteError {
 /// # Errors
 /// If there is none that the kernels run on.
 pub fn identify() -> Result<Report, CudaError> {
-    let card = DriverCard::open_checked(0)?;
+    let limits = DriverCard::open_checked(0)?.limits();
+    let card = DriverCard::open_within(0, limits)?;
+    let of_hopper = [
+        ("wgmma", limits.warpgroups),
+        ("clusters", limits.clusters),
+        ("TMA", limits.tma),
+        ("TMA's boxes", limits.boxes),
+    ];
+    let lacking = of_hopper.into_iter().filter(|(_, conforms)| !conforms);
     Ok(Report {
+        done_without: lacking
+            .map(|(name, _)| name)
+            .filter(|_| card.is_hopper())
+            .collect(),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         card: card.name(),
         driver: std::fs::read_to_string("/proc/driver/nvidia/version")
@@ -180,16 +200,22 @@ fn speckle(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Compares a network with the CPU, in every precision, on two clips.
+/// Clips that networks are compared on: as many as give the blocks of a large card several
+/// tiles each.
+const COMPARED: usize = 8;
+
+/// Compares a network with the CPU, in every precision, on some clips.
 ///
 /// # Errors
 /// If the card fails, or the network cannot be compiled.
 pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteError> {
     let input = &model.spec().input;
     let classes = model.spec().classes.len();
-    let shape = [2, input.channels, input.frames, input.height, input.width];
-    let grey = speckle(2 * input.frames * input.height * input.width);
-    let clip_len = input.frames * input.height * input.width;
+    let extent = [input.frames, input.height, input.width];
+    let [frames, height, width] = extent;
+    let shape = [COMPARED, input.channels, frames, height, width];
+    let clip_len = extent.iter().product();
+    let grey = speckle(COMPARED * clip_len);
     // The same pictures as values, for the CPU.
     let values: Vec<f32> = grey
         .chunks_exact(clip_len)
@@ -212,7 +238,7 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
         .into_iter()
         .map(|precision| {
             let network = Network::new(&card, precision, &plan, input)?;
-            let mut batch = network.batch(2)?;
+            let mut batch = network.batch(COMPARED)?;
             let tolerance = if precision == Precision::F32 {
                 1e-5
             } else {
@@ -222,7 +248,7 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
             // Three times each: launched, recorded, replayed.
             for _ in 0..3 {
                 for clips in [Clips::Grey(&grey), Clips::Values(&values)] {
-                    found.extend(network.run(&mut batch, 2, clips)?);
+                    found.extend(network.run(&mut batch, COMPARED, clips)?);
                     right.extend_from_slice(&expected);
                 }
             }
@@ -297,6 +323,7 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
                 milliseconds,
                 clips_per_second: clips as f64 / milliseconds * 1e3,
                 answer_milliseconds: median(&mut answered),
+                is_recorded: network.is_recorded(&batch, clips, Kind::Grey),
             });
         }
     }

@@ -45,7 +45,7 @@ pub(super) const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(in super::super) const CONVS: [ConvShape; 26] = [
+pub(in super::super) const CONVS: [ConvShape; 29] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -247,11 +247,7 @@ pub(in super::super) const CONVS: [ConvShape; 26] = [
         clips: Clips::Filling,
         extent: [2, 6, 9],
         channels: [72, 24],
-        window: Window {
-            kernel: [1, 3, 3],
-            padding: [0, 1, 1],
-            ..PLAIN.window
-        },
+        window: IN_FRAMES,
         segment: 128,
         ..PLAIN
     },
@@ -285,11 +281,7 @@ pub(in super::super) const CONVS: [ConvShape; 26] = [
         clips: Clips::Few(1),
         extent: [3, 8, 53],
         channels: [64, 72],
-        window: Window {
-            kernel: [1, 3, 3],
-            padding: [0, 1, 1],
-            ..PLAIN.window
-        },
+        window: IN_FRAMES,
         residual: true,
         ..PLAIN
     },
@@ -322,7 +314,41 @@ pub(in super::super) const CONVS: [ConvShape; 26] = [
         relu: true,
         ..PLAIN
     },
+    // And of which each block has several, one after the other.
+    ConvShape {
+        name: "conv 1x3x3 of 64 channels in many tiles",
+        clips: Clips::Few(3),
+        extent: [6, 8, 21],
+        channels: [64, 64],
+        window: IN_FRAMES,
+        residual: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 128 channels in many tiles of few rows",
+        clips: Clips::Few(3),
+        extent: [3, 4, 21],
+        channels: [128, 64],
+        window: IN_FRAMES,
+        residual: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 128 channels in many tiles",
+        clips: Clips::Few(3),
+        extent: [3, 8, 21],
+        channels: [128, 128],
+        window: IN_FRAMES,
+        residual: true,
+        ..PLAIN
+    },
 ];
+
+const IN_FRAMES: Window = Window {
+    kernel: [1, 3, 3],
+    padding: [0, 1, 1],
+    ..PLAIN.window
+};
 
 impl ConvShape {
     /// Of the output.
