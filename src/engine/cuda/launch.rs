@@ -14,6 +14,10 @@ use super::CudaError;
 
 /// What a card can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "what a card has, each tried by itself"
+)]
 pub(crate) struct Limits {
     /// Multiprocessors: blocks that run at once, at the least.
     pub(crate) multiprocessors: usize,

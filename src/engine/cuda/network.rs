@@ -128,6 +128,12 @@ impl Batch {
         }
     }
 
+    /// Whether [`Network::compute`] replays a recording from now on.
+    pub(super) fn is_recorded(&self, clips: usize, kind: Kind) -> bool {
+        let recorded = self.recordings.get(&Launches::Clips(clips, kind));
+        matches!(recorded, Some(Recorded::As(_)))
+    }
+
     /// Makes room for so many bytes of slices' addresses and of partial sums.
     pub(super) fn make_room(&mut self, slices: usize, partial: usize) -> Result<(), CudaError> {
         if self.slices.len() < slices {
@@ -334,12 +340,6 @@ impl Network {
         self.play(batch, Launches::Clips(clips, kind), &|batch| {
             self.launch(batch, clips, kind)
         })
-    }
-
-    /// Whether [`Self::compute`] replays a recording from now on.
-    pub(super) fn is_recorded(&self, batch: &Batch, clips: usize, kind: Kind) -> bool {
-        let recorded = batch.recordings.get(&Launches::Clips(clips, kind));
-        matches!(recorded, Some(Recorded::As(_)))
     }
 
     /// Launches something, or replays its recording.

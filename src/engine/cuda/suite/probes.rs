@@ -112,7 +112,7 @@ fn conforms(
 
 /// Two values of 16 bits in each of 128 words, no two alike.
 fn numbered() -> Vec<u32> {
-    let word = |word| 0x0001_0000 * (2 * word + 1) + 2 * word;
+    let word = |word: u32| 0x0001_0000 * (2 * word + 1) + 2 * word;
     (0..128).map(word).collect()
 }
 

@@ -323,7 +323,7 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
                 milliseconds,
                 clips_per_second: clips as f64 / milliseconds * 1e3,
                 answer_milliseconds: median(&mut answered),
-                is_recorded: network.is_recorded(&batch, clips, Kind::Grey),
+                is_recorded: batch.is_recorded(clips, Kind::Grey),
             });
         }
     }

@@ -36,5 +36,5 @@ fn a_recurrence_takes_a_cluster_where_it_can() {
     assert_eq!(layout(320, 227), Some((4, 80)));
     assert_eq!(layout(512, 227), Some((8, 64)));
     // More than a cluster holds.
-    assert_eq!(layout(640, 227), Some((13, 56)));
+    assert_eq!(layout(640, 227), Some((14, 48)));
 }
