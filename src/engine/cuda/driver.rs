@@ -3,7 +3,11 @@
 //! Every thread has a stream and pinned memory of its own, so that one thread's
 //! copies run beside another one's kernels.
 
-use std::collections::{BTreeMap, HashMap};
+mod maps;
+mod modules;
+mod trial;
+
+use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +22,10 @@ use cudarc::driver::sys::CUfunction_attribute_enum::{
 use cudarc::driver::{CudaContext, sys};
 
 use super::CudaError;
-use super::compile::{self, Cache};
-use super::kernels::{source_of, sources_for};
+use super::compile;
+use super::kernels::source_of;
 use super::launch::{Card, Launch, Limits, Recording, TensorMap, Tiles, Together};
-use super::suite;
-
-/// The first CUDA whose drivers describe memory to the tensor memory accelerator.
-const FIRST_WITH_MAPS: i32 = 12000;
+use modules::LoadedModule;
 
 /// The first CUDA whose drivers record kernels that overlap.
 const FIRST_THAT_OVERLAPS: i32 = 12030;
@@ -53,20 +54,11 @@ pub(crate) struct DriverCard {
 
 /// A handle of the driver's, which any thread may use.
 #[derive(Clone, Copy, Debug)]
-struct LoadedModule {
-    source: &'static str,
-    module: sys::CUmodule,
-}
-#[derive(Clone, Copy, Debug)]
 struct Function(sys::CUfunction);
 #[derive(Clone, Copy, Debug)]
 struct Graph(sys::CUgraphExec);
 
 // SAFETY: the driver's handles are not tied to a thread; its functions lock.
-unsafe impl Send for LoadedModule {}
-// SAFETY: as above.
-unsafe impl Sync for LoadedModule {}
-// SAFETY: as above.
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Send for Graph {}
@@ -147,69 +139,9 @@ impl DriverCard {
             recordings: Mutex::default(),
         };
         card.bind()?;
-        card.modules = load(&compile::architecture(capability))?;
+        card.modules = modules::load(&compile::architecture(capability))?;
         card.has_warpgroup_kernels = capability == (9, 0);
         Ok(card)
-    }
-
-    /// Opens a card, and on Hopper tries its products of whole warpgroups, its clusters and
-    /// its tensor memory accelerator: where they do not do what the kernels rest on, the
-    /// kernels for older cards compute, or copy. A card is tried once in a process.
-    pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
-        /// What was found, by card.
-        static FOUND: Mutex<BTreeMap<usize, Limits>> = Mutex::new(BTreeMap::new());
-        // Held while a card is tried: whoever else wants it waits for the answer.
-        let mut found = lock(&FOUND);
-        if let Some(&limits) = found.get(&ordinal) {
-            return Ok(Arc::new(Self::open_within(ordinal, limits)?));
-        }
-        let card = Self::open_tried(ordinal)?;
-        found.insert(ordinal, card.limits());
-        Ok(card)
-    }
-
-    fn open_tried(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
-        let plain = Self::open(ordinal)?;
-        if !plain.has_warpgroup_kernels {
-            return Ok(Arc::new(plain));
-        }
-        let mut limits = plain.limits;
-        let plain: Arc<dyn Card> = Arc::new(plain);
-        let conforms = tried("wgmma", &plain, suite::products_conform);
-        drop(plain);
-        if !conforms {
-            return Ok(Arc::new(Self::open(ordinal)?));
-        }
-        // Opened anew each time: a failed probe may have left the context in its error.
-        limits.warpgroups = true;
-        let open = |limits| {
-            let card = Self::open_within(ordinal, limits)?;
-            Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
-        };
-        let try_copies = |what, boxes| {
-            let limits = Limits {
-                tma: true,
-                boxes,
-                ..limits
-            };
-            let card = open(suite::few(limits))?;
-            Ok::<_, CudaError>(tried(what, &card, suite::copies_conform))
-        };
-        let clusters = {
-            let card = open(Limits {
-                clusters: true,
-                ..limits
-            })?;
-            tried("a cluster", &card, suite::clusters_conform)
-        };
-        let tma = Self::driver_version() >= FIRST_WITH_MAPS && try_copies("TMA", false)?;
-        let boxes = tma && try_copies("TMA's boxes", true)?;
-        open(Limits {
-            tma,
-            boxes,
-            clusters,
-            ..limits
-        })
     }
 
     /// Whether kernels for Hopper alone are there.
@@ -328,141 +260,6 @@ impl DriverCard {
     }
 }
 
-/// Whether a card's instructions do what the kernels rest on.
-fn tried(
-    what: &str,
-    card: &Arc<dyn Card>,
-    probe: fn(&Arc<dyn Card>) -> Result<bool, CudaError>,
-) -> bool {
-    match probe(card) {
-        Ok(true) => return true,
-        Ok(false) => tracing::warn!("{what} does not conform: kernels that do without compute"),
-        Err(error) => tracing::warn!(%error, "{what} fails: kernels that do without compute"),
-    }
-    false
-}
-
-/// Loads all modules; one that the driver refuses is compiled anew, once.
-fn load(architecture: &str) -> Result<Vec<LoadedModule>, CudaError> {
-    let cache = Cache::usual();
-    let load_one = |of: &compile::Module| {
-        // SAFETY: an image of machine code, whole as its hash says; the context
-        // is current.
-        let loaded = unsafe { result::module::load_data(of.cubin.as_ptr().cast()) };
-        loaded.map(|module| LoadedModule {
-            source: of.source,
-            module,
-        })
-    };
-    let modules = compile::modules(&cache, architecture)?;
-    let loaded: Result<Vec<_>, _> = modules.iter().map(load_one).collect();
-    if let Ok(loaded) = loaded {
-        return Ok(loaded);
-    }
-    for source in sources_for(architecture) {
-        cache.forget(source, architecture);
-    }
-    let load_again = |module: &compile::Module| {
-        load_one(module).map_err(|error| CudaError::Compile {
-            problem: format!("the driver refuses {}: {error}", module.source),
-        })
-    };
-    compile::modules(&cache, architecture)?
-        .iter()
-        .map(load_again)
-        .collect()
-}
-
-/// The driver's own form of a map: values of 16 bits, rows of 128 bytes swizzled, zeros
-/// for what lies outside.
-fn encode(tiles: &Tiles) -> Result<TensorMap, DriverError> {
-    use sys::CUtensorMapDataType_enum::CU_TENSOR_MAP_DATA_TYPE_UINT16 as TYPE;
-    use sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE as ZEROS;
-    use sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE as APART;
-    use sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_L2_256B as PROMOTION;
-    use sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B as SWIZZLE;
-    /// Values of a row.
-    const ROW: u32 = 64;
-    let long = |value: usize| value as u64;
-    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
-    // SAFETY: the arrays have as many numbers as the rank asks for, which is one fewer of
-    // pitches and three of corners; the driver writes the map, or refuses.
-    let (status, map) = unsafe {
-        let status = match *tiles {
-            Tiles::Matrix {
-                address,
-                extent,
-                pitch,
-                count,
-            } => sys::cuTensorMapEncodeTiled(
-                map.as_mut_ptr(),
-                TYPE,
-                2,
-                address as *mut c_void,
-                extent.map(long).as_ptr(),
-                [long(pitch)].as_ptr(),
-                [ROW, count as u32].as_ptr(),
-                [1, 1].as_ptr(),
-                APART,
-                SWIZZLE,
-                PROMOTION,
-                ZEROS,
-            ),
-            Tiles::Boxes {
-                address,
-                extent,
-                pitch,
-                columns,
-                rows,
-            } => sys::cuTensorMapEncodeTiled(
-                map.as_mut_ptr(),
-                TYPE,
-                5,
-                address as *mut c_void,
-                extent.map(long).as_ptr(),
-                pitch.map(long).as_ptr(),
-                [ROW, columns as u32, rows as u32, 1, 1].as_ptr(),
-                [1; 5].as_ptr(),
-                APART,
-                SWIZZLE,
-                PROMOTION,
-                ZEROS,
-            ),
-            Tiles::Positions {
-                address,
-                extent,
-                pitch,
-                count,
-                stride: [along_w, along_h, along_t],
-                lower,
-                upper,
-            } => sys::cuTensorMapEncodeIm2col(
-                map.as_mut_ptr(),
-                TYPE,
-                5,
-                address as *mut c_void,
-                extent.map(long).as_ptr(),
-                pitch.map(long).as_ptr(),
-                lower.as_ptr(),
-                upper.as_ptr(),
-                ROW,
-                count as u32,
-                [1, along_w, along_h, along_t, 1]
-                    .map(|axis| axis as u32)
-                    .as_ptr(),
-                APART,
-                SWIZZLE,
-                PROMOTION,
-                ZEROS,
-            ),
-        };
-        (status, map)
-    };
-    status.result()?;
-    // SAFETY: the driver has said that it wrote it.
-    Ok(TensorMap(unsafe { map.assume_init() }.opaque))
-}
-
 impl Lane {
     fn wait(&mut self) -> Result<(), CudaError> {
         // SAFETY: the stream is ours and lives.
@@ -571,7 +368,7 @@ impl Card for DriverCard {
 
     fn map(&self, tiles: &Tiles) -> Result<TensorMap, CudaError> {
         self.bind()?;
-        encode(tiles).map_err(failed)
+        maps::encode(tiles).map_err(failed)
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {

@@ -45,7 +45,7 @@ pub(super) const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(in super::super) const CONVS: [ConvShape; 29] = [
+pub(in super::super) const CONVS: [ConvShape; 30] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -201,6 +201,19 @@ pub(in super::super) const CONVS: [ConvShape; 29] = [
         name: "conv 3x1x1 of 64 to 128 channels in segments that one block adds",
         clips: Clips::Filling,
         extent: [4, 5, 5],
+        channels: [64, 128],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 64,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 64 to 128 channels in segments",
+        clips: Clips::Few(1),
         channels: [64, 128],
         window: Window {
             kernel: [3, 1, 1],
