@@ -1,6 +1,5 @@
-// A cluster: blocks that run at once and reach each other's shared memory (PTX ISA
-// 9.7.9.22, mapa; 9.7.13.4, barrier.cluster), from sm_90 on. Here a row of blocks along x,
-// as wide as the grid.
+// A cluster: blocks that run at once and reach each other's shared memory (PTX ISA,
+// mapa and barrier.cluster), from sm_90 on. Here blocks beside each other along x.
 #pragma once
 
 #include "ptx.cuh"

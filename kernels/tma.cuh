@@ -44,6 +44,25 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
 #endif
 }
 
+// Arrives at the barrier that lies at this place in that block of a cluster of so many.
+template <int BLOCKS>
+__device__ __forceinline__ void barrier_arrive_in(unsigned block, uint64_t* barrier) {
+    if constexpr (BLOCKS == 1) {
+        barrier_arrive(barrier);
+    } else {
+#if defined(__CUDACC__)
+        asm volatile(
+            "{\n.reg .u32 to;\n"
+            "mapa.shared::cluster.u32 to, %0, %1;\n"
+            "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [to];\n}" ::"r"(shared_address(barrier)),
+            "r"(block)
+            : "memory");
+#else
+        shim::barrier_arrive_in(block, barrier);
+#endif
+    }
+}
+
 // Arrives, and has this phase wait for so many bytes more.
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, unsigned bytes) {
 #if defined(__CUDACC__)
@@ -128,22 +147,36 @@ struct Corner {
 // 64 channels from `channel` on of as many positions as the map says, as a kernel
 // sees them under one tap: the first with its corner at `corner`, then along the
 // rows, the columns, the frames, the clips, in the map's strides. Padding is zero, and
-// so is what lies behind the last channel or clip.
+// so is what lies behind the last channel or clip. In a cluster of `BLOCKS` it comes to
+// this place of each of them, and counts at the barriers that lie where `barrier` does.
+template <int BLOCKS>
 __device__ __forceinline__ void copy_positions(void* to, const TensorMap* map, int channel,
                                                const Corner& corner, int tap_t, int tap_h, int tap_w,
                                                uint64_t* barrier) {
 #if defined(__CUDACC__)
-    asm volatile(
-        "cp.async.bulk.tensor.5d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], {%8, %9, %10};" ::"r"(shared_address(to)),
-        "l"(map), "r"(channel), "r"(corner.w), "r"(corner.h), "r"(corner.t), "r"(corner.clip),
-        "r"(shared_address(barrier)), "h"(static_cast<uint16_t>(tap_w)),
-        "h"(static_cast<uint16_t>(tap_h)), "h"(static_cast<uint16_t>(tap_t))
-        : "memory");
+    if constexpr (BLOCKS == 1) {
+        asm volatile(
+            "cp.async.bulk.tensor.5d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+            "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], {%8, %9, %10};" ::"r"(shared_address(to)),
+            "l"(map), "r"(channel), "r"(corner.w), "r"(corner.h), "r"(corner.t), "r"(corner.clip),
+            "r"(shared_address(barrier)), "h"(static_cast<uint16_t>(tap_w)),
+            "h"(static_cast<uint16_t>(tap_h)), "h"(static_cast<uint16_t>(tap_t))
+            : "memory");
+    } else {
+        constexpr uint16_t kAll = (1 << BLOCKS) - 1;
+        asm volatile(
+            "cp.async.bulk.tensor.5d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+            ".multicast::cluster "
+            "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], {%8, %9, %10}, %11;" ::"r"(shared_address(to)),
+            "l"(map), "r"(channel), "r"(corner.w), "r"(corner.h), "r"(corner.t), "r"(corner.clip),
+            "r"(shared_address(barrier)), "h"(static_cast<uint16_t>(tap_w)),
+            "h"(static_cast<uint16_t>(tap_h)), "h"(static_cast<uint16_t>(tap_t)), "h"(kAll)
+            : "memory");
+    }
 #else
     const int start[4] = {corner.w, corner.h, corner.t, corner.clip};
     const int taps[3] = {tap_w, tap_h, tap_t};
-    shim::copy_positions(to, map, channel, start, taps, barrier);
+    shim::copy_positions(to, map, channel, start, taps, barrier, BLOCKS);
 #endif
 }
 

@@ -412,16 +412,6 @@ void gather_cluster(const char* what) {
     }
 }
 
-void store_to_block(unsigned block, void* at, const void* from, int bytes) {
-    const char* what = "st.shared::cluster";
-    check_shared(at, bytes, bytes, what);
-    if (block >= launch->blocks.size()) fail("%s: there is no block %u", what, block);
-    if (!launch->has_met) fail("%s: block %u may not have begun", what, block);
-    const Block& other = launch->blocks[block];
-    if (other.finished == launch->threads) fail("%s: block %u has ended", what, block);
-    std::memcpy(other.shared + (static_cast<unsigned char*>(at) - shared_memory()), from, bytes);
-}
-
 void wait_until(const char* what, bool (*condition)(const void*), const void* argument) {
     if (condition(argument)) return;
     current->condition = condition;
@@ -524,12 +514,33 @@ void wait_for_products(int groups_left_pending) {
     }
 }
 
-static Phased& phased(uint64_t* barrier) {
-    auto& all = launch->blocks[current->resident].phased;
-    const auto found = all.find(barrier);
-    if (found == all.end()) fail("mbarrier: there is none at this place");
+// Another block of the cluster, which others may reach.
+static Block& block_of_cluster(const char* what, unsigned number) {
+    if (number >= launch->blocks.size()) fail("%s: there is no block %u", what, number);
+    if (!launch->has_met) fail("%s: block %u may not have begun", what, number);
+    Block& block = launch->blocks[number];
+    if (block.finished == launch->threads) fail("%s: block %u has ended", what, number);
+    return block;
+}
+
+// What lies in a block where `at` does in one's own.
+static unsigned char* place_in(const Block& block, const void* at) {
+    return block.shared + (static_cast<const unsigned char*>(at) - shared_memory());
+}
+
+void store_to_block(unsigned number, void* at, const void* from, int bytes) {
+    const char* what = "st.shared::cluster";
+    check_shared(at, bytes, bytes, what);
+    std::memcpy(place_in(block_of_cluster(what, number), at), from, bytes);
+}
+
+static Phased& phased(Block& block, uint64_t* barrier) {
+    const auto found = block.phased.find(reinterpret_cast<uint64_t*>(place_in(block, barrier)));
+    if (found == block.phased.end()) fail("mbarrier: there is none at this place");
     return found->second;
 }
+
+static Phased& phased(uint64_t* barrier) { return phased(launch->blocks[current->resident], barrier); }
 
 static void end_phase_if_over(Phased& barrier) {
     if (barrier.pending == 0 && barrier.bytes == 0) {
@@ -561,14 +572,19 @@ void barrier_init(uint64_t* barrier, unsigned count) {
     all[barrier].count = all[barrier].pending = count;
 }
 
-void barrier_arrive(uint64_t* at, unsigned bytes) {
-    Phased& barrier = phased(at);
+static void arrive(Phased& barrier, unsigned bytes) {
     if (barrier.pending == 0) fail("mbarrier: more arrivals than a phase waits for");
     --barrier.pending;
     barrier.bytes += bytes;
     end_phase_if_over(barrier);
     // Others may see it before this thread goes on.
     if (launch->order == Order::Random && draw() % 2) yield();
+}
+
+void barrier_arrive(uint64_t* at, unsigned bytes) { arrive(phased(at), bytes); }
+
+void barrier_arrive_in(unsigned block, uint64_t* at) {
+    arrive(phased(block_of_cluster("mbarrier.arrive", block), at), 0);
 }
 
 void barrier_wait(uint64_t* at, unsigned parity) {
@@ -589,14 +605,19 @@ void barrier_wait(uint64_t* at, unsigned parity) {
         &wait);
 }
 
-static void issue_tile(TileCopy copy, uint64_t* at) {
+static void issue_tile(TileCopy copy, Block& block, uint64_t* at) {
     const int bytes = static_cast<int>(copy.rows.size()) * kRow;
     check_shared(copy.to, bytes, 1024, "cp.async.bulk.tensor");
-    Phased& barrier = phased(at);
+    Phased& barrier = phased(block, at);
+    copy.to = place_in(block, copy.to);
     std::memset(copy.to, 0xff, bytes);
     barrier.copies.push_back(std::move(copy));
     // The hardware is free to be early.
     if (launch->order == Order::Random && draw() % 2) perform_oldest(barrier);
+}
+
+static void issue_tile(TileCopy copy, uint64_t* at) {
+    issue_tile(std::move(copy), launch->blocks[current->resident], at);
 }
 
 // Bytes of a row that are there, of values of 16 bits from `first` on; behind the
@@ -631,7 +652,7 @@ void copy_rows(void* to, const void* words, int column, int row, uint64_t* barri
 // PTX ISA 5.5.4, im2col mode: the box of first corners goes from `lower` to the
 // extent less one plus `upper`, on each axis; positions follow each other within it.
 void copy_positions(void* to, const void* words, int channel, const int (&start)[4],
-                    const int (&taps)[3], uint64_t* barrier) {
+                    const int (&taps)[3], uint64_t* barrier, int blocks) {
     const Map map = read_map(words, kPositions);
     TileCopy copy{static_cast<unsigned char*>(to), bytes_within("channels", channel, map.extent[0]), {}};
     int at[4] = {start[0], start[1], start[2], start[3]};
@@ -664,7 +685,13 @@ void copy_positions(void* to, const void* words, int channel, const int (&start)
             at[axis] = map.lower[axis];
         }
     }
-    issue_tile(std::move(copy), barrier);
+    if (blocks == 1) {
+        issue_tile(std::move(copy), barrier);
+        return;
+    }
+    for (int block = 0; block < blocks; ++block) {
+        issue_tile(copy, block_of_cluster("cp.async.bulk.tensor", block), barrier);
+    }
 }
 
 // Where the rows of a box lie, or null, and how many of their bytes there are.

@@ -112,10 +112,11 @@ static_assert(sizeof(Map) <= 128, "a map is 128 bytes");
 
 void barrier_init(uint64_t* barrier, unsigned count);
 void barrier_arrive(uint64_t* barrier, unsigned bytes);
+void barrier_arrive_in(unsigned block, uint64_t* barrier);
 void barrier_wait(uint64_t* barrier, unsigned parity);
 void copy_rows(void* to, const void* map, int column, int row, uint64_t* barrier);
 void copy_positions(void* to, const void* map, int channel, const int (&start)[4],
-                    const int (&taps)[3], uint64_t* barrier);
+                    const int (&taps)[3], uint64_t* barrier, int blocks);
 void copy_box(void* to, const void* map, int channel, const int (&start)[4], uint64_t* barrier);
 void store_box(const void* map, int channel, const int (&start)[4], const void* from);
 void wait_for_stores();

@@ -9,7 +9,6 @@ mod trial;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
@@ -125,6 +124,7 @@ impl DriverCard {
             tma: false,
             boxes: false,
             clusters: false,
+            pairs: false,
         };
         let mut card = Self {
             context,

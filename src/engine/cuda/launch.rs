@@ -31,6 +31,8 @@ pub(crate) struct Limits {
     pub(crate) boxes: bool,
     /// Whether blocks of a cluster write to each other's shared memory, and that conforms.
     pub(crate) clusters: bool,
+    /// And whether the accelerator brings what two of them read to both.
+    pub(crate) pairs: bool,
 }
 
 /// What the copies of `tma.cuh` read of memory, whose values have 16 bits: tiles of

@@ -189,6 +189,7 @@ impl Shim {
                 tma: true,
                 boxes: true,
                 clusters: true,
+                pairs: true,
             },
             memory: Mutex::default(),
             begun: Mutex::default(),

@@ -55,10 +55,10 @@ fn budget(kernel: &str) -> usize {
         name if name.starts_with("stem32") => 96,
         name if name.starts_with("hopper64") => 128,
         // A ninth warp: 288 threads a block.
-        name if name.starts_with("tma64") => 112,
+        name if name.starts_with("tma64") || name.starts_with("pair64") => 112,
         // One block in 128 KiB: only one fits.
         name if name.starts_with("hopper128") => 255,
-        name if name.starts_with("tma128") => 224,
+        name if name.starts_with("tma128") || name.starts_with("pair128") => 224,
         // One block: its sums are most of its registers.
         name if name.starts_with("halo") => 168,
         name if name.starts_with("conv_f32") => 96,

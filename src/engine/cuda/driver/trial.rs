@@ -58,20 +58,25 @@ impl DriverCard {
             ..limits
         };
         let clusters = conforms("a cluster", clusters, suite::clusters_conform)?;
-        let copies = |boxes| {
+        let copies = |boxes, pairs| {
             suite::few(Limits {
                 tma: true,
                 boxes,
+                pairs,
                 ..limits
             })
         };
         let tma = Self::driver_version() >= FIRST_WITH_MAPS
-            && conforms("TMA", copies(false), suite::copies_conform)?;
-        let boxes = tma && conforms("TMA's boxes", copies(true), suite::copies_conform)?;
+            && conforms("TMA", copies(false, false), suite::copies_conform)?;
+        let boxes = tma && conforms("TMA's boxes", copies(true, false), suite::copies_conform)?;
+        let pairs = tma
+            && clusters
+            && conforms("TMA to pairs", copies(false, true), suite::copies_conform)?;
         open(Limits {
             tma,
             boxes,
             clusters,
+            pairs,
             ..limits
         })
     }

@@ -1,7 +1,7 @@
 //! Convolutions: `conv_f32.cu`, `conv_mma.cu`, `conv_wgmma.cu` and `conv_tma.cu`; and
 //! `conv_halo.cu` by `halo.rs`, `stem.cu` by `stem.rs`.
 
-use super::super::launch::{Card, Limits, TensorMap, Tiles};
+use super::super::launch::{Card, Launch, Limits, Parameters, TensorMap, Tiles, Together};
 use super::super::{CudaError, Precision};
 use super::halo::Halo;
 use super::stem::stem;
@@ -49,8 +49,8 @@ struct TmaParameters {
     rows: TensorMap,
 }
 
-/// What multiplies, and what brings the values; the last two give the same bits where the
-/// channels in are a multiple of 64.
+/// What multiplies, and what brings the values; those of Hopper give the same bits where
+/// the channels in are a multiple of 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// Warps, and each thread's own copies: any card.
@@ -60,6 +60,8 @@ pub(crate) enum Way {
     /// Hopper's warpgroups, and its tensor memory accelerator where the convolution is
     /// one that it can bring.
     Tma,
+    /// The same, where blocks that read the same positions are pairs and share them.
+    Pairs,
 }
 
 impl Way {
@@ -69,10 +71,16 @@ impl Way {
             Self::Warps => true,
             Self::Warpgroups => limits.warpgroups,
             Self::Tma => limits.warpgroups && limits.tma,
+            Self::Pairs => limits.warpgroups && limits.tma && limits.pairs,
         };
-        [Self::Warps, Self::Warpgroups, Self::Tma]
+        [Self::Warps, Self::Warpgroups, Self::Tma, Self::Pairs]
             .into_iter()
             .filter(has)
+    }
+
+    /// Whether the accelerator brings what it can.
+    pub(crate) fn has_tma(self) -> bool {
+        matches!(self, Self::Tma | Self::Pairs)
     }
 
     /// The best that a card has.
@@ -87,6 +95,7 @@ impl std::fmt::Display for Way {
             Self::Warps => "mma",
             Self::Warpgroups => "wgmma",
             Self::Tma => "wgmma, TMA",
+            Self::Pairs => "wgmma, TMA, pairs",
         })
     }
 }
@@ -146,6 +155,8 @@ pub(crate) struct ConvIo {
 
 /// Positions that a block computes.
 pub(crate) const BLOCK_ROWS: usize = 128;
+/// Blocks along the second axis of a grid.
+const MOST_ALONG_Y: usize = 65_535;
 /// Values of a row that the accelerator brings.
 pub(super) const TMA_ROW: usize = 64;
 /// Of a value.
@@ -158,8 +169,8 @@ const TMA_TAPS: usize = 16;
 const TMA_STRIDE: usize = 8;
 const TMA_BOX: std::ops::Range<i64> = -16..16;
 
-/// What the accelerator brings of a convolution's input, a block's positions at a time;
-/// none where it cannot, be it for the channels or for the few bits of its box. The same
+/// What the accelerator brings of a convolution's input, so many positions at a time; none
+/// where it cannot, be it for the channels or for the few bits of its box. The same
 /// for whole clips and for some of their frames, so that both have the same bits: what lies
 /// behind the last tap of the last position does not matter.
 fn positions(
@@ -167,6 +178,7 @@ fn positions(
     clips: usize,
     input: Activations,
     output: Activations,
+    count: usize,
 ) -> Option<Tiles> {
     let Window {
         kernel,
@@ -200,7 +212,7 @@ fn positions(
         address: input.address,
         extent: [channels, w, h, t, clips],
         pitch: pitch.map(|values| TMA_BYTES * values),
-        count: BLOCK_ROWS,
+        count,
         stride: [stride[2], stride[1], stride[0]],
         lower: along(lower),
         upper: along(upper),
@@ -214,6 +226,65 @@ pub(super) fn rows_of_weights(conv: &Conv, output: Activations, count: usize) ->
         extent: [conv.k, output.channels],
         pitch: TMA_BYTES * conv.k,
         count,
+    }
+}
+
+/// How blocks share a convolution out.
+#[derive(Clone, Copy, Debug)]
+struct Tiling {
+    /// Channels out of a block.
+    width: usize,
+    /// Whether blocks of the same positions are pairs; the grid has other axes then.
+    are_pairs: bool,
+}
+
+impl Tiling {
+    fn of(
+        conv: &Conv,
+        along: usize,
+        channels: usize,
+        is_split: bool,
+        multiprocessors: usize,
+    ) -> Self {
+        let across = |width: usize| channels.div_ceil(width);
+        let splits = if is_split { conv.segments() } else { 1 };
+        let tiling = |width| Self {
+            width,
+            are_pairs: conv.way == Way::Pairs
+                && across(width).is_multiple_of(2)
+                && along <= MOST_ALONG_Y,
+        };
+        let [narrow, wide] = [64, 128].map(tiling);
+        // What warpgroups wait for is their tiles' rows: those that the busiest
+        // multiprocessor brings for each place in k.
+        let brings = |of: &Self| {
+            let blocks = along * across(of.width) * splits;
+            blocks.div_ceil(multiprocessors) * (of.positions() + of.width)
+        };
+        let is_wide = match conv.way {
+            // Warps have no registers for a wide tile's segments.
+            Way::Warps => {
+                conv.segments() == 1
+                    && channels.is_multiple_of(128)
+                    && along * across(128) >= 2 * multiprocessors
+            }
+            _ if is_split && !channels.is_multiple_of(128) => false,
+            // A stage of 64 channels out takes as long as one of 128.
+            Way::Warpgroups | Way::Tma if is_split => true,
+            Way::Warpgroups | Way::Tma => brings(&wide) < brings(&narrow),
+            // Narrow tiles read more of what lies in shared memory.
+            Way::Pairs => brings(&wide) <= brings(&narrow),
+        };
+        if is_wide { wide } else { narrow }
+    }
+
+    /// That a block brings, of those that it computes.
+    fn positions(&self) -> usize {
+        if self.are_pairs {
+            BLOCK_ROWS / 2
+        } else {
+            BLOCK_ROWS
+        }
     }
 }
 
@@ -274,24 +345,16 @@ pub(crate) fn conv(
     if let Some(halo) = Halo::of(conv, clips, &io, card.limits()) {
         return halo.run(card, precision, clips, conv, &io, parameters);
     }
-    let blocks = |width| rows.div_ceil(BLOCK_ROWS) * output.channels.div_ceil(width);
-    // What warpgroups wait for is their tiles' rows: those that the busiest multiprocessor
-    // brings for each place in k. The accelerator needs as long for a stage of 64 channels
-    // out as for one of 128, so split sums had better have more segments, of wide tiles.
-    let brings = |width| blocks(width).div_ceil(multiprocessors) * (BLOCK_ROWS + width);
-    let is_wide = match conv.way {
-        // Warps have no registers for a wide tile's segments.
-        Way::Warps => {
-            conv.segments() == 1
-                && output.channels.is_multiple_of(128)
-                && blocks(128) >= 2 * multiprocessors
-        }
-        Way::Warpgroups | Way::Tma if is_split => output.channels.is_multiple_of(128),
-        Way::Warpgroups | Way::Tma => brings(128) < brings(64),
+    let along = rows.div_ceil(BLOCK_ROWS);
+    let tiling = |way| {
+        let conv = Conv { way, ..*conv };
+        Tiling::of(&conv, along, output.channels, is_split, multiprocessors)
     };
-    let brought = match conv.way {
-        Way::Tma => positions(conv.window, clips, input, output),
-        Way::Warps | Way::Warpgroups => None,
+    let brought = conv.way.has_tma().then(|| tiling(conv.way).positions());
+    let brought = brought.and_then(|count| positions(conv.window, clips, input, output, count));
+    let Tiling { width, are_pairs } = match (&brought, conv.way) {
+        (None, Way::Tma | Way::Pairs) => tiling(Way::Warpgroups),
+        (_, way) => tiling(way),
     };
     // The accelerator's tiles do not go on from one tap to the next.
     let taps: usize = conv.window.kernel.iter().product();
@@ -305,19 +368,20 @@ pub(crate) fn conv(
     parameters.segments = int(segments)?;
     // Kernel, and bytes of k of a stage's rows.
     let (kernel, row_bytes) = match (&brought, conv.way) {
+        (Some(_), _) if are_pairs => ("pair", 128),
         (Some(_), _) => ("tma", 128),
         (None, Way::Warps) => ("conv", 64),
         (None, _) => ("hopper", 128),
     };
-    let width = if is_wide { 128 } else { 64 };
     let suffix = suffix(precision);
     let name = format!("{kernel}{width}_{suffix}");
     let splits = if is_split { segments } else { 1 };
-    let grid = [
-        rows.div_ceil(BLOCK_ROWS),
-        output.channels.div_ceil(width),
-        splits,
-    ];
+    let across = output.channels.div_ceil(width);
+    let grid = if are_pairs {
+        [across, along, splits]
+    } else {
+        [along, across, splits]
+    };
     let stage_bytes = (BLOCK_ROWS + width) * row_bytes;
     match brought {
         Some(positions) => {
@@ -326,6 +390,8 @@ pub(crate) fn conv(
             let is_alone = width == 128 || grid.iter().product::<usize>() <= multiprocessors;
             let most = card.limits().shared_bytes / (stage_bytes + 16);
             let stages = if is_alone { most.min(8) } else { STAGES };
+            let of_block = if is_split { tiles_in_segment } else { tiles };
+            let stages = stages.min(of_block.max(2));
             let parameters = TmaParameters {
                 conv: parameters,
                 tiles_in_segment: int(tiles_in_segment)?,
@@ -333,15 +399,20 @@ pub(crate) fn conv(
                 positions: card.map(&positions)?,
                 rows: card.map(&rows_of_weights(conv, output, width))?,
             };
-            // Two barriers a stage, and a warp that asks for the copies.
-            run(
-                card,
-                &name,
+            card.launch(&Launch {
+                kernel: &name,
                 grid,
-                256 + 32,
-                stages * (stage_bytes + 16),
-                &parameters,
-            )?;
+                // A warp that asks for the copies.
+                block: 256 + 32,
+                // Two barriers a stage.
+                shared_bytes: stages * (stage_bytes + 16),
+                together: if are_pairs {
+                    Together::Clusters(2)
+                } else {
+                    Together::None
+                },
+                parameters: Parameters::of(&parameters),
+            })?;
         }
         None => run(card, &name, grid, 256, STAGES * stage_bytes, &parameters)?,
     }

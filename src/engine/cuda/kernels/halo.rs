@@ -2,8 +2,8 @@
 
 use super::super::launch::{Card, Limits, TensorMap, Tiles};
 use super::super::{CudaError, Precision};
-use super::conv::{Conv, ConvIo, ConvParameters, TMA_BYTES, TMA_ROW, Way, rows_of_weights};
-use super::{Activations, run, suffix};
+use super::conv::{Conv, ConvIo, ConvParameters, TMA_BYTES, TMA_ROW, rows_of_weights};
+use super::{Activations, Window, run, suffix};
 
 /// `struct ConvHalo` of `conv_halo.cu`.
 #[repr(C)]
@@ -88,6 +88,15 @@ impl Sharing {
     }
 }
 
+/// Whether a convolution is one of those that `conv_halo.cu` is for, where its sums are in
+/// one segment and its tiles fit its frames.
+pub(crate) fn halo_suits(window: Window, channels: usize) -> bool {
+    let is_suited = Sharing::ALL
+        .into_iter()
+        .any(|sharing| sharing.channels_in() == channels);
+    is_suited && window.kernel[1..] == [3, 3] && window.stride == [1; 3]
+}
+
 /// A convolution that `conv_halo.cu` computes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Halo {
@@ -101,10 +110,9 @@ impl Halo {
         let (window, input, output) = (conv.window, io.input, io.output);
         let is_aligned =
             |of: &Activations| of.address.is_multiple_of(16) && of.clip.is_multiple_of(8);
-        let fits = conv.way == Way::Tma
+        let fits = conv.way.has_tma()
             && limits.boxes
-            && window.kernel[1..] == [3, 3]
-            && window.stride == [1; 3]
+            && halo_suits(window, input.channels)
             && conv.segments() == 1
             && !conv.output_is_f32
             && conv.k == 9 * window.kernel[0] * input.channels

@@ -21,6 +21,7 @@ use super::{CudaError, Precision};
 
 pub(crate) use conv::{BLOCK_ROWS, Conv, ConvIo, Way, conv};
 pub(crate) use dense::{Linear, linear, log_mean_softmax};
+pub(crate) use halo::halo_suits;
 pub(crate) use input::{Incoming, lay_out};
 pub(crate) use lstm::{Recurrence, Sequence, lstm, lstm_counter_bytes, lstm_depth, lstm_units};
 pub(crate) use picture::{Pictures, grad_cam, resize};

@@ -175,6 +175,7 @@ mod tests {
             tma: false,
             boxes: false,
             clusters: false,
+            pairs: false,
         }
     }
 

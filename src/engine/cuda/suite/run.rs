@@ -92,8 +92,8 @@ pub struct Timing {
     pub precision: String,
     /// Clips at once.
     pub batch: usize,
-    /// What computes convolutions: `mma`; on Hopper `wgmma`, too, and `wgmma, TMA`, which
-    /// engines use there.
+    /// What computes convolutions: `mma`; on Hopper `wgmma`, too, `wgmma, TMA`, and `wgmma,
+    /// TMA, pairs`, which engines use there.
     pub by: String,
     /// Milliseconds of the card a batch, many in a row: the median of five.
     pub milliseconds: f64,
@@ -139,6 +139,7 @@ pub fn identify() -> Result<Report, CudaError> {
         ("clusters", limits.clusters),
         ("TMA", limits.tma),
         ("TMA's boxes", limits.boxes),
+        ("TMA to pairs", limits.pairs),
     ];
     let lacking = of_hopper.into_iter().filter(|(_, conforms)| !conforms);
     Ok(Report {
@@ -283,8 +284,9 @@ pub fn timings(name: &str, model: &Model, batches: &[usize]) -> Result<Vec<Timin
         }
         let limits = Limits {
             warpgroups: way != Way::Warps,
-            tma: way == Way::Tma,
-            boxes: way == Way::Tma && limits.boxes,
+            tma: way.has_tma(),
+            boxes: way.has_tma() && limits.boxes,
+            pairs: way == Way::Pairs,
             ..limits
         };
         let card: Arc<dyn Card> = Arc::new(DriverCard::open_within(0, limits)?);

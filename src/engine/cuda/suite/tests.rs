@@ -49,6 +49,14 @@ fn every_kernel_is_right_when_threads_run_at_random() {
     every_kernel_is_right(SCHEDULES[3]);
 }
 
+#[test]
+fn sums_are_split_on_a_larger_card_too() {
+    let shim = Shim::new(SCHEDULES[3]).with_multiprocessors(16);
+    let card: Arc<dyn Card> = Arc::new(shim);
+    let failures = failures(&card, |name| name.contains("in segments, "));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 /// Whether a schedule shows the bug, be it by a wrong answer or by an error.
 fn shows(bug: &Bug, schedule: Schedule) -> bool {
     let card: Arc<dyn Card> = Arc::new(Shim::with_patches(schedule, &[bug.patch]));

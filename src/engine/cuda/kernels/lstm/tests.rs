@@ -9,6 +9,7 @@ fn layout(hidden: usize, kib: usize, clusters: bool) -> Option<(usize, usize)> {
         tma: false,
         boxes: false,
         clusters,
+        pairs: false,
     };
     let units = lstm_units(Precision::F16, hidden, limits)?;
     Some((hidden.div_ceil(units), units))

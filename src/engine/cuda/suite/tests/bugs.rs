@@ -9,7 +9,7 @@ pub(super) struct Bug {
     pub(super) cases: &'static str,
 }
 
-pub(super) const BUGS: [Bug; 43] = [
+pub(super) const BUGS: [Bug; 46] = [
     Bug {
         name: "a stage is replaced while products still read it",
         patch: Patch {
@@ -23,8 +23,8 @@ pub(super) const BUGS: [Bug; 43] = [
         name: "sums are read before the products have ended",
         patch: Patch {
             file: "conv_tma.cu",
-            from: "    sums.template wait<0>();\n    sums.store",
-            to: "    sums.store",
+            from: "        sums.template wait<0>();\n        leave_pair",
+            to: "        leave_pair",
         },
         cases: "64 channels",
     },
@@ -343,6 +343,33 @@ pub(super) const BUGS: [Bug; 43] = [
             to: "others + 64 * (step - kHeld)",
         },
         cases: "lstm",
+    },
+    Bug {
+        name: "a pair's stage is empty when one block says so",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "if (lane < kBlocks) barrier_arrive_in<kBlocks>(lane, empty + slot);",
+            to: "if (lane < kBlocks) barrier_arrive_in<1>(lane, empty + slot);",
+        },
+        cases: "conv 1x3x3 of 64 to",
+    },
+    Bug {
+        name: "a block of a pair ends while the other one speaks to it",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "        if constexpr (kPair) gather_cluster();",
+            to: "",
+        },
+        cases: "conv 1x3x3 of 64 to",
+    },
+    Bug {
+        name: "both blocks of a pair bring the same positions",
+        patch: Patch {
+            file: "conv_tma.cu",
+            from: "first = m0 + part * (BM / 2);",
+            to: "first = m0;",
+        },
+        cases: "conv 1x3x3 of 64 to",
     },
     Bug {
         name: "blocks of a cluster do not wait for each other",

@@ -45,7 +45,7 @@ pub(super) const PLAIN: ConvShape = ConvShape {
     segment: usize::MAX,
 };
 
-pub(in super::super) const CONVS: [ConvShape; 30] = [
+pub(in super::super) const CONVS: [ConvShape; 36] = [
     PLAIN,
     ConvShape {
         name: "conv 3x3x3, odd channels, residual and relu",
@@ -222,6 +222,72 @@ pub(in super::super) const CONVS: [ConvShape; 30] = [
         },
         residual: true,
         segment: 64,
+        ..PLAIN
+    },
+    // Pairs of blocks: narrow ones, wide ones, and with more stages than a ring has.
+    ConvShape {
+        name: "conv 1x3x3 of 64 to 128 channels",
+        clips: Clips::Few(1),
+        extent: [2, 11, 9],
+        channels: [64, 128],
+        window: IN_FRAMES,
+        residual: true,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 128 to 256 channels in segments that one block adds",
+        clips: Clips::Few(3),
+        channels: [128, 256],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        segment: 128,
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 3x1x1 of 128 to 72 channels in segments",
+        clips: Clips::Few(1),
+        channels: [128, 72],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 128,
+        ..PLAIN
+    },
+    // Split on larger cards.
+    ConvShape {
+        name: "conv 3x1x1 of 128 to 256 channels in segments",
+        clips: Clips::Few(1),
+        channels: [128, 256],
+        window: Window {
+            kernel: [3, 1, 1],
+            padding: [1, 0, 0],
+            ..PLAIN.window
+        },
+        residual: true,
+        segment: 128,
+        ..PLAIN
+    },
+    // Half of the positions lie behind the last clip, where no corner is at zero.
+    ConvShape {
+        name: "conv 3x3x3 of 64 to 128 channels, of one frame",
+        clips: Clips::Few(1),
+        extent: [1, 7, 7],
+        channels: [64, 128],
+        ..PLAIN
+    },
+    ConvShape {
+        name: "conv 1x3x3 of 64 to 256 channels",
+        clips: Clips::Few(3),
+        extent: [3, 7, 8],
+        channels: [64, 256],
+        window: IN_FRAMES,
+        relu: true,
         ..PLAIN
     },
     // From here on, tiles of which the last is not whole.
