@@ -44,77 +44,84 @@ pub(super) fn shapes(precision: Precision) -> &'static [LstmShape] {
     }
 }
 
-/// An LSTM of random weights over random gates, and what it must come to.
+/// An LSTM of random weights over random gates.
 struct Sample {
     precision: Precision,
     clips: usize,
     frames: usize,
-    /// Padded.
     hidden: usize,
     units: usize,
-    packed: Memory,
-    gates: Memory,
+    /// `[clips, frames, 4 hidden]`.
+    gates: Vec<f32>,
+    /// `[hidden, 4 hidden]`.
+    recurrent: Vec<f32>,
+}
+
+/// What it comes to; hidden units are padded.
+struct States {
     /// `[clips, frames, hidden]`.
-    states: Vec<f64>,
+    all: Vec<f64>,
     /// `[clips, hidden]`.
     last: Vec<f64>,
 }
 
-/// What it came to, likewise.
-struct Found {
-    states: Vec<f64>,
-    last: Vec<f64>,
-}
-
 impl Sample {
-    fn new(
-        card: &Arc<dyn Card>,
-        precision: Precision,
-        (clips, frames, hidden, units): LstmShape,
-    ) -> Result<Self, CudaError> {
-        let padded_hidden = hidden.next_multiple_of(16);
+    fn new(precision: Precision, (clips, frames, hidden, units): LstmShape) -> Self {
         let mut noise = Noise(12);
-        let gates = noise.values(clips * frames * 4 * hidden);
-        let recurrent = noise.exact(hidden * 4 * hidden, precision);
-        let mut states = Tensor::zeros(clips, [frames, 1, 1], hidden);
-        let of_clips = gates.chunks_exact(frames * 4 * hidden);
-        states.values = of_clips
-            .flat_map(|gates| reference::lstm(&wide(gates), &wide(&recurrent), hidden))
-            .collect();
-        let last = states.frames(frames - 1, frames);
-        let packed = weights::recurrent(&recurrent, hidden, padded_hidden, units, precision);
-        let rounded = weights::rounded(&packed, weights::recurrent_type(precision));
-        let gates = weights::padded_gates(&gates, clips * frames, hidden, padded_hidden);
-        Ok(Self {
+        Self {
             precision,
             clips,
             frames,
-            hidden: padded_hidden,
+            hidden,
             units,
-            packed: Memory::of(card, &rounded)?,
-            gates: Memory::of(card, &bytes_of(&gates))?,
-            states: wide(&padded(&states, padded_hidden)),
-            last: wide(&padded(&last, padded_hidden)),
-        })
+            gates: noise.values(clips * frames * 4 * hidden),
+            recurrent: noise.exact(hidden * 4 * hidden, precision),
+        }
+    }
+
+    fn padded_hidden(&self) -> usize {
+        self.hidden.next_multiple_of(16)
+    }
+
+    fn expected(&self) -> States {
+        let (frames, hidden) = (self.frames, self.hidden);
+        let mut states = Tensor::zeros(self.clips, [frames, 1, 1], hidden);
+        let of_clips = self.gates.chunks_exact(frames * 4 * hidden);
+        states.values = of_clips
+            .flat_map(|gates| reference::lstm(&wide(gates), &wide(&self.recurrent), hidden))
+            .collect();
+        let last = states.frames(frames - 1, frames);
+        let padded = |states| wide(&padded(states, self.padded_hidden()));
+        States {
+            all: padded(&states),
+            last: padded(&last),
+        }
     }
 
     /// None where the counters are not left as they were.
-    fn run(&self, card: &Arc<dyn Card>, clusters: bool) -> Result<Option<Found>, CudaError> {
-        let values = self.clips * self.hidden;
-        let bytes = bytes_each(self.precision);
+    fn run(&self, card: &Arc<dyn Card>, clusters: bool) -> Result<Option<States>, CudaError> {
+        let (hidden, units, precision) = (self.padded_hidden(), self.units, self.precision);
+        let packed = weights::recurrent(&self.recurrent, self.hidden, hidden, units, precision);
+        let packed = weights::rounded(&packed, weights::recurrent_type(precision));
+        let packed = Memory::of(card, &packed)?;
+        let rows = self.clips * self.frames;
+        let gates = weights::padded_gates(&self.gates, rows, self.hidden, hidden);
+        let gates = Memory::of(card, &bytes_of(&gates))?;
+        let values = self.clips * hidden;
         let state = Memory::new(card, 2 * values * 4)?;
-        let sequence = Memory::of(card, &vec![0xff; values * self.frames * bytes])?;
+        let sequence = vec![0xff; values * self.frames * bytes_each(precision)];
+        let sequence = Memory::of(card, &sequence)?;
         let output = Memory::of(card, &vec![0xff; values * 4])?;
-        let counter_bytes = kernels::lstm_counter_bytes(self.precision, self.clips);
+        let counter_bytes = kernels::lstm_counter_bytes(precision, self.clips);
         let counters = Memory::of(card, &vec![0; counter_bytes])?;
         let layer = kernels::Recurrence {
-            recurrent: self.packed.address(),
-            hidden: self.hidden,
-            units: self.units,
+            recurrent: packed.address(),
+            hidden,
+            units,
             clusters,
         };
         let io = kernels::Sequence {
-            gates: self.gates.address(),
+            gates: gates.address(),
             state: state.address(),
             sequence: sequence.address(),
             output: output.address(),
@@ -122,16 +129,15 @@ impl Sample {
         };
         // Twice: the counters must be as they were.
         for _ in 0..2 {
-            let (clips, frames) = (self.clips, self.frames);
-            kernels::lstm(card.as_ref(), self.precision, clips, frames, layer, io)?;
+            kernels::lstm(card.as_ref(), precision, self.clips, self.frames, layer, io)?;
         }
         let mut left = vec![1; counter_bytes];
         counters.download(&mut left)?;
         if left.iter().any(|byte| *byte != 0) {
             return Ok(None);
         }
-        Ok(Some(Found {
-            states: read(&sequence, values * self.frames, self.precision)?,
+        Ok(Some(States {
+            all: read(&sequence, values * self.frames, precision)?,
             last: read(&output, values, Precision::F32)?,
         }))
     }
@@ -143,7 +149,8 @@ pub(super) fn lstm(
     precision: Precision,
     shape: LstmShape,
 ) -> Result<f64, CudaError> {
-    let sample = Sample::new(card, precision, shape)?;
+    let sample = Sample::new(precision, shape);
+    let expected = sample.expected();
     let mut worst = 0.0_f64;
     for clusters in [false, true] {
         if clusters && !card.limits().clusters {
@@ -152,11 +159,9 @@ pub(super) fn lstm(
         let Some(found) = sample.run(card, clusters)? else {
             return Ok(f64::INFINITY);
         };
-        let end = difference(&found.last, &sample.last);
+        let end = difference(&found.last, &expected.last);
         let end = if end < 1e-5 { end } else { f64::INFINITY };
-        worst = worst
-            .max(difference(&found.states, &sample.states))
-            .max(end);
+        worst = worst.max(difference(&found.all, &expected.all)).max(end);
     }
     Ok(worst)
 }
@@ -164,10 +169,10 @@ pub(super) fn lstm(
 /// Whether the blocks of a cluster exchange what they do through global memory: the
 /// largest cluster, with as much shared memory as any.
 pub(crate) fn clusters_conform(card: &Arc<dyn Card>) -> Result<bool, CudaError> {
-    let sample = Sample::new(card, Precision::F16, (5, 4, 512, 64))?;
-    let bits = |found: Option<Found>| -> Option<Vec<u64>> {
-        let Found { states, last } = found?;
-        let values = states.iter().chain(&last);
+    let sample = Sample::new(Precision::F16, (5, 4, 512, 64));
+    let bits = |found: Option<States>| -> Option<Vec<u64>> {
+        let States { all, last } = found?;
+        let values = all.iter().chain(&last);
         Some(values.map(|value| value.to_bits()).collect())
     };
     let [apart, clustered] = [false, true].map(|clusters| sample.run(card, clusters));

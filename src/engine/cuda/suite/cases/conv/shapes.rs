@@ -202,11 +202,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         clips: Clips::Filling,
         extent: [4, 5, 5],
         channels: [64, 128],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         residual: true,
         segment: 64,
         ..PLAIN
@@ -215,11 +211,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         name: "conv 3x1x1 of 64 to 128 channels in segments",
         clips: Clips::Few(1),
         channels: [64, 128],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         residual: true,
         segment: 64,
         ..PLAIN
@@ -238,11 +230,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         name: "conv 3x1x1 of 128 to 256 channels in segments that one block adds",
         clips: Clips::Few(3),
         channels: [128, 256],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         segment: 128,
         ..PLAIN
     },
@@ -250,11 +238,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         name: "conv 3x1x1 of 128 to 72 channels in segments",
         clips: Clips::Few(1),
         channels: [128, 72],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         residual: true,
         segment: 128,
         ..PLAIN
@@ -264,11 +248,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         name: "conv 3x1x1 of 128 to 256 channels in segments",
         clips: Clips::Few(1),
         channels: [128, 256],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         residual: true,
         segment: 128,
         ..PLAIN
@@ -313,11 +293,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         clips: Clips::Filling,
         extent: [3, 7, 7],
         channels: [144, 128],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         relu: true,
         ..PLAIN
     },
@@ -336,11 +312,7 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         clips: Clips::Few(1),
         extent: [5, 4, 4],
         channels: [144, 16],
-        window: Window {
-            kernel: [3, 1, 1],
-            padding: [1, 0, 0],
-            ..PLAIN.window
-        },
+        window: ALONG_TIME,
         residual: true,
         segment: 128,
         ..PLAIN
@@ -422,6 +394,12 @@ pub(in super::super) const CONVS: [ConvShape; 36] = [
         ..PLAIN
     },
 ];
+
+const ALONG_TIME: Window = Window {
+    kernel: [3, 1, 1],
+    padding: [1, 0, 0],
+    ..PLAIN.window
+};
 
 const IN_FRAMES: Window = Window {
     kernel: [1, 3, 3],
