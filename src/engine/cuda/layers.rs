@@ -191,13 +191,25 @@ pub(super) fn value_bytes(precision: Precision) -> usize {
 
 /// Segments that a sum over `k` is cut into, in a layer with so few tiles that
 /// one clip cannot fill a card. By the clip's shape alone: the same bits on
-/// every card and in every batch. `width` is how many channels out a tile has: as many as
-/// those have that are split on Hopper; others have twice as many tiles then.
-fn segment_of(k: usize, positions: usize, outputs: usize, width: usize) -> usize {
+/// every card and in every batch.
+fn segment_of(
+    window: Window,
+    channels: usize,
+    k: usize,
+    positions: usize,
+    outputs: usize,
+) -> usize {
     /// Multiprocessors of a data centre's card, about.
     const BLOCKS: usize = 128;
     /// Of k, at the least: below, adding the segments costs more than it saves.
     const SHORTEST: usize = 512;
+    // Channels out of a tile that is split on Hopper; others have twice as many tiles then.
+    // `conv_halo.cu` adds no segments: what it is for has one, if its tiles fill a card.
+    let width = if kernels::halo_suits(window, channels) {
+        64
+    } else {
+        128
+    };
     let tiles = positions.div_ceil(128) * outputs.div_ceil(width);
     let segments = (BLOCKS / tiles).min(k / SHORTEST).max(1);
     k.div_ceil(segments).next_multiple_of(64)
@@ -287,18 +299,13 @@ impl Builder<'_> {
             stride: step.conv.stride,
             padding: step.conv.padding,
         };
-        // `conv_halo.cu` adds no segments: what it is for has one, if its tiles fill a card.
-        let width = if kernels::halo_suits(window, input.channels) {
-            64
-        } else {
-            128
-        };
+        let positions = step.output.positions();
         let conv = Conv {
             window,
             weights: self.upload(&packed.values, self.precision)?,
             bias: self.upload(&bias, Precision::F32)?,
             k: packed.k,
-            segment: segment_of(packed.k, step.output.positions(), outputs, width),
+            segment: segment_of(window, input.channels, packed.k, positions, outputs),
             way: Way::of(self.card.limits()),
             relu: step.relu,
             output_is_f32: false,
@@ -564,15 +571,21 @@ mod tests {
     #[test]
     fn sums_of_a_video_network_are_cut_where_its_tiles_are_few() {
         // Frames, rows and columns of r3d_18's layers in clips of 16 x 112 x 112.
-        let segments = |positions: usize, k: usize, outputs, width| {
-            k.div_ceil(segment_of(k, positions, outputs, width))
+        let segments = |stride: usize, positions: usize, channels: usize, outputs| {
+            let window = Window {
+                kernel: [3; 3],
+                stride: [stride; 3],
+                padding: [1; 3],
+            };
+            let k = 27 * channels;
+            k.div_ceil(segment_of(window, channels, k, positions, outputs))
         };
         // Those of `conv_halo.cu` are whole.
-        assert_eq!(segments(16 * 56 * 56, 27 * 64, 64, 64), 1);
-        assert_eq!(segments(8 * 28 * 28, 27 * 128, 128, 64), 1);
+        assert_eq!(segments(1, 16 * 56 * 56, 64, 64), 1);
+        assert_eq!(segments(1, 8 * 28 * 28, 128, 128), 1);
         // Of the others, tiles and segments fill a card.
-        assert_eq!(segments(8 * 28 * 28, 27 * 64, 128, 128), 2);
-        assert_eq!(segments(4 * 14 * 14, 27 * 256, 256, 128), 9);
-        assert_eq!(segments(2 * 7 * 7, 27 * 512, 512, 128), 27);
+        assert_eq!(segments(2, 8 * 28 * 28, 64, 128), 2);
+        assert_eq!(segments(1, 4 * 14 * 14, 256, 256), 9);
+        assert_eq!(segments(1, 2 * 7 * 7, 512, 512), 27);
     }
 }

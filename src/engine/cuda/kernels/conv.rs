@@ -350,12 +350,15 @@ pub(crate) fn conv(
         let conv = Conv { way, ..*conv };
         Tiling::of(&conv, along, output.channels, is_split, multiprocessors)
     };
-    let brought = conv.way.has_tma().then(|| tiling(conv.way).positions());
-    let brought = brought.and_then(|count| positions(conv.window, clips, input, output, count));
-    let Tiling { width, are_pairs } = match (&brought, conv.way) {
-        (None, Way::Tma | Way::Pairs) => tiling(Way::Warpgroups),
-        (_, way) => tiling(way),
-    };
+    let mut chosen = tiling(conv.way);
+    let mut brought = None;
+    if conv.way.has_tma() {
+        brought = positions(conv.window, clips, input, output, chosen.positions());
+        if brought.is_none() {
+            chosen = tiling(Way::Warpgroups);
+        }
+    }
+    let Tiling { width, are_pairs } = chosen;
     // The accelerator's tiles do not go on from one tap to the next.
     let taps: usize = conv.window.kernel.iter().product();
     let tiles = taps * input.channels.div_ceil(TMA_ROW);
