@@ -105,7 +105,7 @@ impl Backend {
         precision: Precision,
         spec: &InputSpec,
     ) -> Result<Self, CudaError> {
-        let open = || DriverCard::open_checked(0);
+        let open = || Ok(DriverCard::open_checked(0)? as Arc<dyn Card>);
         Self::on(plan, precision, spec, Box::new(open))
     }
 

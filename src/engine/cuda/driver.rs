@@ -42,8 +42,8 @@ pub(crate) struct DriverCard {
     name: String,
     limits: Limits,
     modules: Vec<LoadedModule>,
-    /// Whether the modules hold kernels for warpgroups.
-    has_warpgroup_kernels: bool,
+    /// Whether the modules hold the kernels that are Hopper's alone.
+    pub(crate) is_hopper: bool,
     /// Whether a kernel's blocks may come before the kernel before has ended.
     overlaps: bool,
     functions: Mutex<HashMap<String, Function>>,
@@ -131,7 +131,7 @@ impl DriverCard {
             name,
             limits,
             modules: Vec::new(),
-            has_warpgroup_kernels: false,
+            is_hopper: false,
             // Kernels wait by themselves from this capability on, see `KERNEL`.
             overlaps: capability >= (9, 0) && Self::driver_version() >= FIRST_THAT_OVERLAPS,
             functions: Mutex::default(),
@@ -140,13 +140,8 @@ impl DriverCard {
         };
         card.bind()?;
         card.modules = modules::load(&compile::architecture(capability))?;
-        card.has_warpgroup_kernels = capability == (9, 0);
+        card.is_hopper = capability == (9, 0);
         Ok(card)
-    }
-
-    /// Whether kernels for Hopper alone are there.
-    pub(crate) fn is_hopper(&self) -> bool {
-        self.has_warpgroup_kernels
     }
 
     /// Opens a card to use no more of it than this, which was found to conform.

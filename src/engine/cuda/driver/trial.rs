@@ -18,7 +18,7 @@ impl DriverCard {
     /// Opens a card, and on Hopper tries its products of whole warpgroups, its clusters and
     /// its tensor memory accelerator: where they do not do what the kernels rest on, the
     /// kernels for older cards compute, or copy. A card is tried once in a process.
-    pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
+    pub(crate) fn open_checked(ordinal: usize) -> Result<Arc<Self>, CudaError> {
         /// What was found, by card.
         static FOUND: Mutex<BTreeMap<usize, Limits>> = Mutex::new(BTreeMap::new());
         // Held while a card is tried: whoever else wants it waits for the answer.
@@ -27,30 +27,26 @@ impl DriverCard {
             return Ok(Arc::new(Self::open_within(ordinal, limits)?));
         }
         let card = Self::open_tried(ordinal)?;
-        found.insert(ordinal, card.limits());
-        Ok(card)
+        found.insert(ordinal, card.limits);
+        Ok(Arc::new(card))
     }
 
-    fn open_tried(ordinal: usize) -> Result<Arc<dyn Card>, CudaError> {
+    fn open_tried(ordinal: usize) -> Result<Self, CudaError> {
         let plain = Self::open(ordinal)?;
-        if !plain.has_warpgroup_kernels {
-            return Ok(Arc::new(plain));
+        if !plain.is_hopper {
+            return Ok(plain);
         }
         let mut limits = plain.limits;
         let plain: Arc<dyn Card> = Arc::new(plain);
         let conforms = tried("wgmma", &plain, suite::products_conform);
         drop(plain);
         if !conforms {
-            return Ok(Arc::new(Self::open(ordinal)?));
+            return Self::open(ordinal);
         }
         limits.warpgroups = true;
-        let open = |limits| {
-            let card = Self::open_within(ordinal, limits)?;
-            Ok::<Arc<dyn Card>, CudaError>(Arc::new(card))
-        };
         // Opened anew each time: a failed probe may have left the context in its error.
         let conforms = |what, limits, probe: Probe| {
-            let card = open(limits)?;
+            let card: Arc<dyn Card> = Arc::new(Self::open_within(ordinal, limits)?);
             Ok::<_, CudaError>(tried(what, &card, probe))
         };
         let clusters = Limits {
@@ -72,13 +68,14 @@ impl DriverCard {
         let pairs = tma
             && clusters
             && conforms("TMA to pairs", copies(false, true), suite::copies_conform)?;
-        open(Limits {
+        let limits = Limits {
             tma,
             boxes,
             clusters,
             pairs,
             ..limits
-        })
+        };
+        Self::open_within(ordinal, limits)
     }
 }
 

@@ -132,8 +132,8 @@ pub enum SuiteError {
 /// # Errors
 /// If there is none that the kernels run on.
 pub fn identify() -> Result<Report, CudaError> {
-    let limits = DriverCard::open_checked(0)?.limits();
-    let card = DriverCard::open_within(0, limits)?;
+    let card = DriverCard::open_checked(0)?;
+    let limits = card.limits();
     let of_hopper = [
         ("wgmma", limits.warpgroups),
         ("clusters", limits.clusters),
@@ -145,7 +145,7 @@ pub fn identify() -> Result<Report, CudaError> {
     Ok(Report {
         done_without: lacking
             .map(|(name, _)| name)
-            .filter(|_| card.is_hopper())
+            .filter(|_| card.is_hopper)
             .collect(),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         card: card.name(),
@@ -201,8 +201,8 @@ fn speckle(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Clips that networks are compared on: as many as give the blocks of a large card several
-/// tiles each.
+/// Clips that networks are compared on: as many as give blocks of `conv_halo.cu` several
+/// tiles each on a large card.
 const COMPARED: usize = 8;
 
 /// Compares a network with the CPU, in every precision, on some clips.
@@ -234,7 +234,7 @@ pub fn network(name: &str, model: &Model) -> Result<Vec<NetworkResult>, SuiteErr
     let expected = cpu.infer_tensor(&mut cpu.workspace(), &values, &shape)?;
 
     let plan = Plan::compile(model.graph(), model.weights())?;
-    let card = DriverCard::open_checked(0)?;
+    let card: Arc<dyn Card> = DriverCard::open_checked(0)?;
     [Precision::F32, Precision::F16, Precision::Bf16]
         .into_iter()
         .map(|precision| {
@@ -343,7 +343,7 @@ pub fn layer_timings(
 ) -> Result<Vec<LayerTiming>, SuiteError> {
     const TIMES: usize = 20;
     let plan = Plan::compile(model.graph(), model.weights())?;
-    let card = DriverCard::open_checked(0)?;
+    let card: Arc<dyn Card> = DriverCard::open_checked(0)?;
     let network = Network::new(&card, Precision::F16, &plan, &model.spec().input)?;
     let mut timings = Vec::new();
     for &clips in batches {
