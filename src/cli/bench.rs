@@ -90,7 +90,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         wall.push(per_clip(clock.elapsed()));
     }
     let layers = if args.layers {
-        layer_times(&engine, &mut workspace)
+        layer_times(&engine, &mut workspace, &clips[..clips.len() / batch])
     } else {
         Vec::new()
     };
@@ -185,9 +185,13 @@ fn training(args: &BenchArgs, model: &Model) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn layer_times(engine: &Engine, workspace: &mut Workspace) -> Vec<(String, &'static str, f64)> {
+fn layer_times(
+    engine: &Engine,
+    workspace: &mut Workspace,
+    clip: &[f32],
+) -> Vec<(String, &'static str, f64)> {
     let runs: Vec<_> = (0..LAYER_RUNS)
-        .map(|_| engine.layer_times(workspace))
+        .map(|_| engine.layer_times(workspace, clip))
         .collect();
     let steps = runs.first().into_iter().flatten().enumerate();
     steps

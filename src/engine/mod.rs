@@ -334,10 +334,15 @@ impl Engine {
 
     /// The CPU time of each step for the clip that the workspace scored last: the
     /// layer's name, how it is computed, and how long; nothing on a card.
-    pub fn layer_times(&self, workspace: &mut Workspace) -> Vec<(String, &'static str, Duration)> {
+    pub fn layer_times(
+        &self,
+        workspace: &mut Workspace,
+        clip: &[f32],
+    ) -> Vec<(String, &'static str, Duration)> {
         match &self.backend {
             Backend::Cpu(_) => {
                 let (program, buffers) = self.on_cpu(workspace);
+                spread(clip, self.input.channels, buffers.input_mut(program));
                 program.layer_times(buffers)
             }
             Backend::Cuda(_) => Vec::new(),

@@ -9,6 +9,7 @@ use super::direct::Direct;
 use super::lines::Lines;
 use super::product::{Isa, Storage};
 use super::team::{Parts, Team};
+use super::values::{Kept, Room, Values, ValuesMut};
 use super::winograd::Winograd;
 use super::work::Batch;
 
@@ -39,8 +40,8 @@ pub(super) struct Epilogue {
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) epilogue: &'a Epilogue,
-    pub(super) residual: Option<&'a [f32]>,
-    pub(super) output: Parts<'a>,
+    pub(super) residual: Option<Values<'a>>,
+    pub(super) output: Room<'a>,
 }
 
 /// The most vectors of a panel: 32 columns in vectors of eight.
@@ -49,7 +50,10 @@ const VECTORS: usize = 4;
 /// What is done to the sums of some filters, at hand.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a, S: Simd> {
-    target: Target<'a>,
+    residual: Option<&'a [f32]>,
+    output: Parts<'a>,
+    /// From one position to the next.
+    pitch: usize,
     first: usize,
     filters: usize,
     bias: [S::f32s; VECTORS],
@@ -57,7 +61,7 @@ pub(super) struct Finish<'a, S: Simd> {
 }
 
 impl<'a> Target<'a> {
-    /// For the sums of these filters, those of one panel.
+    /// For the sums of these filters, those of one panel, in f32.
     #[inline(always)]
     pub(super) fn of<S: Simd>(self, simd: S, filters: Range<usize>) -> Finish<'a, S> {
         let zero = simd.splat_f32s(0.0);
@@ -72,7 +76,9 @@ impl<'a> Target<'a> {
             simd.splat_f32s(f32::NEG_INFINITY)
         };
         Finish {
-            target: self,
+            residual: self.residual.map(Kept::f32),
+            output: self.output.f32(),
+            pitch: self.epilogue.bias.len(),
             first: filters.start,
             filters: filters.len(),
             bias,
@@ -114,14 +120,14 @@ impl<S: Simd> Finish<'_, S> {
         sums: &[[S::f32s; NV]],
     ) {
         let full = NV * S::F32_LANES;
-        let pitch = self.target.epilogue.bias.len();
+        let pitch = self.pitch;
         let (first, last) = (places[0], places[places.len() - 1]);
         // Positions side by side, as they nearly always are.
         if self.filters == full && last - first == (places.len() - 1) * pitch {
             let (begin, len) = (first + self.first, last - first + full);
             // SAFETY: as the caller says.
-            let output = unsafe { self.target.output.part(begin, len) };
-            let residual = self.target.residual.map(|values| &values[begin..][..len]);
+            let output = unsafe { self.output.part(begin, len) };
+            let residual = self.residual.map(|values| &values[begin..][..len]);
             for (i, sums) in sums.iter().enumerate() {
                 let (output, _) = S::as_mut_simd_f32s(&mut output[i * pitch..][..full]);
                 let residual = residual.map(|values| S::as_simd_f32s(&values[i * pitch..][..full]));
@@ -140,10 +146,11 @@ impl<S: Simd> Finish<'_, S> {
 
     #[inline(always)]
     unsafe fn store(&self, simd: S, begin: usize, len: usize, sums: &[S::f32s]) {
-        let residual = self.target.residual;
-        let residual = residual.map(|residual| S::as_simd_f32s(&residual[begin..][..len]));
+        let residual = self
+            .residual
+            .map(|residual| S::as_simd_f32s(&residual[begin..][..len]));
         // SAFETY: as the caller says.
-        let output = unsafe { self.target.output.part(begin, len) };
+        let output = unsafe { self.output.part(begin, len) };
         let (vectors, rest) = S::as_mut_simd_f32s(output);
         let whole = vectors.len();
         for i in 0..whole {
@@ -232,9 +239,7 @@ impl Convolution {
         let way = match arithmetic.bf16 {
             // Winograd's method has a fourth of the products, tiles an eighth of their
             // time, vectors half of it.
-            Some(unit) if Bf16::pays(&geometry) && (unit.has_tiles() || !winograd) => {
-                Way::Bf16(unit)
-            }
+            Some(unit) if unit.has_tiles() || Bf16::pays(&geometry) && !winograd => Way::Bf16(unit),
             _ if winograd => Way::Winograd,
             _ => Way::Direct,
         };
@@ -270,6 +275,11 @@ impl Convolution {
             Method::Winograd(winograd) => winograd.scratch_len(batch),
             Method::Bf16(bf16) => bf16.scratch_len(batch),
         }
+    }
+
+    /// Whether it reads and writes values in bfloat16, too.
+    pub(super) fn keeps_bf16(&self) -> bool {
+        matches!(&self.method, Method::Bf16(bf16) if bf16.has_tiles())
     }
 
     /// Bytes of packed weights.
@@ -308,22 +318,24 @@ impl Convolution {
         isa: Isa,
         team: &Team,
         batch: Batch<'_>,
-        input: &[f32],
-        residual: Option<&[f32]>,
-        output: &mut [f32],
+        input: Values<'_>,
+        residual: Option<Values<'_>>,
+        output: ValuesMut<'_>,
         scratch: &mut Lines,
     ) {
         let target = Target {
             epilogue: &self.epilogue,
             residual,
-            output: Parts::new(output),
+            output: output.room(),
         };
         let len = self.scratch_len(batch);
         scratch.reserve(len);
         let scratch = &mut scratch[..len];
         match &self.method {
-            Method::Direct(direct) => direct.run(team, batch, input, target, scratch),
-            Method::Winograd(winograd) => winograd.run(isa, team, batch, input, target, scratch),
+            Method::Direct(direct) => direct.run(team, batch, input.f32(), target, scratch),
+            Method::Winograd(winograd) => {
+                winograd.run(isa, team, batch, input.f32(), target, scratch);
+            }
             Method::Bf16(bf16) => bf16.run(isa, team, batch, input, target, scratch),
         }
     }

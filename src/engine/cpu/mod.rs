@@ -26,6 +26,7 @@ mod product;
 mod session;
 mod step;
 mod team;
+mod values;
 mod winograd;
 mod work;
 
@@ -44,6 +45,7 @@ pub(super) use product::Storage;
 pub(super) use session::{Session, SessionPlan};
 use step::{Kind, Operation};
 pub(super) use team::{Helpers, Team};
+use values::{Kept, Place, Values, ValuesMut};
 use work::{TimeWindow, Work};
 
 /// Bytes of weights that stay in the caches between two frames, about; none in tests,
@@ -59,9 +61,11 @@ const FRAMES: usize = 16;
 pub(super) struct Program {
     arithmetic: Arithmetic,
     steps: Vec<Operation>,
-    /// Length of each buffer, in values. Buffer 0 is the input.
+    /// Length of each buffer, in values of f32. Buffer 0 is the input.
     buffers: Vec<usize>,
-    /// The most scratch memory that a step asks for, in values.
+    /// Values of the longest of them.
+    longest: usize,
+    /// The most scratch memory that a step asks for, in values of f32.
     scratch: usize,
     input: Value,
 }
@@ -85,6 +89,16 @@ impl Program {
             Storage::F32 => None,
             Storage::Bf16 => Unit::detect(),
         };
+        Self::with(plan, storage, bf16)
+    }
+
+    /// As on a processor that multiplies tiles, slowly.
+    #[cfg(test)]
+    pub(super) fn with_plain_tiles(plan: Plan) -> Self {
+        Self::with(plan, Storage::Bf16, Some(Unit::PLAIN))
+    }
+
+    fn with(plan: Plan, storage: Storage, bf16: Option<Unit>) -> Self {
         let mut program = Self {
             arithmetic: Arithmetic {
                 isa: Isa::detect(),
@@ -93,6 +107,7 @@ impl Program {
             },
             steps: Vec::new(),
             buffers: plan.buffers,
+            longest: 0,
             scratch: 0,
             input: Value {
                 buffer: 0,
@@ -103,6 +118,9 @@ impl Program {
         for step in plan.steps {
             program.add(step);
         }
+        program.longest = program.buffers.iter().copied().max().unwrap_or(0);
+        values::choose(&mut program.steps);
+        program.shorten();
         let scratch = program.steps.iter().map(Operation::scratch_len);
         program.scratch = scratch.max().unwrap_or(0);
         program
@@ -169,6 +187,21 @@ impl Program {
         }
     }
 
+    /// What is kept in bfloat16 takes half the room.
+    fn shorten(&mut self) {
+        let mut bytes = vec![0; self.buffers.len()];
+        bytes[self.input.buffer] = size_of::<f32>() * self.input.shape.len();
+        for step in &self.steps {
+            let Place { value, format } = step.output;
+            let room = &mut bytes[value.buffer];
+            *room = format.bytes(value.shape.len()).max(*room);
+        }
+        let values = bytes
+            .into_iter()
+            .map(|bytes| bytes.div_ceil(size_of::<f32>()));
+        self.buffers = values.collect();
+    }
+
     /// A value in a buffer of its own.
     fn temporary(&mut self, shape: Shape) -> Value {
         self.buffers.push(shape.len());
@@ -188,11 +221,15 @@ impl Program {
         window: TimeWindow,
         kind: Kind,
     ) {
+        let place = |value| Place {
+            value,
+            format: Kept::F32(()),
+        };
         self.steps.push(Operation {
             name: name.to_owned(),
-            input,
-            residual,
-            output,
+            input: place(input),
+            residual: residual.map(place),
+            output: place(output),
             window,
             whole: Work::whole(window, input.shape.extent[0], output.shape.extent[0]),
             kind,
@@ -261,21 +298,20 @@ impl Program {
     pub(super) fn output<'a>(&self, buffers: &'a Buffers, clip: usize) -> &'a [f32] {
         self.steps
             .last()
-            .map_or(&[], |step| buffers.of(clip, step.output))
+            .map_or(&[], |step| buffers.of(clip, step.output.value))
     }
 }
 
 impl Buffers {
     /// Memory for one clip at a time to begin with, which the team works on.
     pub(super) fn new(program: &Program, team: Team) -> Self {
-        let longest = program.buffers.iter().copied().max().unwrap_or(0);
         let values = program.buffers.iter().map(|&len| Lines::zeroed(len));
         Self {
             values: values.collect(),
             clips: 1,
-            // Whole pages and a cache line: the same places of several clips do not
-            // push each other out of the first cache.
-            pitch: longest.next_multiple_of(64 * LINE) + LINE,
+            // Whole pages and two cache lines, or half as much in bfloat16: the same
+            // places of several clips do not push each other out of the first cache.
+            pitch: program.longest.next_multiple_of(64 * LINE) + 2 * LINE,
             scratch: Lines::zeroed(program.scratch),
             lstm: LstmState::default(),
             team,
@@ -300,9 +336,22 @@ impl Buffers {
         self.of_mut(0, program.input)
     }
 
-    /// A clip's values.
+    /// A clip's values, which are in f32.
     pub(super) fn of(&self, clip: usize, value: Value) -> &[f32] {
         &self.values[value.buffer][clip * self.pitch + value.offset..][..value.shape.len()]
+    }
+
+    /// A clip's values.
+    fn values(&self, clip: usize, place: Place) -> Values<'_> {
+        let Place { value, format } = place;
+        let all = format.of(&self.values[value.buffer]);
+        all.part(clip * self.pitch + value.offset, value.shape.len())
+    }
+
+    fn values_mut(&mut self, clip: usize, place: Place) -> ValuesMut<'_> {
+        let Place { value, format } = place;
+        let all = format.of_mut(&mut self.values[value.buffer]);
+        all.part(clip * self.pitch + value.offset, value.shape.len())
     }
 
     fn of_mut(&mut self, clip: usize, value: Value) -> &mut [f32] {
@@ -312,9 +361,12 @@ impl Buffers {
 
     /// Those of the first so many clips, from the first one's beginning to the last
     /// one's end.
-    fn of_all(&self, value: Value, clips: usize) -> &[f32] {
+    fn of_all(&self, place: Place, clips: usize) -> Values<'_> {
+        let Place { value, format } = place;
         let len = (clips - 1) * self.pitch + value.shape.len();
-        &self.values[value.buffer][value.offset..][..len]
+        format
+            .of(&self.values[value.buffer])
+            .part(value.offset, len)
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::product::{Isa, Task};
+use super::values::{Kept, Values, ValuesMut};
 use super::work::Work;
 use crate::model::{Pool, Shape};
 
@@ -28,7 +29,7 @@ pub(super) struct Sliding {
 
 impl Sliding {
     /// The output frames that work lists.
-    pub(super) fn run(self, isa: Isa, work: &Work, input: &[f32], output: &mut [f32]) {
+    pub(super) fn run(self, isa: Isa, work: &Work, input: Values<'_>, output: ValuesMut<'_>) {
         isa.run(Slide {
             pool: self,
             work,
@@ -36,26 +37,21 @@ impl Sliding {
             output,
         });
     }
-}
 
-struct Slide<'a> {
-    pool: Sliding,
-    work: &'a Work,
-    input: &'a [f32],
-    output: &'a mut [f32],
-}
-
-impl Task for Slide<'_> {
-    type Output = ();
-
+    /// Makes `end(take(.. take(take(start, a), b) ..))` of the values under each window.
     #[inline(always)]
-    fn run<S: Simd, const MR: usize, const NV: usize>(self, _: S) {
-        let Sliding {
-            of,
-            window,
-            from,
-            to,
-        } = self.pool;
+    fn slide<T: Copy>(
+        self,
+        work: &Work,
+        input: &[T],
+        output: &mut [T],
+        start: T,
+        take: impl Fn(T, T) -> T,
+        end: impl Fn(T) -> T,
+    ) {
+        let Self {
+            window, from, to, ..
+        } = self;
         let [_, rows, columns] = from.extent;
         let [_, rows_out, columns_out] = to.extent;
         let channels = from.channels;
@@ -65,36 +61,91 @@ impl Task for Slide<'_> {
             let end = (begin + window.kernel[axis]).saturating_sub(window.padding[axis]);
             begin.saturating_sub(window.padding[axis])..end.min(from.extent[axis])
         };
-        let count = window.kernel.iter().product::<usize>() as f32;
-        for (taps, job) in self.work.jobs() {
-            let frame = &mut self.output[job.output * frame_len..][..frame_len];
+        for (taps, job) in work.jobs() {
+            let frame = &mut output[job.output * frame_len..][..frame_len];
             for (place, output) in frame.chunks_exact_mut(channels).enumerate() {
                 let (under, beside) = (span(1, place / columns_out), span(2, place % columns_out));
-                output.fill(match of {
-                    Of::Largest => f32::NEG_INFINITY,
-                    Of::Mean => 0.0,
-                });
+                output.fill(start);
                 for t in job.input..job.input + taps.len() {
                     for h in under.clone() {
                         for w in beside.clone() {
                             let begin = ((t * rows + h) * columns + w) * channels;
-                            let input = &self.input[begin..][..channels];
-                            let values = output.iter_mut().zip(input);
-                            match of {
-                                Of::Largest => values.for_each(|(a, b)| *a = a.max(*b)),
-                                Of::Mean => values.for_each(|(a, b)| *a += b),
+                            for (a, b) in output.iter_mut().zip(&input[begin..][..channels]) {
+                                *a = take(*a, *b);
                             }
                         }
                     }
                 }
-                if matches!(of, Of::Mean) {
-                    for value in output {
-                        *value /= count;
-                    }
+                for value in output {
+                    *value = end(*value);
                 }
             }
         }
     }
+}
+
+struct Slide<'a> {
+    pool: Sliding,
+    work: &'a Work,
+    input: Values<'a>,
+    output: ValuesMut<'a>,
+}
+
+impl Task for Slide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize, const NV: usize>(self, _: S) {
+        let (pool, work) = (self.pool, self.work);
+        // Whatever is called for each value must be inlined, or it is not compiled for
+        // the vectors.
+        match (pool.of, self.input, self.output) {
+            (Of::Largest, Kept::Bf16(input), Kept::Bf16(output)) => pool.slide(
+                work,
+                input,
+                output,
+                ordered(half::bf16::NEG_INFINITY.to_bits()),
+                #[inline(always)]
+                |a, b| {
+                    a.cast_signed()
+                        .max(ordered(b).cast_signed())
+                        .cast_unsigned()
+                },
+                ordered,
+            ),
+            (Of::Largest, input, output) => pool.slide(
+                work,
+                input.f32(),
+                output.f32(),
+                f32::NEG_INFINITY,
+                #[inline(always)]
+                |a, b| a.max(b),
+                #[inline(always)]
+                |largest| largest,
+            ),
+            (Of::Mean, input, output) => {
+                let count = pool.window.kernel.iter().product::<usize>() as f32;
+                pool.slide(
+                    work,
+                    input.f32(),
+                    output.f32(),
+                    0.0,
+                    #[inline(always)]
+                    |a, b| a + b,
+                    #[inline(always)]
+                    |sum| sum / count,
+                );
+            }
+        }
+    }
+}
+
+/// A number of bfloat16 as an integer of the same order, and back: those below zero lie
+/// the other way round.
+#[inline(always)]
+fn ordered(bits: u16) -> u16 {
+    let bits = bits.cast_signed();
+    (bits ^ (bits >> 15 & i16::MAX)).cast_unsigned()
 }
 
 /// The mean over rows and columns of each channel, frame by frame.
@@ -115,5 +166,36 @@ pub(super) fn mean(input: &[f32], output: &mut [f32]) {
         // In f64: thousands of values of one sign lose digits in f32.
         let values = input.iter().skip(channel).step_by(channels);
         *output = (values.map(|&value| f64::from(value)).sum::<f64>() / positions) as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_bfloat16_are_put_in_order() {
+        let numbers = [
+            f32::NEG_INFINITY,
+            -3.0,
+            -1.0,
+            -1e-38,
+            -0.0,
+            0.0,
+            1e-38,
+            0.5,
+            2.0,
+            f32::INFINITY,
+        ];
+        for a in numbers {
+            for b in numbers {
+                let place = |value: f32| {
+                    let bits = half::bf16::from_f32(value).to_bits();
+                    assert_eq!(ordered(ordered(bits)), bits);
+                    ordered(bits).cast_signed()
+                };
+                assert_eq!(place(a).cmp(&place(b)), a.total_cmp(&b), "{a} {b}");
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use super::lines::{LINE, Lines};
+use super::lines::{Line, Lines};
+use super::values::writer;
 use super::work::Work;
 use super::{Buffers, FRAMES, Program, normalise};
 use crate::engine::course::{Course, Due, Slice, Slots};
@@ -21,7 +22,7 @@ pub(in crate::engine) struct SessionPlan {
     schedule: Schedule,
     /// Of each stage of each window, step by step.
     works: Vec<Vec<Vec<Vec<Work>>>>,
-    /// Values of one slice of each step's output.
+    /// Bytes of one slice of each step's output.
     slices: Vec<usize>,
     names: Vec<String>,
     pixels: usize,
@@ -52,11 +53,8 @@ impl SessionPlan {
     ) -> Option<Self> {
         let steps = &program.steps;
         let source = |value: Value, before: usize| {
-            // Buffers serve several values; the last one written is meant.
-            let writer = (0..before)
-                .rev()
-                .find(|step| steps[*step].output.buffer == value.buffer);
-            let begin = writer.map_or(0, |step| steps[step].output.offset);
+            let writer = writer(steps, value, before);
+            let begin = writer.map_or(0, |step| steps[step].output.value.offset);
             let frame_len = value.shape.len() / value.shape.extent[0];
             Source {
                 value: writer.map_or(0, |step| step + 1),
@@ -67,11 +65,11 @@ impl SessionPlan {
             .iter()
             .enumerate()
             .map(|(number, step)| Link {
-                input: source(step.input, number),
-                residual: step.residual.map(|value| source(value, number)),
+                input: source(step.input.value, number),
+                residual: step.residual.map(|place| source(place.value, number)),
                 window: step.window,
-                inputs: step.input.shape.extent[0],
-                outputs: step.output.shape.extent[0],
+                inputs: step.input.value.shape.extent[0],
+                outputs: step.output.value.shape.extent[0],
                 cost: step.cost(),
             })
             .collect();
@@ -98,7 +96,7 @@ impl SessionPlan {
         Some(Self {
             works: works.collect(),
             schedule,
-            slices: steps.iter().map(super::Operation::frame_len).collect(),
+            slices: steps.iter().map(super::Operation::frame_bytes).collect(),
             names: steps.iter().map(|step| step.name.clone()).collect(),
             pixels: height * width,
         })
@@ -117,10 +115,10 @@ impl SessionPlan {
     /// Bytes that a session holds at most.
     pub(in crate::engine) fn session_bytes(&self) -> usize {
         let held = self.schedule.held.iter().zip(&self.slices);
-        let values: usize = held
-            .map(|(count, len)| (count * len).next_multiple_of(LINE))
+        let bytes: usize = held
+            .map(|(count, len)| (count * len).next_multiple_of(size_of::<Line>()))
             .sum();
-        values * size_of::<f32>() + self.schedule.frames * self.pixels
+        bytes + self.schedule.frames * self.pixels
     }
 }
 
@@ -199,7 +197,7 @@ impl Program {
             let (operation, len) = (&self.steps[step], plan.slices[step]);
             for (clip, session) in sessions.iter().enumerate() {
                 let now = session.course.stages();
-                let output = buffers.of_mut(clip, operation.output);
+                let output = buffers.values_mut(clip, operation.output).bytes();
                 for load in &turn.load {
                     let held = session.held[step].get(now - load.age as u64, load.was, len);
                     output[load.slice * len..][..len].copy_from_slice(held);
@@ -210,7 +208,7 @@ impl Program {
             }
             for (clip, session) in sessions.iter_mut().enumerate() {
                 let now = session.course.stages();
-                let output = buffers.of(clip, operation.output);
+                let output = buffers.values(clip, operation.output).bytes();
                 for &(slice, ahead) in &turn.keep {
                     let kept = Slice {
                         born: now,
@@ -228,13 +226,16 @@ impl Program {
 }
 
 impl Store {
-    fn get(&self, born: u64, slice: usize, len: usize) -> &[f32] {
-        &self.values[self.slots.find(born, slice) * len..][..len]
+    fn get(&self, born: u64, slice: usize, len: usize) -> &[u8] {
+        let bytes: &[u8] = bytemuck::cast_slice(&self.values);
+        &bytes[self.slots.find(born, slice) * len..][..len]
     }
 
-    fn put(&mut self, slice: Slice, now: u64, values: &[f32]) {
-        let place = self.slots.put(slice, now);
-        self.values.reserve(self.slots.len() * values.len());
-        self.values[place * values.len()..][..values.len()].copy_from_slice(values);
+    fn put(&mut self, slice: Slice, now: u64, values: &[u8]) {
+        let (place, len) = (self.slots.put(slice, now), values.len());
+        let all = self.slots.len() * len;
+        self.values.reserve(all.div_ceil(size_of::<f32>()));
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.values);
+        bytes[place * len..][..len].copy_from_slice(values);
     }
 }

@@ -4,9 +4,10 @@ use super::conv::{Arithmetic, Convolution, Epilogue, Geometry};
 use super::dense::{Lstm, LstmState, Projection};
 use super::pool::Of;
 use super::product::Isa;
+use super::values::{Kept, Place, Values, ValuesMut};
 use super::work::{Batch, TimeWindow, Work};
 use super::{Buffers, dense, pool};
-use crate::engine::plan::{Kernel, Value};
+use crate::engine::plan::Kernel;
 use crate::model::{Pool, Shape};
 
 /// A step, with the frames of a whole clip as its work.
@@ -14,10 +15,10 @@ use crate::model::{Pool, Shape};
 pub(super) struct Operation {
     /// Of the network's node.
     pub(super) name: String,
-    pub(super) input: Value,
+    pub(super) input: Place,
     /// A second input, frame by frame beside the output.
-    pub(super) residual: Option<Value>,
-    pub(super) output: Value,
+    pub(super) residual: Option<Place>,
+    pub(super) output: Place,
     pub(super) window: TimeWindow,
     pub(super) whole: Work,
     pub(super) kind: Kind,
@@ -171,14 +172,21 @@ impl Operation {
 
     /// Values of one output frame.
     pub(super) fn frame_len(&self) -> usize {
-        self.output.shape.len() / self.output.shape.extent[0]
+        let shape = self.output.value.shape;
+        shape.len() / shape.extent[0]
+    }
+
+    /// Bytes of one output frame.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.output.format.bytes(self.frame_len())
     }
 
     /// Computes the frames that `work` lists, in the first so many clips.
     pub(super) fn run(&self, isa: Isa, work: &Work, clips: usize, buffers: &mut Buffers) {
         // Taken out while it is written: the plan never lets a step read the
         // buffer that it writes.
-        let mut buffer = std::mem::take(&mut buffers.values[self.output.buffer]);
+        let number = self.output.value.buffer;
+        let mut buffer = std::mem::take(&mut buffers.values[number]);
         let mut scratch = std::mem::take(&mut buffers.scratch);
         let mut lstm = std::mem::take(&mut buffers.lstm);
         if let Kind::Conv { conv, .. } = &self.kind {
@@ -191,23 +199,25 @@ impl Operation {
             let team = &buffers.team;
             team.expect((clips * taps) as u64 * self.cost() / conv.speed());
             let input = buffers.of_all(self.input, clips);
-            let residual = self.residual.map(|value| buffers.of_all(value, clips));
-            conv.run(isa, team, batch, input, residual, &mut buffer, &mut scratch);
+            let residual = self.residual.map(|place| buffers.of_all(place, clips));
+            let output = self.output.format.of_mut(&mut buffer);
+            conv.run(isa, team, batch, input, residual, output, &mut scratch);
         } else {
             for clip in 0..clips {
-                let residual = self.residual.map(|value| buffers.of(clip, value));
-                let output = &mut buffer[clip * buffers.pitch..][..self.output.shape.len()];
+                let residual = self.residual.map(|place| buffers.values(clip, place));
+                let output = self.output.format.of_mut(&mut buffer);
+                let len = self.output.value.shape.len();
                 self.run_clip(
                     isa,
                     work,
-                    buffers.of(clip, self.input),
+                    buffers.values(clip, self.input),
                     residual,
-                    output,
+                    output.part(clip * buffers.pitch, len),
                     &mut lstm,
                 );
             }
         }
-        buffers.values[self.output.buffer] = buffer;
+        buffers.values[number] = buffer;
         buffers.scratch = scratch;
         buffers.lstm = lstm;
     }
@@ -217,14 +227,17 @@ impl Operation {
         &self,
         isa: Isa,
         work: &Work,
-        input: &[f32],
-        residual: Option<&[f32]>,
-        output: &mut [f32],
+        input: Values<'_>,
+        residual: Option<Values<'_>>,
+        output: ValuesMut<'_>,
         lstm: &mut LstmState,
     ) {
+        if let Kind::Pool(pool) = &self.kind {
+            return pool.run(isa, work, input, output);
+        }
+        let (input, residual, output) = (input.f32(), residual.map(Kept::f32), output.f32());
         match &self.kind {
-            Kind::Conv { .. } => unreachable!("all clips at once"),
-            Kind::Pool(pool) => pool.run(isa, work, input, output),
+            Kind::Conv { .. } | Kind::Pool(_) => unreachable!("done elsewhere"),
             Kind::Pointwise { scale, shift, relu } => {
                 let len = self.frame_len();
                 for (_, job) in work.jobs() {

@@ -1,5 +1,7 @@
 //! Every way to compute a convolution against its definition, in f64.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::bf16::Unit;
@@ -7,8 +9,13 @@ use super::conv::{Convolution, Epilogue, Geometry, Way};
 use super::lines::Lines;
 use super::product::{Isa, Panels, Rows, Storage, Sums, Task, multiply};
 use super::team::{Helpers, Team};
+use super::values::{Format, Kept};
 use super::winograd::Winograd;
 use super::work::{Batch, TimeWindow, Work};
+use super::{Buffers, Program};
+use crate::engine::Agreement;
+use crate::engine::plan::Plan;
+use crate::model::Model;
 
 /// Values without a pattern, in -1..1.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -82,18 +89,51 @@ fn window(geometry: &Geometry) -> TimeWindow {
     }
 }
 
+/// What a convolution reads, and what its output is kept in.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    input: &'a [f32],
+    residual: Option<&'a [f32]>,
+    /// Of input, residual and output.
+    formats: [Format; 3],
+}
+
+/// Memory that keeps these values.
+fn kept(values: &[f32], format: Format) -> Vec<f32> {
+    match format {
+        Kept::F32(()) => values.to_vec(),
+        Kept::Bf16(()) => {
+            let mut memory = vec![0.0; values.len().div_ceil(2)];
+            let bits: &mut [u16] = bytemuck::cast_slice_mut(&mut memory);
+            for (to, value) in bits.iter_mut().zip(values) {
+                *to = half::bf16::from_f32(*value).to_bits();
+            }
+            memory
+        }
+    }
+}
+
+/// So many values that memory keeps.
+fn values_in(memory: &[f32], format: Format, len: usize) -> Vec<f32> {
+    match format.of(memory) {
+        Kept::F32(values) => values[..len].to_vec(),
+        Kept::Bf16(bits) => {
+            let widen = |bits: &u16| half::bf16::from_bits(*bits).to_f32();
+            bits[..len].iter().map(widen).collect()
+        }
+    }
+}
+
 /// What a convolution gives on one thread, and on three.
-fn on_threads(
-    conv: &Convolution,
-    isa: Isa,
-    geometry: &Geometry,
-    input: &[f32],
-    residual: Option<&[f32]>,
-) -> [Vec<f32>; 2] {
+fn on_threads(conv: &Convolution, isa: Isa, geometry: &Geometry, ends: Ends<'_>) -> [Vec<f32>; 2] {
+    let [read, added, written] = ends.formats;
+    let input = kept(ends.input, read);
+    let residual = ends.residual.map(|residual| kept(residual, added));
+
     let whole = Work::whole(window(geometry), geometry.input[0], geometry.output[0]);
     let len = geometry.output.iter().product::<usize>() * geometry.filters;
     [1, 3].map(|threads| {
-        let mut output = vec![f32::NAN; len];
+        let mut output = kept(&vec![f32::NAN; len], written);
         // Whatever lies in scratch memory must not matter.
         let whole = Batch::of_one(&whole);
         let mut scratch = Lines::default();
@@ -105,38 +145,34 @@ fn on_threads(
             isa,
             &team,
             whole,
-            input,
-            residual,
-            &mut output,
+            read.of(&input),
+            residual.as_deref().map(|residual| added.of(residual)),
+            written.of_mut(&mut output),
             &mut scratch,
         );
-        output
+        values_in(&output, written, len)
     })
 }
 
 /// What it gives for a clip between two others: its frames of even number at once,
 /// and then the rest.
-fn in_company(
-    conv: &Convolution,
-    isa: Isa,
-    geometry: &Geometry,
-    input: &[f32],
-    residual: Option<&[f32]>,
-) -> Vec<f32> {
+fn in_company(conv: &Convolution, isa: Isa, geometry: &Geometry, ends: Ends<'_>) -> Vec<f32> {
+    let [read, added, written] = ends.formats;
     let frames = geometry.output[0];
     let len = frames * geometry.output_frame_len();
-    let pitch = input.len().max(len) + 7;
+    let pitch = ends.input.len().max(len) + 7;
     // What lies between clips is nobody's.
-    let between = |values: &[f32]| {
+    let between = |values: &[f32], format| {
         let mut all = vec![f32::NAN; 3 * pitch];
         let others: Vec<_> = values.iter().rev().map(|value| value * 3.0).collect();
         for (clip, values) in [&others, values, &others].into_iter().enumerate() {
             all[clip * pitch..][..values.len()].copy_from_slice(values);
         }
-        all
+        kept(&all, format)
     };
-    let (input, residual) = (between(input), residual.map(between));
-    let mut output = vec![f32::NAN; 3 * pitch];
+    let input = between(ends.input, read);
+    let residual = ends.residual.map(|residual| between(residual, added));
+    let mut output = kept(&vec![f32::NAN; 3 * pitch], written);
     let mut scratch = Lines::default();
     let team = Team::alone();
     for frames in [(0..frames).step_by(2), (1..frames).step_by(2)] {
@@ -146,18 +182,18 @@ fn in_company(
                 clips: 3,
                 pitch,
             };
-            let residual = residual.as_deref();
             conv.run(
                 isa,
                 &team,
                 batch,
-                &input,
-                residual,
-                &mut output,
+                read.of(&input),
+                residual.as_deref().map(|residual| added.of(residual)),
+                written.of_mut(&mut output),
                 &mut scratch,
             );
         }
     }
+    let output = values_in(&output, written, 3 * pitch);
     assert!(
         output[len..pitch].iter().all(|value| value.is_nan()),
         "written between clips"
@@ -210,6 +246,63 @@ fn all_geometries() -> impl Strategy<Value = Geometry> {
     )
 }
 
+fn golden(name: &str) -> Model {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    Model::load(&goldens.join(name)).unwrap()
+}
+
+#[test]
+fn values_stay_in_bfloat16_between_those_who_take_it() {
+    let model = golden("resnet18");
+    let plan = || Plan::compile(model.graph(), model.weights()).unwrap();
+    let program = Program::with_plain_tiles(plan());
+    let of = |name: &str| program.steps.iter().find(|step| step.name == name).unwrap();
+    let (f32, bf16): (Format, Format) = (Kept::F32(()), Kept::Bf16(()));
+    // From the first convolution to the largest of its values to the next one.
+    assert_eq!(of("conv1").input.format, f32);
+    assert_eq!(of("conv1").output.format, bf16);
+    assert_eq!(of("maxpool").input.format, bf16);
+    assert_eq!(of("maxpool").output.format, bf16);
+    // What was read as input is added as it is kept.
+    let last = of("layer1.0.conv2");
+    assert_eq!(last.residual.unwrap().format, bf16);
+    // A mean, and a map of attention, take f32.
+    let last = of("layer4.1.conv2");
+    assert_eq!(last.input.format, bf16);
+    assert_eq!(last.output.format, f32);
+    // And take less room.
+    let in_f32 = Program::new(plan(), Storage::F32);
+    assert!(in_f32.steps.iter().all(|step| step.output.format == f32));
+    let sums = [&program, &in_f32].map(|program| program.buffers.iter().sum::<usize>());
+    assert!(sums[0] < sums[1], "{sums:?}");
+}
+
+#[test]
+fn networks_by_tiles_are_near_those_in_f32() {
+    let names = [
+        "fibro2d_lstm",
+        "fibro3d_odd",
+        "mc3_18",
+        "r2plus1d_18",
+        "resnet18",
+    ];
+    for name in names {
+        let model = golden(name);
+        let plan = || Plan::compile(model.graph(), model.weights()).unwrap();
+        let score = |program: &Program| {
+            let mut buffers = Buffers::new(program, Team::alone());
+            let input = buffers.input_mut(program);
+            input.copy_from_slice(&noise(input.len(), 7));
+            program.run(&mut buffers).to_vec()
+        };
+        let right = score(&Program::new(plan(), Storage::F32));
+        let found = score(&Program::with_plain_tiles(plan()));
+        let off = Agreement::of(&found, &right, right.len()).largest_error;
+        // As in `tests/model.rs`.
+        assert!(off > 0.0 && off < 2e-2, "{name}: {off:e}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -228,6 +321,7 @@ proptest! {
         let residual = noise(positions * geometry.filters, seed ^ 3);
         let residual = with_residual.then_some(residual.as_slice());
         let sums = definition(&geometry, &input, &weights);
+        let ends = Ends { input: &input, residual, formats: [Kept::F32(()); 3] };
         let largest = sums.iter().fold(0.0, |largest: f64, (_, size)| largest.max(*size));
 
         for isa in Isa::all() {
@@ -237,9 +331,9 @@ proptest! {
                 }
                 let epilogue = Epilogue { bias: bias.clone(), relu };
                 let conv = Convolution::by(way, isa, Storage::F32, geometry.clone(), &weights, epilogue);
-                let outputs = on_threads(&conv, isa, &geometry, &input, residual);
+                let outputs = on_threads(&conv, isa, &geometry, ends);
                 prop_assert_eq!(&outputs[0], &outputs[1], "threads changed bits");
-                let found = in_company(&conv, isa, &geometry, &input, residual);
+                let found = in_company(&conv, isa, &geometry, ends);
                 prop_assert_eq!(&outputs[0], &found, "company changed bits");
                 for (place, (&found, &(sum, size))) in outputs[0].iter().zip(&sums).enumerate() {
                     let mut expected = sum + f64::from(bias[place % geometry.filters]);
@@ -283,14 +377,15 @@ proptest! {
         let residual = noise(positions * geometry.filters, seed ^ 3);
         let residual = with_residual.then_some(residual.as_slice());
         let sums = definition(&geometry, &rounded(&input), &rounded(&weights));
+        let ends = Ends { input: &input, residual, formats: [Kept::F32(()); 3] };
 
         let isa = Isa::detect();
         for unit in Unit::all() {
             let epilogue = Epilogue { bias: bias.clone(), relu };
             let conv = Convolution::by(Way::Bf16(unit), isa, Storage::Bf16, geometry.clone(), &weights, epilogue);
-            let outputs = on_threads(&conv, isa, &geometry, &input, residual);
+            let outputs = on_threads(&conv, isa, &geometry, ends);
             prop_assert_eq!(&outputs[0], &outputs[1], "threads changed bits");
-            let found = in_company(&conv, isa, &geometry, &input, residual);
+            let found = in_company(&conv, isa, &geometry, ends);
             prop_assert_eq!(&outputs[0], &found, "company changed bits");
             for (place, (&found, &(sum, size))) in outputs[0].iter().zip(&sums).enumerate() {
                 let mut expected = sum + f64::from(bias[place % geometry.filters]);
@@ -307,6 +402,41 @@ proptest! {
                     "{} at {place}: {found} for {expected}, {geometry:?}", conv.method()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn values_that_stay_in_bfloat16_are_those_that_would_be_rounded(
+        geometry in geometries(),
+        relu: bool,
+        with_residual: bool,
+        in_bf16: [bool; 3],
+        seed in 1..u64::MAX,
+    ) {
+        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
+        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
+        let weights = noise(depth * geometry.filters, seed ^ 1);
+        let bias = noise(geometry.filters, seed ^ 2);
+        let positions = geometry.output.iter().product::<usize>();
+        let residual = rounded(&noise(positions * geometry.filters, seed ^ 3));
+        let residual = with_residual.then_some(residual.as_slice());
+        let formats = in_bf16.map(|is| if is { Kept::Bf16(()) } else { Kept::F32(()) });
+        let ends = Ends { input: &input, residual, formats };
+
+        let isa = Isa::detect();
+        for unit in Unit::all().into_iter().filter(|unit| unit.has_tiles()) {
+            let epilogue = Epilogue { bias: bias.clone(), relu };
+            let conv = Convolution::by(Way::Bf16(unit), isa, Storage::Bf16, geometry.clone(), &weights, epilogue);
+            let in_f32 = Ends { formats: [Kept::F32(()); 3], ..ends };
+            let [mut expected, _] = on_threads(&conv, isa, &geometry, in_f32);
+            if in_bf16[2] {
+                expected = rounded(&expected);
+            }
+            for found in on_threads(&conv, isa, &geometry, ends) {
+                prop_assert_eq!(&found, &expected, "{}", conv.method());
+            }
+            let found = in_company(&conv, isa, &geometry, ends);
+            prop_assert_eq!(&found, &expected, "company changed bits");
         }
     }
 

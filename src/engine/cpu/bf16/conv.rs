@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use pulp::Simd;
-
 use super::super::conv::{Geometry, Target};
-use super::super::product::{Isa, Task};
+use super::super::product::Isa;
 use super::super::team::{Scratch, Team};
+use super::super::values::Values;
 use super::super::work::{Batch, FrameJob};
+use super::finish::{Finish, NOWHERE};
 use super::panels::Panels;
 use super::picture::{Band, Layout};
-use super::{Left, STEP, Sums, TILE, Tiler, Unit};
+use super::{Left, STEP, Step, Sums, TILE, Tiler, Unit};
 #[cfg(target_arch = "x86_64")]
 use super::{
     avx512::Avx512,
@@ -31,6 +31,8 @@ pub(in crate::engine::cpu) struct Bf16 {
     unit: Unit,
     pub(super) geometry: Geometry,
     pub(super) layout: Layout,
+    /// The steps of K within a frame, in order.
+    order: Vec<Step>,
     pub(super) panels: Panels,
 }
 
@@ -52,22 +54,29 @@ impl Bf16 {
     pub(in crate::engine::cpu) fn new(unit: Unit, geometry: Geometry, weights: &[f32]) -> Self {
         let [kt, kh, kw] = geometry.kernel;
         let run = kw * geometry.channels;
+        let order = unit.order(&geometry);
         Self {
             unit,
             layout: Layout::of(unit, &geometry),
             panels: Panels::pack(
-                kt * kh,
-                run,
+                [kt, kh, run],
+                &order,
                 geometry.filters,
                 unit.takes_fours(run),
                 weights,
             ),
+            order,
             geometry,
         }
     }
 
     pub(in crate::engine::cpu) fn method(&self) -> &'static str {
         self.unit.method()
+    }
+
+    /// Whether it multiplies whole tiles at once.
+    pub(in crate::engine::cpu) fn has_tiles(&self) -> bool {
+        self.unit.has_tiles()
     }
 
     /// Products in the time that one takes in f32, about.
@@ -99,13 +108,13 @@ impl Bf16 {
         isa: Isa,
         team: &Team,
         batch: Batch<'_>,
-        input: &[f32],
+        input: Values<'_>,
         target: Target<'_>,
         scratch: &mut [f32],
     ) {
         let work = batch.work;
         let reads = work.reads();
-        let input = &input[reads.start * self.geometry.input_frame_len()..];
+        let input = input.behind(reads.start * self.geometry.input_frame_len());
         let pictures: &mut [u16] = bytemuck::cast_slice_mut(scratch);
         for band in self.layout.bands(work) {
             let clip_len = self.layout.len_of(&band, work);
@@ -120,7 +129,7 @@ impl Bf16 {
                     if filled < end {
                         let new = filled..end;
                         for clip in 0..batch.clips {
-                            let input = &input[clip * batch.pitch..];
+                            let input = input.behind(clip * batch.pitch);
                             let picture = &mut pictures[clip * clip_len..][..clip_len];
                             self.layout
                                 .fill(team, work, &band, new.clone(), input, picture);
@@ -137,7 +146,11 @@ impl Bf16 {
                         clip_len,
                         target,
                     };
-                    beat.run(isa, team);
+                    match self.unit {
+                        Unit::Tiles(tiler) => beat.by_tiles(tiler, team),
+                        #[cfg(target_arch = "x86_64")]
+                        Unit::Vectors(unit) => beat.by_vectors(unit, isa, team),
+                    }
                 }
             }
         }
@@ -177,15 +190,7 @@ impl Beat<'_> {
         )
     }
 
-    fn run(self, isa: Isa, team: &Team) {
-        match self.conv.unit {
-            Unit::Tiles(tiler) => self.by_tiles(tiler, isa, team),
-            #[cfg(target_arch = "x86_64")]
-            Unit::Vectors(unit) => self.by_vectors(unit, isa, team),
-        }
-    }
-
-    fn by_tiles(self, tiler: Tiler, isa: Isa, team: &Team) {
+    fn by_tiles(self, tiler: Tiler, team: &Team) {
         let cut = self.conv.cut();
         let tiles = self.count() * self.band.tiles;
         let panels = self.conv.panels.count();
@@ -194,13 +199,12 @@ impl Beat<'_> {
             let part = |number: usize, size: usize, all: usize| {
                 number * size..all.min((number + 1) * size)
             };
-            isa.run(Tiles {
-                tiler,
+            let tiles = Tiles {
                 beat: self,
                 tiles: part(number / by_panels, cut.tiles, tiles),
                 panels: part(number % by_panels, cut.panels, panels),
-                scratch,
-            });
+            };
+            tiles.run(tiler, scratch);
         });
     }
 
@@ -223,34 +227,22 @@ impl Beat<'_> {
 
 /// Tiles by panels: what one task does.
 struct Tiles<'a> {
-    tiler: Tiler,
     beat: Beat<'a>,
     tiles: Range<usize>,
     panels: Range<usize>,
-    scratch: &'a mut Scratch,
 }
 
-/// The place of a sum that nobody asked for.
-const NOWHERE: usize = usize::MAX;
-
-impl Task for Tiles<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
+impl Tiles<'_> {
+    fn run(self, tiler: Tiler, scratch: &mut Scratch) {
         let Self {
-            tiler,
             beat,
             tiles,
             panels,
-            scratch,
         } = self;
         let Beat {
             conv, band, target, ..
         } = beat;
         let (geometry, layout) = (&conv.geometry, &conv.layout);
-        let [_, kh, kw] = geometry.kernel;
-        let run = kw * geometry.channels;
         let Scratch {
             bases,
             deltas,
@@ -259,10 +251,8 @@ impl Task for Tiles<'_> {
         } = scratch;
         deltas.clear();
         for t in 0..beat.taps.len() {
-            for h in 0..kh {
-                let begin = t * band.frame + h * layout.row;
-                deltas.extend((0..run).step_by(STEP).map(|k| begin + k));
-            }
+            let begin = |step: &Step| t * band.frame + step.row * layout.row + step.first;
+            deltas.extend(conv.order.iter().map(begin));
         }
         bases.clear();
         places.clear();
@@ -276,7 +266,7 @@ impl Task for Tiles<'_> {
             }));
         }
         let left = Left::new(beat.pictures, layout.tile_row, deltas);
-        let first = beat.taps.start * kh * run.div_ceil(STEP);
+        let first = beat.taps.start * conv.order.len();
         let panel = |panel| conv.panels.steps(panel, first, deltas.len());
         let ready = tiler.prepare();
         let mut sums = Sums([0.0; 4 * TILE * TILE]);
@@ -285,8 +275,7 @@ impl Task for Tiles<'_> {
             let is_pair = number + 1 < panels.end;
             let (tiles, width) = if is_pair { (2, 2 * TILE) } else { (4, TILE) };
             let begin = number * TILE;
-            let filters = begin..geometry.filters.min(begin + width);
-            let finish = target.of(simd, filters);
+            let finish = Finish::new(target, begin..geometry.filters.min(begin + width));
             let groups = bases.chunks(tiles).zip(places.chunks(tiles * TILE));
             for (bases, places) in groups {
                 // What is missing is computed once more.
@@ -298,15 +287,9 @@ impl Task for Tiles<'_> {
                     let bases = [base(0), base(1), base(2), base(3)];
                     ready.tall(left, bases, panel(number), &mut sums);
                 }
-                for (place, sums) in places.iter().zip(sums.0.chunks_exact(width)) {
-                    if *place == NOWHERE {
-                        continue;
-                    }
-                    let (sums, _) = S::as_simd_f32s(sums);
-                    // SAFETY: each position has its own place, and each position
-                    // belongs to one task for each panel.
-                    unsafe { finish.put(simd, *place, sums) };
-                }
+                // SAFETY: each position has its own place, and each position belongs
+                // to one task for each panel.
+                unsafe { tiler.finish(finish, places, width, &sums) };
             }
             number += if is_pair { 2 } else { 1 };
         }

@@ -8,7 +8,8 @@
 //! sums, is kept in steps of 32:
 //!
 //! ```text
-//! K           [kt][kh] runs of kw * C values, each filled up to whole steps
+//! K           [kt][kh] runs of kw * C values, each filled up to whole steps;
+//!             for tiles, where C is whole steps, [kt][C / 32][kh][kw] steps instead
 //! left tile   16 rows of one step, 64 bytes each, evenly spaced in the picture
 //! right tile  one step of a panel of 16 channels out:
 //!
@@ -18,10 +19,15 @@
 //!               ...                                              16 such lines
 //! ```
 //!
+//! In the latter order the 32 channels of a few rows of the picture stay in the first
+//! level of cache for kh * kw steps, of however many channels there are.
+//!
 //! A run is followed by zeros in the right matrix; in the left tile, by whatever the
 //! picture holds there. Every tap in time begins with a step of its own, since at
 //! the ends of a clip only some take part. Sums run over K in one order, whatever
 //! the thread, the rows beside a row, or the batch.
+//!
+//! What tiles give may stay in bfloat16 on its way to the next layer (`finish.rs`).
 //!
 //! The products are those of AMX where the processor has it (`amx.rs`; `plain.rs` says
 //! what it computes), else of AVX-512 with bfloat16 (`avx512.rs`).
@@ -33,16 +39,28 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod conv;
+mod finish;
 mod panels;
 mod picture;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod vectors;
 
+use super::conv::Geometry;
 pub(super) use conv::Bf16;
+use finish::Finish;
 
 /// Values of K that one instruction of AMX takes.
 const STEP: usize = 32;
+/// One step of K within a frame: values of a run of the picture.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// Which row of the kernel.
+    row: usize,
+    /// Its first value, counted from the run's.
+    first: usize,
+}
+
 /// Rows of a tile, and columns of a panel.
 const TILE: usize = 16;
 
@@ -104,10 +122,14 @@ impl Unit {
         None
     }
 
+    /// What every machine can execute.
+    #[cfg(test)]
+    pub(super) const PLAIN: Self = Self::Tiles(Tiler::Plain);
+
     /// Every one that this machine can execute.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Tiles(Tiler::Plain)];
+        let mut all = vec![Self::PLAIN];
         #[cfg(target_arch = "x86_64")]
         {
             all.extend(avx512::Avx512::try_new().map(Self::Vectors));
@@ -130,6 +152,24 @@ impl Unit {
     /// Whether it multiplies whole tiles at once.
     pub(super) fn has_tiles(self) -> bool {
         matches!(self, Self::Tiles(_))
+    }
+
+    /// The steps of K within a frame, in order.
+    fn order(self, geometry: &Geometry) -> Vec<Step> {
+        let [_, kh, kw] = geometry.kernel;
+        let channels = geometry.channels;
+        let step = |row, first| Step { row, first };
+        if self.has_tiles() && channels.is_multiple_of(STEP) {
+            let steps = (0..channels).step_by(STEP).flat_map(|channel| {
+                (0..kh * kw).map(move |tap| step(tap / kw, tap % kw * channels + channel))
+            });
+            return steps.collect();
+        }
+        let runs = (0..kh).flat_map(|row| {
+            let firsts = (0..kw * channels).step_by(STEP);
+            firsts.map(move |first| step(row, first))
+        });
+        runs.collect()
     }
 
     /// Whether a panel that is multiplied alone is to lie in fours.
@@ -174,6 +214,26 @@ impl Tiler {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles, _) => Ready::Amx(tiles.prepare()),
             Self::Plain => Ready::Plain,
+        }
+    }
+
+    /// Puts the sums of some positions, `[positions][width]`, where they go.
+    ///
+    /// # Safety
+    /// Nobody else may finish the same filters there at the same time.
+    #[inline(always)]
+    unsafe fn finish(self, finish: Finish<'_>, places: &[usize], width: usize, sums: &Sums) {
+        // SAFETY: as the caller says; and that there is an `Avx512` says that the
+        // processor has the instructions.
+        unsafe {
+            match (self, width) {
+                #[cfg(target_arch = "x86_64")]
+                (Self::Amx(..), TILE) => finish.vectors::<1>(places, &sums.0),
+                #[cfg(target_arch = "x86_64")]
+                (Self::Amx(..), _) => finish.vectors::<2>(places, &sums.0),
+                (Self::Plain, TILE) => finish.plain::<1>(places, &sums.0),
+                (Self::Plain, _) => finish.plain::<2>(places, &sums.0),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The right matrix: weights of a convolution, in panels of 16 channels out.
 
 use super::super::lines::HalfLine;
-use super::{STEP, TILE};
+use super::{STEP, Step, TILE};
 
 /// See the module above for what lies where.
 #[derive(Debug)]
@@ -16,31 +16,34 @@ pub(super) struct Panels {
 const STEP_LINES: usize = STEP * TILE / 32;
 
 impl Panels {
-    /// `weights` are `[runs, run, filters]`; see `avx512.rs` for what lies in fours.
+    /// `weights` are `[frames, rows, run, filters]`, of which each of `order` is up to
+    /// [`STEP`] values of a run; see `avx512.rs` for what lies in fours.
     pub(super) fn pack(
-        runs: usize,
-        run: usize,
+        [frames, rows, run]: [usize; 3],
+        order: &[Step],
         filters: usize,
         fours: bool,
         weights: &[f32],
     ) -> Self {
-        let steps_a_run = run.div_ceil(STEP);
-        let steps = runs * steps_a_run;
+        let steps = frames * order.len();
         let panels = filters.div_ceil(TILE);
         let mut lines = vec![HalfLine([0; 32]); panels * steps * STEP_LINES];
-        for filter in 0..filters {
-            let (panel, column) = (filter / TILE, filter % TILE);
-            for k in 0..runs * run {
-                let (step, within) = (k / run * steps_a_run + k % run / STEP, k % run % STEP);
-                let (line, place) = if fours && panel + 1 == panels && panels % 2 == 1 {
-                    let line = within / 4 * 2 + column / 8;
-                    (line, column % 8 * 4 + within % 4)
-                } else {
-                    (within / 2, 2 * column + within % 2)
-                };
-                let line = (panel * steps + step) * STEP_LINES + line;
-                let value = half::bf16::from_f32(weights[k * filters + filter]);
-                lines[line].0[place] = value.to_bits();
+        for step in 0..steps {
+            let (frame, Step { row, first }) = (step / order.len(), order[step % order.len()]);
+            for within in 0..STEP.min(run - first) {
+                let k = (frame * rows + row) * run + first + within;
+                let weights = &weights[k * filters..][..filters];
+                for (filter, weight) in weights.iter().enumerate() {
+                    let (panel, column) = (filter / TILE, filter % TILE);
+                    let (line, place) = if fours && panel + 1 == panels && panels % 2 == 1 {
+                        let line = within / 4 * 2 + column / 8;
+                        (line, column % 8 * 4 + within % 4)
+                    } else {
+                        (within / 2, 2 * column + within % 2)
+                    };
+                    let line = (panel * steps + step) * STEP_LINES + line;
+                    lines[line].0[place] = half::bf16::from_f32(*weight).to_bits();
+                }
             }
         }
         Self {

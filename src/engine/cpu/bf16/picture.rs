@@ -1,4 +1,4 @@
-//! The left matrix: a layer's input, rounded to bfloat16, with zeros around it.
+//! The left matrix: a layer's input in bfloat16, with zeros around it.
 //!
 //! ```text
 //!                   before   width
@@ -18,11 +18,15 @@
 //! that moves by one, 16 windows that follow each other are the rows of a tile,
 //! across the ends of picture rows. The windows that begin in the padding give sums
 //! that nobody asked for, 1 in 15 of a picture 14 wide; they are left out at the end.
+//!
+//! Of a kernel of a single row and column that moves further, only the positions that
+//! it lands on are in the picture, side by side.
 
 use std::ops::Range;
 
 use super::super::conv::Geometry;
 use super::super::team::{Parts, Team};
+use super::super::values::{Kept, Values};
 use super::super::work::Work;
 use super::{STEP, TILE, Unit};
 
@@ -46,7 +50,12 @@ pub(super) struct Layout {
     tiles_a_row: Option<usize>,
     /// Whether no run is followed by other values than its own position's.
     is_exact: bool,
+    /// Of the picture.
     geometry: Geometry,
+    /// Rows and columns of the input, and which ones of them are in the picture: each
+    /// first of so many.
+    input: [usize; 2],
+    every: [usize; 2],
     unit: Unit,
 }
 
@@ -69,6 +78,16 @@ impl Band {
 
 impl Layout {
     pub(super) fn of(unit: Unit, geometry: &Geometry) -> Self {
+        let mut geometry = geometry.clone();
+        let input = [geometry.input[1], geometry.input[2]];
+        let every = [geometry.stride[1], geometry.stride[2]];
+        let lands = geometry.kernel[1..] == [1, 1] && geometry.padding[1..] == [0, 0];
+        let is_thinned = lands && every != [1, 1];
+        if is_thinned {
+            for axis in [1, 2] {
+                (geometry.input[axis], geometry.stride[axis]) = (geometry.output[axis], 1);
+            }
+        }
         let Geometry {
             kernel: [_, _, kw],
             stride: [_, sh, sw],
@@ -77,8 +96,8 @@ impl Layout {
             output: [_, _, columns],
             channels,
             ..
-        } = *geometry;
-        let position = if kw == 1 && channels > TILE {
+        } = geometry;
+        let position = if is_thinned || kw == 1 && channels > TILE {
             channels.next_multiple_of(STEP)
         } else {
             channels
@@ -92,9 +111,16 @@ impl Layout {
             tile_row: sw * position,
             tiles_a_row: (!runs_on).then(|| columns.div_ceil(TILE)),
             is_exact: (kw * channels).next_multiple_of(STEP) <= kw * position,
-            geometry: geometry.clone(),
+            geometry,
+            input,
+            every: if is_thinned { every } else { [1, 1] },
             unit,
         }
+    }
+
+    /// From one output row's windows to those of the next, in values.
+    pub(super) fn rows_on(&self) -> usize {
+        self.geometry.stride[1] * self.row
     }
 
     /// Rows of the picture under so many output rows.
@@ -155,7 +181,7 @@ impl Layout {
         match self.tiles_a_row {
             Some(tiles) => {
                 let (h, w) = (tile / tiles, tile % tiles * TILE);
-                h * self.geometry.stride[1] * self.row + w * self.tile_row
+                h * self.rows_on() + w * self.tile_row
             }
             None => tile * TILE * self.position,
         }
@@ -193,14 +219,14 @@ impl Layout {
         work: &Work,
         band: &Band,
         frames: Range<usize>,
-        input: &[f32],
+        input: Values<'_>,
         picture: &mut [u16],
     ) {
         let [_, height, width] = self.geometry.input;
         let [_, sh, _] = self.geometry.stride;
         let [_, above, before] = self.geometry.padding;
         let reads = work.reads();
-        let row_len = width * self.geometry.channels;
+        let row_len = self.input[1] * self.geometry.channels;
         // What is read there is multiplied by zero, and must be a number for that.
         picture[frames.end * band.frame..][..self.beyond(band)].fill(0);
         let rows = self.rows_under(band.rows.len());
@@ -223,20 +249,26 @@ impl Layout {
             }
             let (to, rest) = to.split_at_mut(width * self.position);
             rest.fill(0);
-            let from = &input[(frame * height + h) * row_len..][..row_len];
-            self.narrow(from, to);
+            let h = h * self.every[0];
+            match input.part((frame * self.input[0] + h) * row_len, row_len) {
+                Kept::F32(from) => self.copy(from, to, |from, to| self.unit.narrow(from, to)),
+                Kept::Bf16(from) => self.copy(from, to, |from, to| to.copy_from_slice(from)),
+            }
         });
     }
 
-    fn narrow(&self, from: &[f32], to: &mut [u16]) {
+    /// A row, with zeros behind each position's channels where there is room for more.
+    #[inline(always)]
+    fn copy<T>(&self, from: &[T], to: &mut [u16], copy: impl Fn(&[T], &mut [u16])) {
         let channels = self.geometry.channels;
-        if self.position == channels {
-            return self.unit.narrow(from, to);
+        if self.position == channels && self.every[1] == 1 {
+            return copy(from, to);
         }
         let positions = to.chunks_exact_mut(self.position);
-        for (from, to) in from.chunks_exact(channels).zip(positions) {
+        let taken = from.chunks_exact(channels).step_by(self.every[1]);
+        for (from, to) in taken.zip(positions) {
             let (to, zeros) = to.split_at_mut(channels);
-            self.unit.narrow(from, to);
+            copy(from, to);
             zeros.fill(0);
         }
     }

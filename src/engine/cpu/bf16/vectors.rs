@@ -72,7 +72,7 @@ impl Task for Positions<'_> {
             let end = columns.min(w + first + count - next);
             next += end - w;
             let (begin, place) = beat.frame(frame);
-            let begin = begin + h * geometry.stride[1] * layout.row;
+            let begin = begin + h * layout.rows_on();
             bases.extend((w..end).map(|w| begin + w * layout.tile_row));
             let position = (band.rows.start + h) * columns;
             places.extend((w..end).map(|w| place + (position + w) * geometry.filters));
