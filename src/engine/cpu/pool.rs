@@ -119,7 +119,7 @@ impl Task for Slide<'_> {
                 output.f32(),
                 f32::NEG_INFINITY,
                 #[inline(always)]
-                |a, b| a.max(b),
+                |a, b| if b > a { b } else { a },
                 #[inline(always)]
                 |largest| largest,
             ),
