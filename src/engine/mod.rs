@@ -332,8 +332,11 @@ impl Engine {
         }
     }
 
-    /// The CPU time of each step for the clip that the workspace scored last: the
-    /// layer's name, how it is computed, and how long; nothing on a card.
+    /// The CPU time of each step for a clip, `[C, T, H, W]`: the layer's name, how it is
+    /// computed, and how long; nothing on a card.
+    ///
+    /// # Panics
+    /// If the clip is not as long as the network's input.
     pub fn layer_times(
         &self,
         workspace: &mut Workspace,
@@ -342,6 +345,11 @@ impl Engine {
         match &self.backend {
             Backend::Cpu(_) => {
                 let (program, buffers) = self.on_cpu(workspace);
+                assert_eq!(
+                    clip.len(),
+                    buffers.input_mut(program).len(),
+                    "values of a clip"
+                );
                 spread(clip, self.input.channels, buffers.input_mut(program));
                 program.layer_times(buffers)
             }

@@ -238,7 +238,8 @@ impl Convolution {
         let winograd = Winograd::fits(isa, &geometry) && Winograd::pays(&geometry);
         let way = match arithmetic.bf16 {
             // Winograd's method has a fourth of the products, tiles an eighth of their
-            // time, vectors half of it.
+            // time, vectors half of it. Where there are tiles they compute everything, so
+            // that values stay in bfloat16.
             Some(unit) if unit.has_tiles() || Bf16::pays(&geometry) && !winograd => Way::Bf16(unit),
             _ if winograd => Way::Winograd,
             _ => Way::Direct,

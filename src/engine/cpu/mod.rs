@@ -63,7 +63,8 @@ pub(super) struct Program {
     steps: Vec<Operation>,
     /// Length of each buffer, in values of f32. Buffer 0 is the input.
     buffers: Vec<usize>,
-    /// Values of the longest of them.
+    /// Values of the longest value, whatever it is kept in: clips of a batch lie further
+    /// apart than that.
     longest: usize,
     /// The most scratch memory that a step asks for, in values of f32.
     scratch: usize,
@@ -298,7 +299,7 @@ impl Program {
     pub(super) fn output<'a>(&self, buffers: &'a Buffers, clip: usize) -> &'a [f32] {
         self.steps
             .last()
-            .map_or(&[], |step| buffers.of(clip, step.output.value))
+            .map_or(&[], |step| buffers.values(clip, step.output).f32())
     }
 }
 

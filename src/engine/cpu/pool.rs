@@ -171,7 +171,48 @@ pub(super) fn mean(input: &[f32], output: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::work::TimeWindow;
     use super::*;
+
+    #[test]
+    fn the_largest_in_bfloat16_are_those_in_f32() {
+        let shape = |extent| Shape {
+            channels: 37,
+            extent,
+        };
+        let pool = Sliding {
+            of: Of::Largest,
+            window: Pool {
+                kernel: [2, 3, 3],
+                stride: [1, 2, 1],
+                padding: [1, 1, 1],
+            },
+            from: shape([3, 5, 4]),
+            to: shape([4, 3, 4]),
+        };
+        // Below zero, nearly all of them.
+        let bits = |place: usize| {
+            let value = (place * 7919 % 1009) as f32 / 100.0 - 9.5;
+            half::bf16::from_f32(value).to_bits()
+        };
+        let input: Vec<u16> = (0..pool.from.len()).map(bits).collect();
+        let widen = |bits: &u16| half::bf16::from_bits(*bits).to_f32();
+        let in_f32: Vec<f32> = input.iter().map(widen).collect();
+        let window = TimeWindow {
+            kernel: 2,
+            stride: 1,
+            padding: 1,
+        };
+        let work = Work::whole(window, 3, 4);
+        let mut found = vec![0; pool.to.len()];
+        let mut expected = vec![0.0; pool.to.len()];
+        for isa in Isa::all() {
+            pool.run(isa, &work, Kept::Bf16(&input), Kept::Bf16(&mut found));
+            pool.run(isa, &work, Kept::F32(&in_f32), Kept::F32(&mut expected));
+            assert_eq!(found.iter().map(widen).collect::<Vec<_>>(), expected);
+            assert!(expected.iter().any(|value| *value < 0.0));
+        }
+    }
 
     #[test]
     fn numbers_of_bfloat16_are_put_in_order() {

@@ -44,8 +44,8 @@ struct Cut {
 }
 
 impl Bf16 {
-    /// Whether it is faster than one by one in f32, as measured: of sums of few products,
-    /// filling the picture takes longer than is saved.
+    /// Whether vectors are faster than one by one in f32, as measured: of sums of few
+    /// products, filling the picture takes longer than is saved.
     pub(in crate::engine::cpu) fn pays(geometry: &Geometry) -> bool {
         geometry.kernel.iter().product::<usize>() * geometry.channels >= STEP
     }
@@ -114,6 +114,8 @@ impl Bf16 {
     ) {
         let work = batch.work;
         let reads = work.reads();
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = isa;
         let input = input.behind(reads.start * self.geometry.input_frame_len());
         let pictures: &mut [u16] = bytemuck::cast_slice_mut(scratch);
         for band in self.layout.bands(work) {

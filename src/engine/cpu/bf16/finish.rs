@@ -46,35 +46,46 @@ impl<'a> Finish<'a> {
         &self.target.epilogue.bias[self.first..][..self.filters]
     }
 
+    fn check<const PANELS: usize>(&self, places: &[usize], sums: &[f32]) {
+        let columns = PANELS * TILE;
+        assert!((1..=columns).contains(&self.filters), "filters of a panel");
+        assert!(places.len() * columns <= sums.len(), "sums of a position");
+    }
+
     /// `sums` are `[positions][PANELS][16]`; the values of each position begin at its
     /// place.
+    ///
+    /// # Panics
+    /// If there are no filters, or more than the panels have.
     ///
     /// # Safety
     /// Nobody else may finish the same filters there at the same time.
     pub(super) unsafe fn plain<const PANELS: usize>(self, places: &[usize], sums: &[f32]) {
+        self.check::<PANELS>(places, sums);
         let rows = places.iter().zip(sums.chunks_exact(PANELS * TILE));
         for (place, sums) in rows.filter(|(place, _)| **place != NOWHERE) {
             let begin = place + self.first;
-            let value = |number: usize| {
+            let values = (0..self.filters).map(|number| {
                 let value = sums[number] + self.bias()[number];
                 let residual = self.target.residual.map_or(0.0, |values| match values {
                     Kept::F32(values) => values[begin + number],
                     Kept::Bf16(values) => bf16::from_bits(values[begin + number]).to_f32(),
                 });
                 (value + residual).max(self.floor)
-            };
+            });
             // SAFETY: as the caller says.
             unsafe {
                 match self.target.output {
                     Kept::F32(output) => {
                         let output = output.part(begin, self.filters).iter_mut();
-                        (0..).zip(output).for_each(|(n, to)| *to = value(n));
+                        output.zip(values).for_each(|(to, value)| *to = value);
                     }
                     Kept::Bf16(output) => {
                         let output = output.part(begin, self.filters).iter_mut();
-                        (0..)
-                            .zip(output)
-                            .for_each(|(n, to)| *to = bf16::from_f32(value(n)).to_bits());
+                        let narrow = |value| bf16::from_f32(value).to_bits();
+                        output
+                            .zip(values)
+                            .for_each(|(to, value)| *to = narrow(value));
                     }
                 }
             }
@@ -88,6 +99,7 @@ impl<'a> Finish<'a> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn vectors<const PANELS: usize>(self, places: &[usize], sums: &[f32]) {
+        self.check::<PANELS>(places, sums);
         let mask = u32::MAX >> (32 - self.filters);
         let masks = [mask as u16, (mask >> 16) as u16];
         let (floor, bias) = (_mm512_set1_ps(self.floor), self.bias().as_ptr());
@@ -97,10 +109,6 @@ impl<'a> Finish<'a> {
             biases[panel] =
                 unsafe { _mm512_maskz_loadu_ps(masks[panel], bias.wrapping_add(panel * TILE)) };
         }
-        assert!(
-            places.len() * PANELS * TILE <= sums.len(),
-            "sums of a position"
-        );
         for (row, &place) in places.iter().enumerate() {
             if place == NOWHERE {
                 continue;
@@ -176,4 +184,74 @@ fn widened(values: __m512i) -> [__m512; 2] {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(low)),
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high)),
     ]
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::conv::Epilogue;
+    use super::super::super::values::{Format, ValuesMut};
+    use super::super::avx512::Avx512;
+    use super::*;
+
+    /// Four positions, of which one is nobody's, by each way of finishing.
+    fn finished(
+        epilogue: &Epilogue,
+        filters: Range<usize>,
+        residual: Option<(&[f32], Format)>,
+        format: Format,
+        sums: &[f32],
+        by_vectors: bool,
+    ) -> Vec<f32> {
+        let all = epilogue.bias.len();
+        let places = [3 * all, 0, NOWHERE, all];
+        let mut output = vec![7.0; 4 * all];
+        let output_values: ValuesMut<'_> = format.of_mut(&mut output);
+        let target = Target {
+            epilogue,
+            residual: residual.map(|(values, format)| format.of(values)),
+            output: output_values.room(),
+        };
+        let is_pair = filters.len() > TILE;
+        let finish = Finish::new(target, filters);
+        // SAFETY: nobody else is there; and whoever asks for vectors has seen to it that
+        // there are the instructions.
+        unsafe {
+            match (by_vectors, is_pair) {
+                (false, false) => finish.plain::<1>(&places, sums),
+                (false, true) => finish.plain::<2>(&places, sums),
+                (true, false) => finish.vectors::<1>(&places, sums),
+                (true, true) => finish.vectors::<2>(&places, sums),
+            }
+        }
+        output
+    }
+
+    proptest! {
+        #[test]
+        fn vectors_finish_as_the_reference_does(
+            (before, filters, behind) in (0..3usize, 1..=2 * TILE, 0..3usize),
+            values in prop::collection::vec(-4.0_f32..4.0, 8 * TILE + 40 + 4 * 40),
+            relu: bool,
+            with_residual: bool,
+            in_bf16: [bool; 2],
+        ) {
+            if Avx512::try_new().is_none() {
+                return Ok(());
+            }
+            let all = before + filters + behind;
+            let (sums, rest) = values.split_at(8 * TILE);
+            let (bias, residual) = rest.split_at(40);
+            let epilogue = Epilogue { bias: bias[..all].to_vec(), relu };
+            let [of_residual, format] =
+                in_bf16.map(|is| if is { Kept::Bf16(()) } else { Kept::F32(()) });
+            let residual = with_residual.then_some((residual, of_residual));
+            let [expected, found] = [false, true].map(|by_vectors| {
+                let filters = before..before + filters;
+                finished(&epilogue, filters, residual, format, sums, by_vectors)
+            });
+            prop_assert_eq!(found, expected);
+        }
+    }
 }

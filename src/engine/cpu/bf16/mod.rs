@@ -1,8 +1,8 @@
 //! Convolutions in bfloat16: products of the upper halves of f32, sums in f32.
 //!
 //! As in `direct.rs`, a convolution is a matrix product, output positions by
-//! channels out, summed over taps and channels in. `picture.rs` rounds the input
-//! once a layer, with zeros around each frame, so that every row of the left
+//! channels out, summed over taps and channels in. `picture.rs` copies the input
+//! once a layer, rounded, with zeros around each frame, so that every row of the left
 //! matrix can be read where it lies; `panels.rs` packs the weights; `conv.rs` and
 //! `vectors.rs` share out the product, in tiles or row by row. K, the depth of the
 //! sums, is kept in steps of 32:
@@ -52,6 +52,9 @@ use finish::Finish;
 
 /// Values of K that one instruction of AMX takes.
 const STEP: usize = 32;
+/// Rows of a tile, and columns of a panel.
+const TILE: usize = 16;
+
 /// One step of K within a frame: values of a run of the picture.
 #[derive(Clone, Copy, Debug)]
 struct Step {
@@ -60,9 +63,6 @@ struct Step {
     /// Its first value, counted from the run's.
     first: usize,
 }
-
-/// Rows of a tile, and columns of a panel.
-const TILE: usize = 16;
 
 /// What multiplies.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +249,6 @@ impl Ready {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(unit) => unit.square(left, tiles, panels, sums),
-            #[cfg(target_arch = "x86_64")]
             Self::Plain => plain::multiply(left, tiles, panels, sums),
         }
     }
@@ -263,7 +262,6 @@ impl Ready {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(unit) => unit.tall(left, tiles, panel, sums),
-            #[cfg(target_arch = "x86_64")]
             Self::Plain => plain::multiply(left, tiles, [panel], sums),
         }
     }

@@ -97,7 +97,7 @@ impl Layout {
             channels,
             ..
         } = geometry;
-        let position = if is_thinned || kw == 1 && channels > TILE {
+        let position = if kw == 1 && channels > TILE {
             channels.next_multiple_of(STEP)
         } else {
             channels
@@ -259,16 +259,16 @@ impl Layout {
 
     /// A row, with zeros behind each position's channels where there is room for more.
     #[inline(always)]
-    fn copy<T>(&self, from: &[T], to: &mut [u16], copy: impl Fn(&[T], &mut [u16])) {
+    fn copy<T>(&self, from: &[T], to: &mut [u16], put: impl Fn(&[T], &mut [u16])) {
         let channels = self.geometry.channels;
         if self.position == channels && self.every[1] == 1 {
-            return copy(from, to);
+            return put(from, to);
         }
         let positions = to.chunks_exact_mut(self.position);
         let taken = from.chunks_exact(channels).step_by(self.every[1]);
         for (from, to) in taken.zip(positions) {
             let (to, zeros) = to.split_at_mut(channels);
-            copy(from, to);
+            put(from, to);
             zeros.fill(0);
         }
     }
