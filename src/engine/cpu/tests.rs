@@ -314,6 +314,30 @@ fn networks_by_tiles_are_near_those_in_f32() {
     }
 }
 
+/// What a convolution of random values is made of.
+struct Sample {
+    /// Products of a sum.
+    depth: usize,
+    input: Vec<f32>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+impl Sample {
+    fn new(geometry: &Geometry, seed: u64) -> Self {
+        let product = |extent: [usize; 3]| extent.iter().product::<usize>();
+        let depth = product(geometry.kernel) * geometry.channels;
+        Self {
+            depth,
+            input: noise(product(geometry.input) * geometry.channels, seed),
+            weights: noise(depth * geometry.filters, seed ^ 1),
+            bias: noise(geometry.filters, seed ^ 2),
+            residual: noise(product(geometry.output) * geometry.filters, seed ^ 3),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -324,12 +348,7 @@ proptest! {
         with_residual: bool,
         seed in 1..u64::MAX,
     ) {
-        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
-        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
-        let weights = noise(depth * geometry.filters, seed ^ 1);
-        let bias = noise(geometry.filters, seed ^ 2);
-        let positions = geometry.output.iter().product::<usize>();
-        let residual = noise(positions * geometry.filters, seed ^ 3);
+        let Sample { depth, input, weights, bias, residual } = Sample::new(&geometry, seed);
         let residual = with_residual.then_some(residual.as_slice());
         let sums = definition(&geometry, &input, &weights);
         let ends = Ends { input: &input, residual, formats: [Kept::F32(()); 3] };
@@ -380,12 +399,7 @@ proptest! {
         with_residual: bool,
         seed in 1..u64::MAX,
     ) {
-        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
-        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
-        let weights = noise(depth * geometry.filters, seed ^ 1);
-        let bias = noise(geometry.filters, seed ^ 2);
-        let positions = geometry.output.iter().product::<usize>();
-        let residual = noise(positions * geometry.filters, seed ^ 3);
+        let Sample { depth, input, weights, bias, residual } = Sample::new(&geometry, seed);
         let residual = with_residual.then_some(residual.as_slice());
         let sums = definition(&geometry, &rounded(&input), &rounded(&weights));
         let ends = Ends { input: &input, residual, formats: [Kept::F32(()); 3] };
@@ -424,12 +438,8 @@ proptest! {
         in_bf16: [bool; 3],
         seed in 1..u64::MAX,
     ) {
-        let input = noise(geometry.input.iter().product::<usize>() * geometry.channels, seed);
-        let depth = geometry.kernel.iter().product::<usize>() * geometry.channels;
-        let weights = noise(depth * geometry.filters, seed ^ 1);
-        let bias = noise(geometry.filters, seed ^ 2);
-        let positions = geometry.output.iter().product::<usize>();
-        let residual = rounded(&noise(positions * geometry.filters, seed ^ 3));
+        let Sample { input, weights, bias, residual, .. } = Sample::new(&geometry, seed);
+        let residual = rounded(&residual);
         let residual = with_residual.then_some(residual.as_slice());
         let formats = in_bf16.map(|is| if is { Kept::Bf16(()) } else { Kept::F32(()) });
         let ends = Ends { input: &input, residual, formats };
