@@ -481,7 +481,7 @@ impl Engine {
         fill(buffers.input_mut(program));
         let logits = program.run(buffers).to_vec();
         let class = self.class(class, &logits)?;
-        let attention = head.attention(buffers.of(0, head.features), class);
+        let attention = head.attention(program.value(buffers, 0, head.features), class);
         Ok((logits, attention))
     }
 

@@ -357,7 +357,7 @@ impl Engine {
                     for (clip, number) in numbers.into_iter().enumerate().filter(|_| is_last) {
                         let logits = program.output(buffers, clip).to_vec();
                         let session = &mut *arrivals[number].0;
-                        let seen = session.look(self, buffers, clip, &logits);
+                        let seen = session.look(self, program, buffers, clip, &logits);
                         answers[number] = seen.map(|()| Some(logits));
                     }
                 }
@@ -579,13 +579,15 @@ impl Session {
     fn look(
         &mut self,
         engine: &Engine,
+        program: &cpu::Program,
         buffers: &cpu::Buffers,
         clip: usize,
         logits: &[f32],
     ) -> Result<(), EngineError> {
         if let (true, Some(head)) = (self.wants_attention, &engine.head) {
             let class = engine.class(None, logits)?;
-            self.attention = Some(head.attention(buffers.of(clip, head.features), class));
+            self.attention =
+                Some(head.attention(program.value(buffers, clip, head.features), class));
         }
         Ok(())
     }

@@ -295,6 +295,15 @@ impl Program {
         steps.collect()
     }
 
+    /// What a clip's value holds, `[T, H, W, C]`, when all steps are done.
+    ///
+    /// # Panics
+    /// If it is not kept in f32, as is what means are taken of.
+    pub(super) fn value<'a>(&self, buffers: &'a Buffers, clip: usize, value: Value) -> &'a [f32] {
+        let format = values::format(&self.steps, value, self.steps.len());
+        buffers.values(clip, Place { value, format }).f32()
+    }
+
     /// What the last step gave for a clip.
     pub(super) fn output<'a>(&self, buffers: &'a Buffers, clip: usize) -> &'a [f32] {
         self.steps
@@ -335,11 +344,6 @@ impl Buffers {
     /// Where one clip goes: `[T, H, W, C]`.
     pub(super) fn input_mut(&mut self, program: &Program) -> &mut [f32] {
         self.of_mut(0, program.input)
-    }
-
-    /// A clip's values, which are in f32.
-    pub(super) fn of(&self, clip: usize, value: Value) -> &[f32] {
-        &self.values[value.buffer][clip * self.pitch + value.offset..][..value.shape.len()]
     }
 
     /// A clip's values.

@@ -132,6 +132,12 @@ pub(super) fn writer(steps: &[Operation], value: Value, before: usize) -> Option
         .find(|step| steps[*step].output.value.buffer == value.buffer)
 }
 
+/// What the `before`th step finds a value kept in.
+pub(super) fn format(steps: &[Operation], value: Value, before: usize) -> Format {
+    let writer = writer(steps, value, before);
+    writer.map_or(Kept::F32(()), |writer| steps[writer].output.format)
+}
+
 /// Decides what each step's output is kept in.
 pub(super) fn choose(steps: &mut [Operation]) {
     let is_conv = |kind: &Kind| match kind {
@@ -155,12 +161,9 @@ pub(super) fn choose(steps: &mut [Operation]) {
         }
     }
     for number in 0..steps.len() {
-        let format = |place: Place| {
-            let writer = writer(steps, place.value, number);
-            writer.map_or(Kept::F32(()), |writer| steps[writer].output.format)
-        };
-        let input = format(steps[number].input);
-        let residual = steps[number].residual.map(format);
+        let found = |place: Place| format(steps, place.value, number);
+        let input = found(steps[number].input);
+        let residual = steps[number].residual.map(found);
         let step = &mut steps[number];
         let gives = is_conv(&step.kind) || is_largest(&step.kind) && input == Kept::Bf16(());
         if gives && read[number] && taken[number] {
